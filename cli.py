@@ -1,0 +1,22 @@
+"""The command line of litpool: `python cli.py COMMAND --config configs/NAME.yaml [--key value ...]`."""
+
+import sys
+
+from litpool import COMMANDS
+
+
+def overview() -> str:
+    """The help of the whole: had without the slow imports that a command needs."""
+    lines = [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
+    return "\n".join([__doc__ or "", "commands (COMMAND --help lists the options):", *lines])
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print(overview())
+    elif sys.argv[1] not in COMMANDS:
+        sys.exit(f"error: {sys.argv[1]!r} is no command; there are {', '.join(COMMANDS)}")
+    else:
+        from litpool.app import main
+
+        main()

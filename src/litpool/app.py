@@ -1,0 +1,247 @@
+"""The wiring: LightningCLI with litpool's commands; a checkpoint's config stands before the command line."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from litpool import InputError
+from litpool.data.module import TextDataModule
+from litpool.data.tokenizer import restore_tokenizer
+from litpool.loops import checkpoint, run
+from litpool.loops.lightning import TextModule
+from litpool.model.encoder import max_length
+from litpool.parser import Parser
+from litpool.tasks import classification  # noqa: F401 (so that the parser knows its classes by name)
+from litpool.tasks.task import Task
+from litpool.terminal import ProgressBar, quiet
+
+TRAINER_DEFAULTS = {
+    "use_distributed_sampler": False,  # the data module shares the batches between devices
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+    "enable_autolog_hparams": False,  # written once at the end, with the final metrics
+    "log_every_n_steps": 10,
+}
+
+
+class Trainer(pl.Trainer):
+    """Lightning's Trainer; each command has only the arguments that make sense on the command line."""
+
+    def fit(self, model: TextModule, datamodule: TextDataModule, ckpt_path: str | None = None) -> None:  # type: ignore[override]  # noqa: D417
+        """Train on the train split, keep the best checkpoint, score it on the test split.
+
+        Args:
+            ckpt_path: A checkpoint to go on from, such as RUN/checkpoints/last.ckpt.
+        """
+        super().fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+
+    def validate(self, model: TextModule, datamodule: TextDataModule, ckpt_path: str | None = None) -> Any:  # type: ignore[override]  # noqa: D417
+        """Score a checkpoint (or the untrained network) on the validation split.
+
+        Args:
+            ckpt_path: The checkpoint, such as RUN/checkpoints/best.ckpt.
+        """
+        return super().validate(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False, weights_only=True)
+
+    def test(self, model: TextModule, datamodule: TextDataModule, ckpt_path: str | None = None) -> Any:  # type: ignore[override]  # noqa: D417
+        """Score a checkpoint (or the untrained network) on the test split.
+
+        Args:
+            ckpt_path: The checkpoint, such as RUN/checkpoints/best.ckpt.
+        """
+        return super().test(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False, weights_only=True)
+
+    def predict(  # type: ignore[override]  # noqa: D417
+        self,
+        model: TextModule,
+        datamodule: TextDataModule,
+        ckpt_path: str | None = None,
+        input: str = "-",
+        output: str = "predictions.jsonl",
+    ) -> None:
+        """Answer the rows of a file (CSV, TSV, JSON, JSONL, Parquet, TXT) or of standard input.
+
+        Args:
+            ckpt_path: The checkpoint, such as RUN/checkpoints/best.ckpt.
+            input: The file with the texts; `-` for standard input, one text a line or JSON lines.
+            output: The JSON lines to write, in input order; `-` for standard output.
+        """
+        parts = super().predict(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+        assert parts is not None
+        index, logits = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        if self.world_size > 1:
+            index, logits = _from_all_devices(index), _from_all_devices(logits)
+        if self.is_global_zero:
+            answers = model.task.decode(logits[index.argsort()])
+            run.write_predictions(output, datamodule.rows["predict"].select_columns(model.task.texts), answers)
+
+
+def _from_all_devices(part: torch.Tensor) -> torch.Tensor:
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, part)
+    return torch.cat(parts)
+
+
+def _option(name: str, arguments: list[str]) -> str | None:
+    """The value of an option that is needed before the rest can be parsed."""
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        if argument == f"--{name}":
+            return following
+        if argument.startswith(f"--{name}="):
+            return argument.partition("=")[2]
+    return None
+
+
+def _stored_config(saved: dict[str, Any], command: str) -> dict[str, Any]:
+    """The part of a checkpoint's config that a command goes by."""
+    stored = saved["config"]
+    if command == "fit":
+        return stored
+    # how it was trained says nothing about how to score it, nor the training files' format about a file to predict
+    data = stored["data"]
+    if command == "predict":
+        data = {key: value for key, value in data.items() if key in ("batch_size", "max_length", "tokenizer")}
+    return {**{key: value for key, value in stored.items() if key != "trainer"}, "data": data}
+
+
+class CLI(LightningCLI):
+    """LightningCLI with `task` as a key of its own, shared by model and data."""
+
+    config_keys = ("seed_everything", "task", "model", "data")
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The command at hand only: building the others' parsers would cost seconds."""
+        return {sys.argv[1]: {"model", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add `task` and hand the one object to model and data."""
+        parser.add_subclass_arguments(Task, "task", default={"class_path": "Classification"}, required=False)
+        parser.link_arguments("task", "model.task", apply_on="instantiate")
+        parser.link_arguments("task", "data.task", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; what a checkpoint stores stands before the command line, so that an explicit value beats it."""
+        arguments = sys.argv[1:]
+        self.saved = None
+        if path := _option("ckpt_path", arguments):
+            self.saved = checkpoint.read(path)
+            arguments[1:1] = ["--config", yaml.safe_dump(_stored_config(self.saved, arguments[0]))]
+        elif arguments[0] == "predict" and not {"-h", "--help"}.intersection(arguments):
+            raise InputError("predict needs --ckpt_path RUN/checkpoints/best.ckpt; `fit` writes it")
+        self.config = parser.parse_args(arguments)
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: LightningCLI would let the checkpoint beat the command line."""
+
+    def before_instantiate_classes(self) -> None:
+        """The tokenizer is the encoder's own, unless the user says otherwise."""
+        config = self.config[self.subcommand]
+        config.data.tokenizer = config.data.tokenizer or config.model.encoder.name
+
+    def after_instantiate_classes(self) -> None:
+        """Restore from the checkpoint, check what the encoder bears, and keep the config for the next checkpoint."""
+        config = yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False))
+        keys = (*self.config_keys, "trainer") if self.subcommand == "fit" else self.config_keys
+        self.model.config = {key: config[key] for key in keys if key in config}
+        if self.saved is not None:
+            self.model.restored = self.saved
+            self.model.task.load_state_dict(self.saved["task"])
+            self.datamodule.restored_tokenizer = restore_tokenizer(self.saved["tokenizer"])
+        limit = max_length(self.model.encoder_config())
+        if limit is not None and not 3 <= self.datamodule.max_length <= limit:
+            raise InputError(f"data.max_length={self.datamodule.max_length}: this encoder takes 3 to {limit} tokens")
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """The trainer with a run folder, the best and the last checkpoint, and a progress bar, unless configured."""
+        given = self._get(self.config_init, "trainer")
+        if self.subcommand == "predict":  # writes its answers and nothing else
+            self.save_config_callback, kwargs["logger"] = None, False
+        elif given.logger is None or given.logger is True:
+            kwargs["logger"] = TensorBoardLogger("logs", name=self._job(), default_hp_metric=False)
+        callbacks = list(given.callbacks or [])
+        if self.subcommand == "fit" and not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
+            task = self._get(self.config_init, "task")
+            callbacks.append(
+                ModelCheckpoint(
+                    filename="best",
+                    monitor=task.monitor,
+                    mode=task.monitor_mode,
+                    save_last=True,
+                    save_on_exception=True,
+                    enable_version_counter=False,
+                )
+            )
+        if given.enable_progress_bar is not False:
+            callbacks.append(ProgressBar())
+        kwargs["callbacks"] = callbacks
+        return super().instantiate_trainer(**kwargs)
+
+    def _job(self) -> str:
+        """The name of the config file, or else of the command: the run's folder under logs/."""
+        files = [str(path) for path in self.config[self.subcommand].config or [] if path is not None]
+        return Path(files[-1]).stem if files else str(self.subcommand)
+
+    def before_fit(self) -> None:
+        """Read and check the data before a run folder is made; the trainer's own call then finds all done."""
+        self.datamodule.setup("fit")
+
+    def before_validate(self) -> None:
+        """Likewise."""
+        self.datamodule.setup("validate")
+
+    def before_test(self) -> None:
+        """Likewise."""
+        self.datamodule.setup("test")
+
+    def before_predict(self) -> None:
+        """Likewise."""
+        self.datamodule.input = self.config[self.subcommand].input
+        self.datamodule.setup("predict")
+
+    def after_fit(self) -> None:
+        """Score the best checkpoint on the test split, if there is one, and conclude."""
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        if not best:  # fast_dev_run keeps none
+            return
+        metrics = checkpoint.read(best)["metrics"]
+        if "test" in self.datamodule.rows:
+            metrics |= self.trainer.test(self.model, self.datamodule, ckpt_path=best)[0]
+        self._conclude(metrics, best)
+
+    def after_validate(self) -> None:
+        """Conclude."""
+        self._conclude({name: value.item() for name, value in self.trainer.callback_metrics.items()})
+
+    after_test = after_validate
+
+    def _conclude(self, metrics: dict[str, float], best: str | None = None) -> None:
+        if self.trainer.is_global_zero and self.trainer.logger is not None:
+            folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+            run.conclude(folder, self.trainer.logger, self.model.config, metrics, best)
+
+
+def main() -> None:
+    """Run a command; bad input is told in one line, and the exit status is 2."""
+    quiet()
+    try:
+        CLI(
+            TextModule,
+            TextDataModule,
+            trainer_class=Trainer,
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=42,
+            parser_class=Parser,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

