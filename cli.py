@@ -15,7 +15,8 @@ if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print(overview())
     elif sys.argv[1] not in COMMANDS:
-        sys.exit(f"error: {sys.argv[1]!r} is no command; there are {', '.join(COMMANDS)}")
+        print(f"error: {sys.argv[1]!r} is no command; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
     else:
         from litpool.app import main
 

@@ -16,11 +16,10 @@ from litpool.data.module import TextDataModule
 from litpool.data.tokenizer import restore_tokenizer
 from litpool.loops import checkpoint, run
 from litpool.loops.lightning import TextModule
-from litpool.model.encoder import max_length
 from litpool.parser import Parser
 from litpool.tasks import classification  # noqa: F401 (so that the parser knows its classes by name)
 from litpool.tasks.task import Task
-from litpool.terminal import ProgressBar, quiet
+from litpool.terminal import ProgressBar, TellHowToResume, quiet
 
 TRAINER_DEFAULTS = {
     "use_distributed_sampler": False,  # the data module shares the batches between devices
@@ -29,6 +28,8 @@ TRAINER_DEFAULTS = {
     "enable_autolog_hparams": False,  # written once at the end, with the final metrics
     "log_every_n_steps": 10,
 }
+
+OVERWRITE: dict[str, Any] = {"enable_version_counter": False}  # one best.ckpt and one last.ckpt, always the newest
 
 
 class Trainer(pl.Trainer):
@@ -155,9 +156,7 @@ class CLI(LightningCLI):
             self.model.restored = self.saved
             self.model.task.load_state_dict(self.saved["task"])
             self.datamodule.restored_tokenizer = restore_tokenizer(self.saved["tokenizer"])
-        limit = max_length(self.model.encoder_config())
-        if limit is not None and not 3 <= self.datamodule.max_length <= limit:
-            raise InputError(f"data.max_length={self.datamodule.max_length}: this encoder takes 3 to {limit} tokens")
+        self.model.check(self.datamodule.max_length)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer with a run folder, the best and the last checkpoint, and a progress bar, unless configured."""
@@ -165,29 +164,31 @@ class CLI(LightningCLI):
         if self.subcommand == "predict":  # writes its answers and nothing else
             self.save_config_callback, kwargs["logger"] = None, False
         elif given.logger is None or given.logger is True:
-            kwargs["logger"] = TensorBoardLogger("logs", name=self._job(), default_hp_metric=False)
+            kwargs["logger"] = self._tensorboard()
+        if self.subcommand != "fit":
+            kwargs["enable_checkpointing"] = False
         callbacks = list(given.callbacks or [])
         if self.subcommand == "fit" and not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
             task = self._get(self.config_init, "task")
-            callbacks.append(
-                ModelCheckpoint(
-                    filename="best",
-                    monitor=task.monitor,
-                    mode=task.monitor_mode,
-                    save_last=True,
-                    save_on_exception=True,
-                    enable_version_counter=False,
-                )
-            )
-        if given.enable_progress_bar is not False:
+            best = ModelCheckpoint(filename="best", monitor=task.monitor, mode=task.monitor_mode, **OVERWRITE)
+            last = ModelCheckpoint(filename="last", save_on_exception=True, **OVERWRITE)
+            callbacks += [best, last, TellHowToResume()]
+        if self.config[self.subcommand].get("output") == "-":
+            kwargs["enable_progress_bar"] = False  # it would stand between the answers
+        elif given.enable_progress_bar is not False:
             callbacks.append(ProgressBar())
         kwargs["callbacks"] = callbacks
         return super().instantiate_trainer(**kwargs)
 
-    def _job(self) -> str:
-        """The name of the config file, or else of the command: the run's folder under logs/."""
-        files = [str(path) for path in self.config[self.subcommand].config or [] if path is not None]
-        return Path(files[-1]).stem if files else str(self.subcommand)
+    def _tensorboard(self) -> TensorBoardLogger:
+        """A new run folder, logs/JOB/version_N; a resumed fit goes on in its own."""
+        config = self.config[self.subcommand]
+        if self.subcommand == "fit" and config.ckpt_path:
+            folder = Path(config.ckpt_path).parent.parent
+            return TensorBoardLogger(folder.parent.parent, folder.parent.name, folder.name, default_hp_metric=False)
+        files = [str(path) for path in config.config or [] if path is not None]
+        job = Path(files[0]).stem if files else str(self.subcommand)
+        return TensorBoardLogger("logs", job, default_hp_metric=False)
 
     def before_fit(self) -> None:
         """Read and check the data before a run folder is made; the trainer's own call then finds all done."""
@@ -223,8 +224,8 @@ class CLI(LightningCLI):
     after_test = after_validate
 
     def _conclude(self, metrics: dict[str, float], best: str | None = None) -> None:
+        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)  # log_dir asks all devices
         if self.trainer.is_global_zero and self.trainer.logger is not None:
-            folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
             run.conclude(folder, self.trainer.logger, self.model.config, metrics, best)
 
 
@@ -235,6 +236,7 @@ def main() -> None:
         CLI(
             TextModule,
             TextDataModule,
+            save_config_kwargs={"overwrite": True},  # a resumed run's folder has one
             trainer_class=Trainer,
             trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=42,

@@ -1,17 +1,20 @@
 """What the terminal shows: a progress bar, warnings in one line, and nothing of the libraries' own affairs."""
 
 import logging
+import sys
 import warnings
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from transformers.utils import logging as transformers_logging
 
 HARMLESS = (
     ".*does not have many workers.*",  # texts are tokenized beforehand: workers would only cost
     ".*is smaller than the logging interval.*",
     ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
+    ".*dataloader is not resumable.*",  # its order is: TrainOrder asks the trainer how many batches are done
     ".*callbacks used to create the checkpoint need to be provided.*",  # scoring needs none
     ".*isinstance.treespec, LeafSpec.*",  # Lightning against torch's newer pytree
 )
@@ -23,6 +26,16 @@ class ProgressBar(TQDMProgressBar):
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """The loss of the last batch."""
         return {"loss": f"{float(pl_module.loss_now):.3f}"} if trainer.training else {}  # type: ignore[arg-type]
+
+
+class TellHowToResume(Callback):
+    """Says after Ctrl-C, or when the job is ended from outside, how to go on."""
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Name the command that goes on from the last checkpoint."""
+        if isinstance(exception, KeyboardInterrupt | SIGTERMException) and trainer.is_global_zero:
+            path = f"{trainer.log_dir}/checkpoints/last.ckpt"
+            print(f"\ninterrupted; go on with: python cli.py fit --ckpt_path {path}", file=sys.stderr)
 
 
 def quiet() -> None:

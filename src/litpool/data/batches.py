@@ -1,12 +1,12 @@
 """Which rows stand in which batch: length-aware orders, determined by a seed, shared by devices, resumable."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 
 POOL = 64  # batches that are sorted together: enough to keep padding low, few enough to keep the order random
@@ -26,6 +26,7 @@ class TrainOrder(Sampler[list[int]]):
         grouped: Whether to sort by length at all; otherwise the order is a plain permutation.
         rank: Which device this is, 0 to `world_size` - 1.
         world_size: Number of devices.
+        done: Tells, when an epoch begins, how many of its batches a resumed run has behind it.
     """
 
     def __init__(
@@ -36,10 +37,11 @@ class TrainOrder(Sampler[list[int]]):
         grouped: bool = True,
         rank: int = 0,
         world_size: int = 1,
+        done: Callable[[], int] = lambda: 0,
     ) -> None:
         self.lengths = torch.as_tensor(lengths)
         self.batch_size, self.seed, self.grouped = batch_size, seed, grouped
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.done = rank, world_size, done
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -53,11 +55,14 @@ class TrainOrder(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         size = self.batch_size * self.world_size
-        pools = torch.randperm(len(self.lengths), generator=generator).split(size * POOL)
+        rows = torch.randperm(len(self.lengths), generator=generator)
+        full = len(rows) - len(rows) % size  # the rest is a batch of its own: any rows, not always the longest
+        pools = rows[:full].split(size * POOL)
         if self.grouped:
             pools = tuple(pool[self.lengths[pool].argsort(stable=True)] for pool in pools)
-        batches = [batch for pool in pools for batch in pool.split(size) if len(batch) >= self.world_size]
-        for index in torch.randperm(len(batches), generator=generator).tolist():
+        batches = [batch for pool in (*pools, rows[full:]) for batch in pool.split(size)]
+        batches = [batch for batch in batches if len(batch) >= self.world_size]
+        for index in torch.randperm(len(batches), generator=generator).tolist()[self.done() :]:
             yield batches[index].tensor_split(self.world_size)[self.rank].tolist()
 
 
@@ -101,33 +106,3 @@ class Collator:
         single = {key: torch.tensor(rows[key]) for key in ("labels", "index") if key in rows}
         tokens = {key: value for key, value in rows.items() if key not in single and key != "length"}
         return {**self.tokenizer.pad(tokens, return_tensors="pt"), **single}
-
-
-class BatchLoader(DataLoader[dict[str, Tensor]]):
-    """A DataLoader whose sampler yields whole batches, and that goes on in the middle of an epoch.
-
-    Lightning keeps `state_dict` in its checkpoints and hands it back on resume.
-    """
-
-    sampler: TrainOrder
-    done = 0  # batches handed out in this epoch
-    skip = 0  # batches that a resumed epoch has behind it
-
-    def __iter__(self) -> Any:
-        batches = super().__iter__()
-        self.done, self.skip = self.skip, 0
-        for _ in range(self.done):
-            next(batches)
-        for batch in batches:
-            self.done += 1
-            yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        """The epoch and how many of its batches were handed out; the end of an epoch is the start of the next."""
-        epochs, done = divmod(self.done, len(self))
-        return {"epoch": self.sampler.epoch + epochs, "done": done}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Start where `state` says."""
-        self.sampler.set_epoch(state["epoch"])
-        self.skip = state["done"]

@@ -5,7 +5,9 @@ import json
 import os
 from typing import Any
 
-from datasets import ClassLabel, Dataset, Value
+import pyarrow as pa
+import torch
+from datasets import ClassLabel, Dataset
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -13,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from litpool import CACHE, InputError
-from litpool.data.batches import BatchLoader, Collator, EvaluationOrder, TrainOrder
+from litpool.data.batches import Collator, EvaluationOrder, TrainOrder
 from litpool.data.source import Source, load_splits, read_rows
 from litpool.data.tokenizer import dump_tokenizer, language_warning, load_tokenizer
 from litpool.tasks.task import Task
@@ -66,6 +68,8 @@ class TextDataModule(LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
+        if batch_size < 1:
+            raise InputError(f"data.batch_size={batch_size}: give 1 or more")
         self.task = task
         self.source = Source(
             source=source,
@@ -157,11 +161,11 @@ class TextDataModule(LightningDataModule):
             digest.update(json.dumps(batch.to_pydict(), default=str).encode())
         return digest.hexdigest()[:32]
 
-    def train_dataloader(self) -> BatchLoader:
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Batches of the train split in an order that Lightning's global seed and the epoch determine."""
         lengths, seed = self.encoded["train"]["length"], int(os.environ.get("PL_GLOBAL_SEED", 0))
-        order = TrainOrder(lengths, self.batch_size, seed, self.length_grouping, **self._share())
-        return BatchLoader(self.encoded["train"], sampler=order, **self._loading())
+        order = TrainOrder(lengths, self.batch_size, seed, self.length_grouping, **self._share(), done=self._done)
+        return DataLoader(self.encoded["train"], sampler=order, **self._loading())
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Batches of the validation split, longest texts first."""
@@ -179,6 +183,10 @@ class TextDataModule(LightningDataModule):
         order = EvaluationOrder(self.encoded[split]["length"], self.batch_size, **self._share())
         return DataLoader(self.encoded[split], sampler=order, **self._loading())
 
+    def _done(self) -> int:
+        """Batches of this epoch that are trained already: 0 but for an epoch that is resumed."""
+        return self.trainer.fit_loop.epoch_loop.batch_progress.current.processed if self.trainer else 0
+
     def _share(self) -> dict[str, int]:
         """Which device's share of the batches is loaded here."""
         trainer = self.trainer
@@ -188,6 +196,7 @@ class TextDataModule(LightningDataModule):
         return {
             "batch_size": None,  # the sampler yields whole batches
             "collate_fn": Collator(self.tokenizer),
+            "generator": torch.Generator(),  # its own: a new iterator shall not draw from dropout's random numbers
             "num_workers": self.num_workers,
             "pin_memory": self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         }
@@ -198,9 +207,6 @@ def _with_label_names(rows: Dataset, column: str) -> Dataset:
     feature = rows.features[column]
     if not isinstance(feature, ClassLabel):
         return rows
-    if rows.num_rows and min(rows[column]) < 0:
-        raise InputError(
-            f"column {column!r} holds -1, the Hub's mark of a hidden label; set data.splits to other splits"
-        )
-    names = feature.int2str(rows[column])
-    return rows.remove_columns(column).add_column(column, names, feature=Value("string"))
+    table = rows.with_format("arrow")[:]
+    names = pa.array(feature.int2str(rows[column]))
+    return Dataset(table.set_column(table.column_names.index(column), column, names))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import regex
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from litpool import InputError, demo
@@ -23,13 +24,15 @@ def load_tokenizer(name: str, add_tokens: Sequence[str], add_special_tokens: Seq
         add_special_tokens: Special tokens to add, such as entity markers.
 
     Raises:
-        InputError: No such tokenizer, or one that cannot pad.
+        InputError: No such tokenizer, one without a vocabulary, or one that cannot pad.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(demo.locate(name))
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, ValueError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise InputError(f"data.tokenizer={name}: no tokenizer there ({reason})") from error
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # transformers makes one up from a config.json
+        raise InputError(f"data.tokenizer={name}: no tokenizer files there; save the tokenizer beside the encoder")
     if tokenizer.pad_token is None:
         raise InputError(f"data.tokenizer={name}: it has no padding token, which batches need; take another encoder")
     tokenizer.add_tokens(list(add_tokens))

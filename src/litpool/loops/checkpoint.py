@@ -29,8 +29,21 @@ def contents(
         "encoder": network.encoder.config.to_json_string(use_diff=False),
         "tokenizer": dict(tokenizer_files),
         "metrics": dict(metrics),
-        "rng": torch.get_rng_state(),
+        "rng": rng_state(),
     }
+
+
+def rng_state() -> dict[str, torch.Tensor]:
+    """Where the random numbers stand, of the CPU and of the GPU in use."""
+    cuda = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    return {"cpu": torch.get_rng_state(), **cuda}
+
+
+def restore_rng(state: Mapping[str, torch.Tensor]) -> None:
+    """Go on with the random numbers where `rng_state` found them."""
+    torch.set_rng_state(state["cpu"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
 def read(path: str) -> dict[str, Any]:

@@ -10,15 +10,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric
 from transformers import PretrainedConfig
 
 from litpool import InputError
 from litpool.data.module import TextDataModule
-from litpool.loops import run
-from litpool.loops.checkpoint import contents, encoder_config
+from litpool.loops.checkpoint import contents, encoder_config, restore_rng, rng_state
+from litpool.loops.evaluation import Evaluation
 from litpool.loops.recipe import Recipe, configure
-from litpool.model.encoder import EncoderOptions, load_config
+from litpool.model.encoder import Encoder, EncoderOptions, load_config, max_length
 from litpool.model.network import TextModel
 from litpool.model.pooling import MeanPooling, Pooling
 from litpool.tasks.task import Task
@@ -46,7 +45,6 @@ class TextModule(LightningModule):
         super().__init__()
         self.task, self.encoder, self.pooling, self.recipe = task, encoder, pooling, recipe
         self.restored: dict[str, Any] | None = None  # what a checkpoint says, set before its weights are loaded
-        self.outputs: list[tuple[Tensor, Tensor]] = []  # (row numbers, logits) of the split under evaluation
         self.config: dict[str, Any] = {}  # task, model and data as the command line understood them
         self.loss_now = self.grad_norm = torch.tensor(torch.nan)
 
@@ -58,6 +56,20 @@ class TextModule(LightningModule):
     def encoder_config(self) -> PretrainedConfig:
         """The encoder's config: the checkpoint's if there is one, else what the options say."""
         return load_config(self.encoder) if self.restored is None else encoder_config(self.restored)
+
+    def check(self, length: int) -> None:
+        """Refuse what the encoder does not bear, before data are read: it is built on the meta device, without weights.
+
+        Raises:
+            InputError: Texts of `length` tokens are too long for it, or the pooling or freezing is not for it.
+        """
+        config = self.encoder_config()
+        limit = max_length(config) or length
+        if not 3 <= length <= limit:
+            raise InputError(f"data.max_length={length}: this encoder takes texts of 3 to {limit} tokens")
+        with torch.device("meta"):
+            pooling = self.pooling(config.hidden_size, config.num_hidden_layers)
+            Encoder(self.encoder, config, pretrained=False, pooler=pooling.needs_pooler_output)
 
     def configure_model(self) -> None:
         """Build the network, once the data have told the labels and the tokenizer."""
@@ -73,8 +85,7 @@ class TextModule(LightningModule):
             vocabulary=len(self.datamodule.tokenizer),
             attention="eager" if device == "cpu" else "sdpa",  # CPU: sdpa is slow with attention dropout
         )
-        self.metrics = self.task.metrics()
-        self.mean_loss = MeanMetric()
+        self.evaluation = Evaluation(self.task)
 
     def forward(self, batch: Batch) -> Tensor:
         """The task's logits."""
@@ -85,7 +96,7 @@ class TextModule(LightningModule):
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise InputError("trainer.max_epochs=-1: the schedule must know its end; set max_epochs or max_steps")
-        optimizer, schedule = configure(self.network, self.recipe, int(steps))
+        optimizer, schedule = configure(self.network, self.recipe, int(steps), self.trainer.precision != "16-mixed")
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -103,20 +114,30 @@ class TextModule(LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip as the trainer says; where that is by norm, or not at all, the norm is had on the way."""
-        if gradient_clip_algorithm == "value" or isinstance(self.trainer.strategy, FSDPStrategy):
+        most = gradient_clip_val or torch.inf
+        if gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif isinstance(self.trainer.strategy, FSDPStrategy):  # only the sharded whole knows its norm
+            self.grad_norm = self.trainer.strategy.model.clip_grad_norm_(most)  # type: ignore[union-attr,operator]
         else:
-            self.grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or torch.inf)
+            self.grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters(), most)
 
     def on_train_start(self) -> None:
-        """Go on with the random numbers where the resumed run stood, so that dropout goes on as well."""
+        """Start the random numbers anew, or where the resumed run stood, so that dropout goes on as well."""
+        self.on_train_epoch_start()  # which is not called for an epoch that is resumed
         if self.restored is not None:
-            torch.set_rng_state(self.restored["rng"])
+            restore_rng(self.restored["rng"])
+        else:
+            torch.manual_seed(torch.initial_seed())  # in all loops the same draws from here, whatever was drawn before
 
     def on_train_epoch_start(self) -> None:
         """Count tokens anew."""
         self.tokens, self.slots = torch.zeros((), dtype=torch.long, device=self.device), 0
         self.clock, self.clock_tokens = time.perf_counter(), 0
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Note the random numbers, to which an interrupted batch goes back."""
+        self.rng_before = rng_state()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Write a line of the log; by hand, since `self.log` at each step costs a tiny encoder a tenth of its time."""
@@ -136,7 +157,8 @@ class TextModule(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the share of padding in this epoch's batches."""
-        self.log("train/padding", 1 - self.tokens / self.slots, sync_dist=True)
+        if self.slots:  # an epoch that is resumed at its very end has none
+            self.log("train/padding", 1 - self.tokens / self.slots, sync_dist=True)
 
     def on_validation_model_train(self) -> None:
         """Training mode again after a validation, the frozen parts included: dropout acts in all of the network."""
@@ -155,10 +177,7 @@ class TextModule(LightningModule):
         return batch["index"].cpu(), self.network(batch).float().cpu()
 
     def _evaluate(self, batch: Batch) -> None:
-        logits = self.network(batch)
-        self.task.update(self.metrics, logits, batch["labels"])
-        self.mean_loss.update(self.task.loss(logits, batch["labels"]), len(logits))
-        self.outputs.append((batch["index"], logits))
+        self.evaluation.feed(batch, self.network(batch))
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the validation split."""
@@ -170,17 +189,12 @@ class TextModule(LightningModule):
 
     def _conclude(self, prefix: str, split: str) -> None:
         """Metrics over the whole split, on all devices: numbers to the log, the matrix and wrong answers drawn."""
-        index, logits = (torch.cat(parts) for parts in zip(*self.outputs, strict=True))
-        self.outputs.clear()
-        computed = {**self.metrics.compute(), "loss": self.mean_loss.compute()}
-        numbers = {f"{prefix}/{name}": value.item() for name, value in computed.items() if value.ndim == 0}
+        numbers = self.evaluation.compute(prefix)
         self.log_dict(numbers, sync_dist=True)  # equal on all devices already
         if self.trainer.is_global_zero and isinstance(self.trainer.logger, TensorBoardLogger):
             writer, step = self.trainer.logger.experiment, self.trainer.global_step
-            run.draw(writer, self.task, self.metrics, prefix, step)
-            run.tell_mistakes(writer, self.task, prefix, self.datamodule.rows[split], index, logits, step)
-        self.metrics.reset()
-        self.mean_loss.reset()
+            self.evaluation.show(writer, prefix, self.datamodule.rows[split], step)
+        self.evaluation.reset()
 
     # ---- the checkpoint
 
@@ -189,3 +203,6 @@ class TextModule(LightningModule):
         metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
         files = self.datamodule.tokenizer_files
         checkpoint["litpool"] = contents(self.network, self.task, files, self.config, metrics)
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        if progress.processed < progress.ready:  # interrupted within a batch, which a resumed run takes again
+            checkpoint["litpool"]["rng"] = self.rng_before

@@ -77,9 +77,16 @@ def _lr_factors(network: TextModel, recipe: Recipe) -> Iterator[tuple[float, tor
             yield recipe.head_lr_factor, parameter
 
 
-def configure(network: TextModel, recipe: Recipe, steps: int) -> tuple[AdamW, LRScheduler]:
-    """Optimizer and schedule for training over that many optimizer steps; the schedule is stepped after each."""
-    optimizer = AdamW(parameter_groups(network, recipe), betas=recipe.betas, eps=recipe.eps)
+def configure(network: TextModel, recipe: Recipe, steps: int, fused: bool = True) -> tuple[AdamW, LRScheduler]:
+    """Optimizer and schedule for training over that many optimizer steps; the schedule is stepped after each.
+
+    Args:
+        network: Whose weights are trained.
+        recipe: How.
+        steps: Optimizer steps of the whole training.
+        fused: Whether to take PyTorch's fused kernel, several times faster; it cannot clip float16's scaled gradients.
+    """
+    optimizer = AdamW(parameter_groups(network, recipe), betas=recipe.betas, eps=recipe.eps, fused=fused)
     warmup = round(recipe.warmup * steps) if recipe.warmup < 1 else int(recipe.warmup)
     name = "constant_with_warmup" if recipe.schedule == "constant" else recipe.schedule
     return optimizer, get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)

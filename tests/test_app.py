@@ -1,0 +1,187 @@
+"""The command line, run in this process on a tiny encoder: what it writes, what it prints, what it refuses."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from litpool import app
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+DEBUG = str(CONFIGS / "debug.yaml")
+WORDS = {"good": "bright warm lovely fine happy", "bad": "grim cold awful poor sad", "so": "plain usual even mild grey"}
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """A CSV of 90 rows whose label stands in their words, and of different lengths."""
+    rng = random.Random(0)
+    lines = ["text,label"]
+    for number in range(90):
+        label = list(WORDS)[number % 3]
+        lines.append(" ".join(rng.choices(WORDS[label].split(), k=rng.randint(1, 12))) + f",{label}")
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture
+def fitted(cli, rows, tmp_path):
+    """A finished run on these rows: its folder and what it printed."""
+    status, out, err = cli("fit", "--config", DEBUG, "--data.source", rows, "--trainer.max_epochs", 4)
+    assert status == 0, err
+    return tmp_path / "logs/debug/version_0", out, err
+
+
+def test_fit_writes_the_run_folder_and_ends_with_the_test_score(fitted):
+    folder, out, _ = fitted
+    assert {path.name for path in folder.iterdir()} >= {"config.yaml", "checkpoints", "metrics.json"}
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert out.splitlines()[-1] == "wrote logs/debug/version_0"
+    assert f"accuracy {metrics['test/accuracy']:.4f}" in out
+    assert metrics["val/accuracy"] > 0.6  # the label stands in the words
+
+
+def test_the_terminal_is_quiet(fitted):
+    _, out, err = fitted
+    for noise in ("GPU", "TPU", "Tip", "litmodels", "warning", "Warning", "Seed set", "LOAD REPORT", "Sanity"):
+        assert noise not in out + err
+    assert "loss=" in out + err  # on the progress bar
+
+
+def test_test_of_the_best_checkpoint_needs_no_config_and_repeats_the_score(fitted, cli):
+    folder, _, _ = fitted
+    status, out, _ = cli("test", "--ckpt_path", folder / "checkpoints/best.ckpt")
+    again = json.loads((Path(out.split()[-1]) / "metrics.json").read_text())
+    assert status == 0
+    assert again == {k: v for k, v in json.loads((folder / "metrics.json").read_text()).items() if k in again}
+    assert "test/accuracy" in again
+
+
+def test_validate_repeats_the_validation_score_of_the_best_checkpoint(fitted, cli):
+    folder, _, _ = fitted
+    _, out, _ = cli("validate", "--ckpt_path", folder / "checkpoints/best.ckpt")
+    again = json.loads((Path(out.split()[-1]) / "metrics.json").read_text())
+    assert again["val/accuracy"] == json.loads((folder / "metrics.json").read_text())["val/accuracy"]
+
+
+def test_a_checkpoint_predicts_elsewhere_without_the_original_weights(fitted, cli, monkeypatch, tmp_path):
+    folder, _, _ = fitted
+    elsewhere = tmp_path / "elsewhere.ckpt"
+    (folder / "checkpoints/best.ckpt").rename(elsewhere)
+
+    def gone(name):
+        raise AssertionError(f"asked for the files of {name}")
+
+    monkeypatch.setattr("litpool.demo.locate", gone)
+    texts = ["bright warm", "grim", "mild grey even plain usual", "lovely"]
+    status, out, err = cli("predict", "--ckpt_path", elsewhere, stdin="\n".join(texts) + "\n")
+    assert status == 0, err
+    assert out.splitlines()[-1] == "wrote predictions.jsonl"
+    answers = [json.loads(line) for line in Path("predictions.jsonl").read_text().splitlines()]
+    assert [answer["text"] for answer in answers] == texts
+    for answer in answers:
+        assert set(answer["probabilities"]) == set(WORDS)
+        assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert answer["label"] == max(answer["probabilities"], key=answer["probabilities"].get)
+
+
+def test_predict_gives_the_same_answers_from_every_kind_of_file(fitted, cli, tmp_path):
+    checkpoint = fitted[0] / "checkpoints/best.ckpt"
+    texts = ["bright warm day", "grim 'quoted', cold", "mild", "a longer text that is not like the others at all"]
+    (tmp_path / "in.txt").write_text("\n".join(texts))
+    (tmp_path / "in.jsonl").write_text("\n".join(json.dumps({"id": 1, "text": text}) for text in texts))
+    (tmp_path / "in.csv").write_text("id,text\n" + "\n".join(f'1,"{text}"' for text in texts))
+    outputs = []
+    for name in ("in.txt", "in.jsonl", "in.csv"):
+        status, _, err = cli("predict", "--ckpt_path", checkpoint, "--input", name, "--output", f"{name}.out")
+        assert status == 0, err
+        outputs.append(Path(f"{name}.out").read_text())
+    _, out, _ = cli("predict", "--ckpt_path", checkpoint, "--output", "-", stdin="\n".join(texts))
+    assert outputs == [out] * 3
+
+
+def test_an_explicit_value_beats_the_checkpoint(fitted, cli, tmp_path):
+    other = tmp_path / "other.csv"
+    other.write_text("review,stars\n" + "bright warm,good\n" * 20 + "grim,bad\n" * 19 + "plain,so\n" * 20)
+    arguments = ["--data.source", f"{{test: {other}}}", "--task.text", "review", "--task.label", "stars"]
+    _, out, err = cli("test", "--ckpt_path", fitted[0] / "checkpoints/best.ckpt", *arguments)
+    assert json.loads((Path(out.split()[-1]) / "metrics.json").read_text())["test/accuracy"] > 0.9, err
+
+
+def test_the_checkpoint_holds_nothing_but_plain_values(fitted):
+    checkpoint = torch.load(fitted[0] / "checkpoints/best.ckpt", weights_only=True)
+    assert checkpoint["litpool"]["task"]["labels"] == ["bad", "good", "so"]
+    assert checkpoint["litpool"]["config"]["model"]["pooling"]["class_path"].endswith("MeanPooling")
+    assert "val/accuracy" in checkpoint["litpool"]["metrics"]
+
+
+def test_tensorboard_has_curves_matrix_wrong_answers_config_and_hparams(fitted):
+    tags = [EventAccumulator(str(path)).Reload().Tags() for path in sorted(fitted[0].glob("events*"))]
+    scalars = {tag for found in tags for tag in found["scalars"]}
+    tensors = {tag for found in tags for tag in found["tensors"]}
+    images = {tag for found in tags for tag in found["images"]}
+    train = {f"train/{name}" for name in ("loss", "lr", "grad_norm", "tokens_per_second", "padding")}
+    assert train | {"val/accuracy", "val/f1", "val/f1/good", "val/loss", "test/accuracy", "final/test/accuracy"} <= scalars
+    assert {"val/confusion_matrix", "test/confusion_matrix"} <= images
+    assert {"val/wrong/text_summary", "test/wrong/text_summary", "config/text_summary"} <= tensors
+    assert any("_hparams_/session_start_info" in found["tensors"] for found in tags) or any(
+        EventAccumulator(str(path)).Reload().summary_metadata.get("_hparams_/session_start_info")
+        for path in fitted[0].glob("events*")
+    )
+
+
+@pytest.mark.parametrize("steps", [3, 5, 13])  # of 5 an epoch, 4 epochs
+def test_an_interrupted_fit_goes_on_to_the_same_weights(cli, rows, tmp_path, monkeypatch, steps):
+    arguments = ["fit", "--config", DEBUG, "--data.source", rows, "--trainer.max_epochs", 4]
+    cli(*arguments)
+    whole = torch.load(tmp_path / "logs/debug/version_0/checkpoints/last.ckpt", weights_only=True)
+    calls = []
+    step = app.TextModule.training_step
+
+    def interrupted(self, batch, batch_idx):
+        calls.append(batch_idx)
+        if len(calls) == steps + 1:
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(app.TextModule, "training_step", interrupted)
+    status, _, err = cli(*arguments)
+    assert status == 1
+    last = "logs/debug/version_1/checkpoints/last.ckpt"
+    assert f"go on with: python cli.py fit --ckpt_path {last}" in err
+    status, out, err = cli("fit", "--ckpt_path", last)
+    assert status == 0, err
+    assert out.splitlines()[-1] == "wrote logs/debug/version_1"
+    resumed = torch.load(tmp_path / last, weights_only=True)
+    assert resumed["global_step"] == whole["global_step"] == 20
+    for name, weight in whole["state_dict"].items():
+        assert torch.equal(weight, resumed["state_dict"][name]), name
+
+
+def test_dropout_is_active_in_fit(cli, rows, monkeypatch):
+    differences = []
+    step = app.TextModule.training_step
+
+    def twice(self, batch, batch_idx):
+        assert all(module.training for module in self.network.modules())
+        differences.append((self.network(batch) - self.network(batch)).abs().max().item())
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(app.TextModule, "training_step", twice)
+    cli("fit", "--config", DEBUG, "--data.source", rows, "--trainer.max_epochs", 2)
+    assert len(differences) == 10
+    assert min(differences) > 1e-4
+
+
+def test_help_comes_from_the_docstrings(cli):
+    status, out, _ = cli("fit", "--help")
+    text = " ".join(out.split())
+    assert status == 0
+    assert "--data.batch_size" in text
+    assert "Rows in a batch, on each device." in text
+    assert "Highest learning rate, of the top layer." in text
+    assert "Train on the train split, keep the best checkpoint, score it on the test split." in text

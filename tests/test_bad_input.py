@@ -1,0 +1,144 @@
+"""Bad input: one line on stderr that helps, exit status 2, before weights are loaded, and nothing written."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from litpool.model import encoder
+
+DEBUG = str(Path(__file__).parent.parent / "configs/debug.yaml")
+GOOD = "text,label\n" + "a good film,pos\na bad film,neg\n" * 10
+
+
+@pytest.fixture
+def refused(cli, monkeypatch, tmp_path):
+    """A function that runs a command, which must be refused, and gives the one line on stderr."""
+
+    def no_weights(*_, **__):
+        raise AssertionError("weights were loaded")
+
+    def run(*arguments, **options):
+        monkeypatch.setattr(encoder.AutoModel, "from_pretrained", no_weights)
+        before = sorted(tmp_path.rglob("*"))
+        status, _, err = cli(*arguments, **options)
+        assert status == 2, err
+        assert sorted(tmp_path.rglob("*")) == before, "something was written"
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1, err
+        return err
+
+    return run
+
+
+def write(name, content):
+    Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return name
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "rows.csv"),
+        ("", "rows.csv"),
+        ("text,label\n", "rows.csv"),
+        (b"text,label\na good film\xff,pos\n", "UTF-8"),
+        ("review,label\na good film,pos\n", "'review'"),
+        (GOOD + ",pos\n", "row 22"),
+        (GOOD + "a film,\n", "row 22"),
+        ("text,label\n" + "1,pos\n2,neg\n" * 10, "text"),
+        ("text,label\n" + "a film,pos\n" * 10, "at least 2"),
+    ],
+    ids=["no file", "empty", "header only", "not UTF-8", "no column", "no text", "no label", "numbers", "one label"],
+)
+def test_an_unusable_file_is_named(refused, content, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        write("rows.csv", content)
+    err = refused("fit", "--config", DEBUG, "--data.source", "rows.csv")
+    assert said in err
+    assert "rows.csv" in err or "at least 2" in err
+
+
+def test_a_label_in_test_that_train_has_not_is_named(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("train.csv", GOOD)
+    write("test.csv", GOOD + "a middling film,neutral\n")
+    err = refused("fit", "--config", DEBUG, "--data.source", "{train: train.csv, test: test.csv}")
+    assert "'neutral'" in err
+    assert "neg, pos" in err
+
+
+def test_a_number_in_json_where_a_text_should_be_is_named(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"text": "a film", "label": "a"}, {"text": 7, "label": "b"}]
+    write("rows.jsonl", "\n".join(json.dumps(row) for row in rows))
+    err = refused("fit", "--config", DEBUG, "--data.source", "rows.jsonl")
+    assert "rows.jsonl" in err
+    assert "2" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config", "{trainer: {max_epoch: 1}}"], "did you mean 'trainer.max_epochs'?"),
+        (["--config", "{model: {recipe: {lrr: 1}}}"], "did you mean 'model.recipe.lr'?"),
+        (["--data.batch", "3"], "did you mean 'data.batch_size'?"),
+        (["--model.pooling", "MeenPooling"], "did you mean 'MeanPooling'? There are ClsPooling, PoolerOutput"),
+        (["--model.pooling", "AttentionPooling", "--model.pooling.heds", "2"], "did you mean 'heads'?"),
+        (["--model.pooling", "AttentionPooling", "--model.pooling.heads", "5"], "32"),
+        (["--model.pooling", "LastNPooling", "--model.pooling.n", "9"], "9"),
+        (["--task", "Clasification"], "did you mean 'Classification'?"),
+        (["--task.label_smoothing", "2"], "task.label_smoothing=2"),
+        (["--task.class_weights", "{positiv: 2}"], "'positiv'"),
+        (["--data.batch_size", "x"], "data.batch_size"),
+        (["--data.batch_size", "0"], "data.batch_size=0"),
+        (["--data.max_length", "513"], "512"),
+        (["--config", "nothing.yaml"], "nothing.yaml"),
+        (["--config", "{a: [}"], "config"),
+        (["--model.recipe.schedule", "liner"], "linear"),
+        (["--model.recipe.lr", "-1"], "model.recipe.lr=-1"),
+        (["--model.encoder.freeze", "3"], "model.encoder.freeze=3"),
+        (["--model.encoder.overrides", "{hiden_size: 3}"], "'hiden_size'"),
+        (["--ckpt_path", "nothing.ckpt"], "nothing.ckpt"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_a_wrong_option_is_told_with_what_is_right(refused, arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("rows.csv", GOOD)
+    assert said in refused("fit", "--config", DEBUG, "--data.source", "rows.csv", *arguments)
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_a_file_that_is_no_checkpoint_is_refused(refused, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("text.ckpt", "this is no checkpoint")
+    torch.save({"state_dict": {}}, "other.ckpt")
+    write("half.ckpt", Path("other.ckpt").read_bytes()[:300])
+    assert "not a whole checkpoint" in refused(command, "--ckpt_path", "text.ckpt")
+    assert "not a whole checkpoint" in refused(command, "--ckpt_path", "half.ckpt")
+    assert "not written by litpool" in refused(command, "--ckpt_path", "other.ckpt")
+
+
+def test_predict_without_a_checkpoint_is_refused(refused):
+    assert "--ckpt_path" in refused("predict", "--input", "x.txt")
+
+
+def test_pooler_output_is_refused_where_the_model_has_none(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("rows.csv", GOOD)
+    Path("config.json").write_text(json.dumps({"model_type": "distilbert", "dim": 32, "n_heads": 4, "n_layers": 2}))
+    arguments = ["--data.source", "rows.csv", "--model.encoder", f"{{name: {tmp_path}}}", "--model.pooling", "PoolerOutput"]
+    assert "PoolerOutput: distilbert has no pooler" in refused("fit", *arguments)
+
+
+def test_the_shell_sees_one_line_and_exit_status_2(tmp_path):
+    cli = Path(__file__).parent.parent / "cli.py"
+    for arguments in (["fut"], ["fit", "--config", DEBUG, "--data.source", "nothing.csv"]):
+        done = subprocess.run([sys.executable, cli, *arguments], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 2
+        assert re.fullmatch(r"error: .*\n", done.stderr), done.stderr
