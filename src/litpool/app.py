@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from litpool import InputError
+from litpool.commands import Trainer
 from litpool.data.module import TextDataModule
 from litpool.data.tokenizer import restore_tokenizer
 from litpool.loops import checkpoint, run
@@ -30,64 +30,6 @@ TRAINER_DEFAULTS = {
 }
 
 OVERWRITE: dict[str, Any] = {"enable_version_counter": False}  # one best.ckpt and one last.ckpt, always the newest
-
-
-class Trainer(pl.Trainer):
-    """Lightning's Trainer; each command has only the arguments that make sense on the command line."""
-
-    def fit(self, model: TextModule, datamodule: TextDataModule, ckpt_path: str | None = None) -> None:  # type: ignore[override]  # noqa: D417
-        """Train on the train split, keep the best checkpoint, score it on the test split.
-
-        Args:
-            ckpt_path: A checkpoint to go on from, such as RUN/checkpoints/last.ckpt.
-        """
-        super().fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
-
-    def validate(self, model: TextModule, datamodule: TextDataModule, ckpt_path: str | None = None) -> Any:  # type: ignore[override]  # noqa: D417
-        """Score a checkpoint (or the untrained network) on the validation split.
-
-        Args:
-            ckpt_path: The checkpoint, such as RUN/checkpoints/best.ckpt.
-        """
-        return super().validate(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False, weights_only=True)
-
-    def test(self, model: TextModule, datamodule: TextDataModule, ckpt_path: str | None = None) -> Any:  # type: ignore[override]  # noqa: D417
-        """Score a checkpoint (or the untrained network) on the test split.
-
-        Args:
-            ckpt_path: The checkpoint, such as RUN/checkpoints/best.ckpt.
-        """
-        return super().test(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False, weights_only=True)
-
-    def predict(  # type: ignore[override]  # noqa: D417
-        self,
-        model: TextModule,
-        datamodule: TextDataModule,
-        ckpt_path: str | None = None,
-        input: str = "-",
-        output: str = "predictions.jsonl",
-    ) -> None:
-        """Answer the rows of a file (CSV, TSV, JSON, JSONL, Parquet, TXT) or of standard input.
-
-        Args:
-            ckpt_path: The checkpoint, such as RUN/checkpoints/best.ckpt.
-            input: The file with the texts; `-` for standard input, one text a line or JSON lines.
-            output: The JSON lines to write, in input order; `-` for standard output.
-        """
-        parts = super().predict(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
-        assert parts is not None
-        index, logits = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        if self.world_size > 1:
-            index, logits = _from_all_devices(index), _from_all_devices(logits)
-        if self.is_global_zero:
-            answers = model.task.decode(logits[index.argsort()])
-            run.write_predictions(output, datamodule.rows["predict"].select_columns(model.task.texts), answers)
-
-
-def _from_all_devices(part: torch.Tensor) -> torch.Tensor:
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, part)
-    return torch.cat(parts)
 
 
 def _option(name: str, arguments: list[str]) -> str | None:
@@ -150,7 +92,7 @@ class CLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Restore from the checkpoint, check what the encoder bears, and keep the config for the next checkpoint."""
         config = yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False))
-        keys = (*self.config_keys, "trainer") if self.subcommand == "fit" else self.config_keys
+        keys = (*self.config_keys, "trainer") if self.training else self.config_keys
         self.model.config = {key: config[key] for key in keys if key in config}
         if self.saved is not None:
             self.model.restored = self.saved

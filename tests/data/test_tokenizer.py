@@ -122,8 +122,10 @@ def test_what_was_cut_and_padded_before_the_dump_is_not_cut_after_it(tokenizer: 
     assert len(restored("bad")["input_ids"]) == 3
 
 
-def test_the_padding_side_survives(tokenizer: PreTrainedTokenizerBase) -> None:
-    tokenizer.padding_side = "left"
+def test_the_padding_side_survives(tokenizer_folder: str, tmp_path: Path) -> None:
+    BertTokenizer.from_pretrained(tokenizer_folder, padding_side="left").save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(str(tmp_path), [], [])
+    assert tokenizer.padding_side == "left"
     assert restore_tokenizer(dump_tokenizer(tokenizer)).padding_side == "left"
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -103,9 +104,10 @@ class TextDataModule(LightningDataModule):
                 self.rows["predict"] = read_rows(self.input, self.source, self.task.texts)
                 self._encode("predict")
             return
-        if not self.rows:
-            self.rows = self._load_rows()
-            self.task.learn(self.rows)
+        if not self.rows.keys() - {"predict"}:
+            splits = self._load_rows()
+            self.task.learn(splits)
+            self.rows |= splits
         needed = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}[stage]
         if missing := [split for split in needed if split not in self.rows]:
             raise InputError(
@@ -135,17 +137,23 @@ class TextDataModule(LightningDataModule):
         columns = [column for column in (*self.task.texts, self.task.label) if column in rows.column_names]
         rows = rows.select_columns(columns)
         key = self._content_key(rows)
-        folder = CACHE / "tokens"
-        folder.mkdir(parents=True, exist_ok=True)
-        self.encoded[split] = rows.map(
+        encode = partial(
+            rows.map,
             self._encode_batch,
             batched=True,
             with_indices=True,
             remove_columns=rows.column_names,
-            cache_file_name=str(folder / f"{key}.arrow"),
             new_fingerprint=key,
             desc=f"tokenizing {split}",
         )
+        file = CACHE / "tokens" / f"{key}.arrow"
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self.encoded[split] = encode(cache_file_name=str(file))
+        except (OSError, pa.ArrowException) as error:  # not to be written, or cut short
+            reason = " ".join(str(error).split())
+            rank_zero_warn(f"{file}: no use ({reason}); delete it, or set LITPOOL_CACHE to a writable folder")
+            self.encoded[split] = encode(keep_in_memory=True)
 
     def _encode_batch(self, rows: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         encoded = self.task.encode(rows, self.tokenizer, self.max_length)

@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import AutocastKwargs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -86,8 +87,118 @@ class TextTrainer(Trainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Score the validation split with the task's own metrics, and tell the callbacks."""
         metrics = self.job.evaluate("validation", self.state.global_step)
-        if self.job.keep(metrics, self.state.global_step):
-            pass
-        named = {f"eval_{name}": value for name, value in metrics.items()}  # the names that callbacks look for
+        named = {f"eval_{name}": value for name, value in metrics.items()}  # as callbacks look for them
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
         return named
+
+
+class Housekeeping(TrainerCallback):
+    """What is done at certain moments: the Trainer's callbacks see its state, and steer it by setting `control`.
+
+    Args:
+        job: What is trained, and how.
+        log: Where lines of the log go.
+        batches: Of an epoch.
+    """
+
+    def __init__(self, job: Job, log: Log, batches: int) -> None:
+        self.job, self.log, self.batches = job, log, batches
+
+    def on_train_begin(self, *_: Any, optimizer: AcceleratedOptimizer, **__: Any) -> None:
+        """Start the random numbers anew, so that dropout draws as in the other loops."""
+        if self.job.recorder:
+            self.job.recorder.watch(self.job.network, optimizer.optimizer)
+        torch.manual_seed(torch.initial_seed())
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Another order of the rows; the Trainer tells the epoch only to samplers that it knows."""
+        kwargs["train_dataloader"].sampler.set_epoch(round(state.epoch or 0))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Evaluate when the flags say so; the Trainer counts steps on across epochs, Lightning batches within one."""
+        window = self.job.flags.accumulate
+        epoch, steps = divmod(state.global_step - 1, math.ceil(self.batches / window))
+        control.should_evaluate = self.job.flags.due(epoch, min((steps + 1) * window, self.batches), self.batches)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **kwargs: Any
+    ) -> None:
+        """Write a line of the log; the loss is the last batch's, where the Trainer gives a mean since the last line."""
+        if "grad_norm" not in logs:  # a summary, at the end
+            return
+        lr = max(kwargs["lr_scheduler"].get_last_lr())
+        self.log.write(state.global_step, kwargs["model"].loss_now, lr, logs["grad_norm"])
+        if self.job.recorder:
+            self.job.recorder.on_step(logs["loss"], logs["grad_norm"])
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **_: Any
+    ) -> None:
+        """Keep the last and the best checkpoint, as Lightning writes them."""
+        self.job.keep({name.removeprefix("eval_"): value for name, value in metrics.items()}, state.global_step)
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        """The weights are final."""
+        if self.job.recorder:
+            self.job.recorder.finish()
+
+
+class Bar(ProgressCallback):
+    """The Trainer's progress bar, less the lines of the log between."""
+
+    def on_log(self, *_: Any, **__: Any) -> None:
+        """Nothing."""
+
+
+def arguments(job: Job, steps: int) -> TrainingArguments:
+    """Lightning's flags as the Trainer's. What stands in no flag of ours is as Lightning has it, too."""
+    flags = job.flags
+    settings = TrainingArguments(
+        output_dir=str(job.folder),
+        max_steps=steps,  # the epochs are counted in it
+        gradient_accumulation_steps=flags.accumulate,
+        max_grad_norm=flags.clip if flags.clip < math.inf else 0,  # 0 is no clipping
+        bf16=flags.precision == "bf16-mixed",
+        fp16=flags.precision == "16-mixed",
+        use_cpu=flags.device.type == "cpu",
+        seed=torch.initial_seed() % 2**32,
+        logging_steps=1 if job.recorder else flags.log_steps,
+        logging_nan_inf_filter=False,  # a loss that is not finite shall be seen
+        eval_strategy="steps",  # which ones is for on_step_end to say
+        metric_for_best_model=job.task.monitor,
+        greater_is_better=job.task.monitor_mode == "max",
+        save_strategy="no",  # on_evaluate keeps the checkpoints
+        disable_tqdm=not flags.progress,
+        report_to="none",  # on_log writes for TensorBoard
+    )
+    settings._n_gpu = min(settings.n_gpu, 1)  # or else it would spread each batch over all GPUs that it sees
+    return settings
+
+
+def fit(job: Job) -> None:
+    """Train, keep the best checkpoint, score it on the test split."""
+    batches = len(job.data.train_dataloader())
+    steps = job.flags.steps(batches)
+    job.network.to(job.flags.device)
+    log = Log(job)
+    callbacks: list[TrainerCallback] = [Housekeeping(job, log, batches)]
+    if job.flags.patience is not None:
+        callbacks.append(EarlyStoppingCallback(job.flags.patience))
+    trainer = TextTrainer(
+        job,
+        log,
+        model=LossModel(job.network, job.task),
+        args=arguments(job, steps),
+        train_dataset=job.data.encoded["train"],
+        eval_dataset=job.data.encoded["validation"],
+        optimizers=configure(job.network, job.recipe, steps, fused=job.flags.precision != "16-mixed"),
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    if job.flags.progress:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(Bar)
+    trainer.train()
+    job.finish(trainer.state.global_step)

@@ -27,7 +27,8 @@ def fit(job: Job) -> None:
     torch.manual_seed(torch.initial_seed())  # dropout draws from here on as it does in the other loops
 
     step = epoch = waited = 0
-    while step < steps:
+    done = False
+    while not done:
         loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         window = torch.zeros((), device=flags.device)  # the loss that a step goes down on
 
@@ -62,12 +63,10 @@ def fit(job: Job) -> None:
             if flags.due(epoch, number, batches):
                 better = job.keep(job.evaluate("validation", step), step)
                 waited = 0 if better else waited + 1
-            if step == steps or (flags.patience is not None and waited >= flags.patience):
+            done = step == steps or (flags.patience is not None and waited >= flags.patience)
+            if done:
                 break
-        else:
-            epoch += 1
-            continue
-        break
+        epoch += 1
 
     bar.close()
     if job.recorder:

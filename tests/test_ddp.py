@@ -1,0 +1,82 @@
+"""Two processes on CPU (gloo) against one: the same metrics from the same checkpoint, the same weights from training."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+WORDS = {"good": "bright warm lovely fine happy", "bad": "grim cold awful poor sad", "so": "plain usual even mild grey"}
+TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+
+
+def run(folder, *arguments):
+    """A command in a process of its own; gives the last word that it prints."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder / done.stdout.split()[-1]
+
+
+def write_rows(path, count, seed):
+    rng = random.Random(seed)
+    with open(path, "w") as file:
+        file.write("text,label\n")
+        for number in range(count):
+            label = list(WORDS)[number % 3]
+            file.write(" ".join(rng.choices(WORDS[label].split(), k=rng.randint(1, 12))) + f",{label}\n")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The same training with one process and with two that share its batches; the test set's size is odd."""
+    folder = tmp_path_factory.mktemp("ddp")
+    for split, count in {"train": 96, "validation": 31, "test": 33}.items():
+        write_rows(folder / f"{split}.csv", count, count)
+    overrides = "{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 64, "
+    overrides += "hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}"
+    common = ["fit", "--config", ROOT / "configs/debug.yaml", "--data.source", ".", "--trainer.max_epochs", "3"]
+    common += ["--model.encoder.overrides", overrides, "--task.dropout", "0.0"]
+    one = run(folder, *common, "--data.batch_size", "32")
+    two = run(folder, *common, "--data.batch_size", "16", *TWO)
+    return folder, one, two
+
+
+def test_two_processes_train_to_the_same_weights(trained):
+    _, one, two = trained
+    weights = [torch.load(path / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for path in (one, two)]
+    assert weights[0].keys() == weights[1].keys()
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weight, weights[1][name], atol=1e-5, rtol=0)
+
+
+def test_two_processes_report_exactly_the_metrics_of_one(trained):
+    folder, one, _ = trained
+    checkpoint = one / "checkpoints/best.ckpt"
+    results = [
+        json.loads((run(folder, "test", "--ckpt_path", checkpoint, *more) / "metrics.json").read_text())
+        for more in ([], TWO)
+    ]
+    losses = [result.pop("test/loss") for result in results]
+    assert results[0] == results[1]
+    assert results[0]["test/accuracy"] > 0.5
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)  # other padding, other rounding
+
+
+def test_two_processes_predict_what_one_does_in_input_order(trained):
+    folder, one, _ = trained
+    checkpoint = one / "checkpoints/best.ckpt"
+    answers = []
+    for number, more in enumerate(([], TWO)):
+        run(folder, "predict", "--ckpt_path", checkpoint, "--input", "test.csv", "--output", f"{number}.jsonl", *more)
+        answers.append([json.loads(line) for line in (folder / f"{number}.jsonl").read_text().splitlines()])
+    assert len(answers[0]) == 33
+    for left, right in zip(*answers, strict=True):
+        assert (left["text"], left["label"]) == (right["text"], right["label"])
+        assert left["probabilities"] == pytest.approx(right["probabilities"], abs=1e-6)
