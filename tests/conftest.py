@@ -41,6 +41,7 @@ SIZE = {
     "relative_attention": True,  # DeBERTa, as all that are published
     "pos_att_type": ["p2c", "c2p"],
     "embedding_dropout": 0.1,  # ModernBERT has none by default
+    "hidden_dropout_prob": 0.1,  # ALBERT has none by default
     "pad_token_id": 1,  # RoBERTa's and MPNet's own; ModernBERT's is past this vocabulary
 }
 WORDS = ["a", "bad", "dull", "film", "fine", "good", "great", "is", "not", "play", "poor", "the", "this", "was"]

@@ -13,6 +13,8 @@ SOURCES = sorted((HERE / "src" / "litpool").rglob("*.py"))
 SHARED = r"litpool|litpool\.demo"
 TASK = r"litpool\.tasks\.task"
 MODEL = r"litpool\.model\.\w+"
+DATA = r"litpool\.data\.module"
+LOOPS = "(lightning|huggingface|plain|compare)$"  # the loops themselves; the other files of their room serve them all
 RULES = {
     r"litpool|litpool\.demo": SHARED,
     r"litpool\.data(\..+)?": rf"{SHARED}|{TASK}|litpool\.data\.\w+",
@@ -20,12 +22,11 @@ RULES = {
     r"litpool\.model|litpool\.model\.(packing|pooling)": SHARED,
     r"litpool\.model\.encoder": rf"{SHARED}|litpool\.model\.packing",
     r"litpool\.model\.network": rf"{SHARED}|litpool\.model\.(encoder|packing|pooling)|litpool\.tasks\.\w+",
-    r"litpool\.loops\.compare": rf"{SHARED}|{TASK}|{MODEL}|litpool\.data\.\w+|litpool\.loops(\.\w+)?",
-    r"litpool\.loops(\..+)?": (
-        rf"{SHARED}|{TASK}|{MODEL}|litpool\.data\.module|litpool\.loops|litpool\.loops\.(recipe|run|checkpoint)"
-    ),
+    r"litpool\.loops\.compare": rf"{SHARED}|{TASK}|{MODEL}|{DATA}|litpool\.loops(\.\w+)?",
+    r"litpool\.loops(\..+)?": rf"{SHARED}|{TASK}|{MODEL}|{DATA}|litpool\.loops(\.(?!{LOOPS})\w+)?",
     r"litpool\.study(\..+)?": rf"{SHARED}|{MODEL}|litpool\.(tasks|data|loops|study)(\.\w+)?",
     r"litpool\.export": rf"{SHARED}|{MODEL}|litpool\.(tasks|data|loops)(\.\w+)?",
+    r"litpool\.commands": rf"{SHARED}|{MODEL}|litpool\.(tasks|data|loops|study|export)(\.\w+)?",
     r"litpool\.(parser|terminal)": rf"{SHARED}|{TASK}|litpool\.model\.pooling",
     r"litpool\.app": r"litpool(\..+)?",
 }
@@ -77,6 +78,8 @@ def test_a_room_imports_only_from_the_rooms_it_may(path: Path) -> None:
         ("litpool.tasks.task", "from litpool.tasks.classification import Classification"),
         ("litpool.loops.lightning", "from litpool.loops import plain"),
         ("litpool.loops.huggingface", "from litpool.loops.lightning import TextModule"),
+        ("litpool.loops.recipe", "import litpool.loops.compare"),
+        ("litpool.commands", "from litpool.app import main"),
         ("litpool.study.frozen", "from litpool.app import main"),
     ],
 )

@@ -13,6 +13,9 @@ CACHE = Path(os.environ.get("LITPOOL_CACHE", "~/.cache/litpool")).expanduser()
 
 COMMANDS = {
     "fit": "Train on the train split, keep the best checkpoint, score it on the test split.",
+    "fit_hf": "Train as `fit` does, with the Hugging Face Trainer around the same network.",
+    "fit_plain": "Train as `fit` does, with a loop written by hand.",
+    "compare": "Train with all loops, one after the other: the same job step by step, and what it costs.",
     "validate": "Score a checkpoint (or the untrained network) on the validation split.",
     "test": "Score a checkpoint (or the untrained network) on the test split.",
     "predict": "Answer the rows of a file (CSV, TSV, JSON, JSONL, Parquet, TXT) or of standard input.",

@@ -92,7 +92,8 @@ class CLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Restore from the checkpoint, check what the encoder bears, and keep the config for the next checkpoint."""
         config = yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False))
-        keys = (*self.config_keys, "trainer") if self.training else self.config_keys
+        trains = str(self.subcommand).startswith(("fit", "compare"))
+        keys = (*self.config_keys, "trainer") if trains else self.config_keys
         self.model.config = {key: config[key] for key in keys if key in config}
         if self.saved is not None:
             self.model.restored = self.saved

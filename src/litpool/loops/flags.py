@@ -102,10 +102,10 @@ def _cadence(trainer: pl.Trainer, loop: str) -> int | float:
     every = trainer.val_check_interval
     if not isinstance(every, int | float):
         raise _no_counterpart(f"val_check_interval={every}", loop, "give a number of batches")
-    if every != 1.0 and trainer.accumulate_grad_batches > 1:
-        if isinstance(every, float) or every % trainer.accumulate_grad_batches:
-            mend = f"evaluate between steps: give a multiple of accumulate_grad_batches={trainer.accumulate_grad_batches}"
-            raise _no_counterpart(f"val_check_interval={every}", loop, mend)
+    window = trainer.accumulate_grad_batches
+    if every != 1.0 and window > 1 and (isinstance(every, float) or every % window):
+        mend = f"give a multiple of accumulate_grad_batches={window}"
+        raise _no_counterpart(f"val_check_interval={every}", loop, mend)
     return every
 
 

@@ -110,9 +110,7 @@ class Housekeeping(TrainerCallback):
             self.job.recorder.watch(self.job.network, optimizer.optimizer)
         torch.manual_seed(torch.initial_seed())
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
         """Another order of the rows; the Trainer tells the epoch only to samplers that it knows."""
         kwargs["train_dataloader"].sampler.set_epoch(round(state.epoch or 0))
 
@@ -123,7 +121,7 @@ class Housekeeping(TrainerCallback):
         control.should_evaluate = self.job.flags.due(epoch, min((steps + 1) * window, self.batches), self.batches)
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, *_: Any, logs: dict[str, float], **kwargs: Any
     ) -> None:
         """Write a line of the log; the loss is the last batch's, where the Trainer gives a mean since the last line."""
         if "grad_norm" not in logs:  # a summary, at the end
@@ -134,7 +132,7 @@ class Housekeeping(TrainerCallback):
             self.job.recorder.on_step(logs["loss"], logs["grad_norm"])
 
     def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **_: Any
+        self, args: TrainingArguments, state: TrainerState, *_: Any, metrics: dict[str, float], **__: Any
     ) -> None:
         """Keep the last and the best checkpoint, as Lightning writes them."""
         self.job.keep({name.removeprefix("eval_"): value for name, value in metrics.items()}, state.global_step)

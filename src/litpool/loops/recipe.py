@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from math import inf
+from typing import Any, Literal, get_args
 
 import torch
 from torch.optim import AdamW
@@ -11,6 +12,8 @@ from transformers import get_scheduler
 
 from litpool import InputError
 from litpool.model.network import TextModel
+
+SCHEDULE = Literal["linear", "cosine", "constant"]
 
 
 @dataclass
@@ -31,7 +34,7 @@ class Recipe:
     lr: float = 5e-5
     weight_decay: float = 0.01
     warmup: float = 0.1
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    schedule: SCHEDULE = "linear"
     layer_decay: float = 1.0
     head_lr_factor: float = 1.0
     betas: tuple[float, float] = (0.9, 0.999)
@@ -39,16 +42,18 @@ class Recipe:
 
     def __post_init__(self) -> None:
         allowed = {
-            "lr": self.lr > 0,
-            "weight_decay": self.weight_decay >= 0,
-            "warmup": self.warmup >= 0,
-            "layer_decay": 0 < self.layer_decay <= 1,
-            "head_lr_factor": self.head_lr_factor > 0,
+            "lr": (0 < self.lr < inf, "a number over 0"),
+            "weight_decay": (0 <= self.weight_decay < inf, "0 or more"),
+            "warmup": (0 <= self.warmup < inf, "0 or more"),
+            "schedule": (self.schedule in get_args(SCHEDULE), "linear, cosine or constant"),
+            "layer_decay": (0 < self.layer_decay <= 1, "a number over 0 and at most 1"),
+            "head_lr_factor": (0 < self.head_lr_factor < inf, "a number over 0"),
+            "betas": (all(0 <= beta < 1 for beta in self.betas), "two numbers from 0 to below 1"),
+            "eps": (0 < self.eps < inf, "a number over 0"),
         }
-        for name, fine in allowed.items():
+        for name, (fine, bound) in allowed.items():
             if not fine:
-                bound = "over 0 and at most 1" if name == "layer_decay" else "over 0"
-                raise InputError(f"model.recipe.{name}={getattr(self, name)}: give a number {bound}")
+                raise InputError(f"model.recipe.{name}={getattr(self, name)}: give {bound}")
 
 
 def parameter_groups(network: TextModel, recipe: Recipe) -> list[dict[str, Any]]:
@@ -71,7 +76,7 @@ def _lr_factors(network: TextModel, recipe: Recipe) -> Iterator[tuple[float, tor
     depth = {id(weight): number for number, layer in enumerate(layers, start=1) for weight in layer.parameters()}
     for name, parameter in network.named_parameters():
         if name.startswith("encoder."):
-            lowest = 0 if "embeddings" in name else len(layers)  # a pooler or a last norm stands on top
+            lowest = 0 if "embed" in name else len(layers)  # a pooler or a last norm stands on top
             yield recipe.layer_decay ** (len(layers) - depth.get(id(parameter), lowest)), parameter
         else:
             yield recipe.head_lr_factor, parameter

@@ -27,7 +27,7 @@ def draw(writer: SummaryWriter, task: Task, metrics: MetricCollection, prefix: s
         return
     labels = task.labels
     plt.switch_backend("Agg")  # a figure for a file needs no window
-    side = max(5.0, 0.6 * len(labels))
+    side = max(5.0, 0.8 * len(labels))
     figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
     metrics["confusion_matrix"].plot(ax=axes, labels=labels, add_text=len(labels) <= 30)
     writer.add_figure(f"{prefix}/confusion_matrix", figure, step)
@@ -76,7 +76,8 @@ def conclude(
     (folder / "metrics.json").write_text(f"{text}\n", encoding="utf-8")
     if isinstance(logger, TensorBoardLogger):
         logger.experiment.add_text("config", f"```yaml\n{yaml.safe_dump(dict(config), sort_keys=False)}```")
-        logger.log_hyperparams(flatten(config), {f"final/{name}": value for name, value in metrics.items()})
+        final = {f"final/{name}": value for name, value in metrics.items() if name.count("/") == 1}
+        logger.log_hyperparams(flatten(config), final)
         logger.save()
     for split in ("val", "test"):
         numbers = {name.split("/")[1]: value for name, value in metrics.items() if re.fullmatch(f"{split}/[^/]+", name)}

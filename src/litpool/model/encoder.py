@@ -48,13 +48,17 @@ def load_config(options: EncoderOptions) -> PretrainedConfig:
     config = _base_config(options)
     if config.is_encoder_decoder or not hasattr(config, "num_hidden_layers"):
         raise InputError(f"model.encoder.name={options.name}: {config.model_type} is no encoder; take one like BERT")
-    for key, value in options.overrides.items():
+    for key in options.overrides:
         if not hasattr(config, key):
             raise InputError(f"model.encoder.overrides: {config.model_type} has no config entry {key!r}")
-        try:
+    try:
+        for key, value in options.overrides.items():
             setattr(config, key, value)
-        except StrictDataclassError as error:
-            raise InputError(f"model.encoder.overrides: {_reason(error)}") from error
+        if getattr(config, "layer_types", None) and "layer_types" not in options.overrides:  # ModernBERT's, one a layer
+            config.layer_types = config.layer_types[: config.num_hidden_layers]
+        config.validate()
+    except StrictDataclassError as error:
+        raise InputError(f"model.encoder.overrides: {_reason(error)}") from error
     layers = config.num_hidden_layers
     known = options.freeze in ("none", "all", "embeddings")
     if not known and not (isinstance(options.freeze, int) and 1 <= options.freeze <= layers):

@@ -1,0 +1,188 @@
+"""A checkpoint carries what rebuilds the network; a file that is none is told in one line."""
+
+import io
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from litpool import InputError, __version__
+from litpool.data.tokenizer import dump_tokenizer, restore_tokenizer
+from litpool.loops.checkpoint import contents, encoder_config, read, restore_rng
+from litpool.model.encoder import EncoderOptions
+from litpool.model.network import TextModel
+from litpool.model.pooling import FirstLastPooling
+from litpool.tasks.classification import Classification
+
+Build = Callable[..., TextModel]
+
+CONFIG = {
+    "seed_everything": 42,
+    "task": {"class_path": "Classification"},
+    "data": {"add_tokens": ["ü"], "columns": None},
+}
+KINDS = ["bert", "roberta", "distilbert", "albert", "electra", "mpnet", "deberta-v2", "modernbert", "xlm-roberta"]
+
+
+def learned() -> Classification:
+    task = Classification(class_weights={"c": 2.0})
+    task.learn({"train": Dataset.from_dict({"label": ["a", "b", "c"]})})
+    return task
+
+
+def save(path: Path, network: TextModel, task: Classification, tokenizer: PreTrainedTokenizerBase) -> str:
+    saved = contents(network, task, dump_tokenizer(tokenizer), CONFIG, {"val/accuracy": 0.5})
+    torch.save({"state_dict": network.state_dict(), "litpool": saved}, path)
+    return str(path)
+
+
+@pytest.fixture
+def path(build: Build, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> str:
+    task = learned()
+    return save(tmp_path / "best.ckpt", build(task=task), task, tokenizer)
+
+
+def refused(path: str | Path) -> str:
+    with pytest.raises(InputError) as told:
+        read(str(path))
+    assert str(told.value).startswith(f"ckpt_path={path}: ")
+    assert "\n" not in str(told.value)
+    return str(told.value)
+
+
+# ---- there and back
+
+
+def test_what_is_written_is_read(path: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    saved = read(path)
+    assert saved["version"] == __version__
+    assert saved["config"] == CONFIG
+    assert saved["metrics"] == {"val/accuracy": 0.5}
+    assert saved["task"] == {"labels": ["a", "b", "c"], "weights": [1.0, 1.0, 2.0]}
+    assert restore_tokenizer(saved["tokenizer"]).get_vocab() == tokenizer.get_vocab()
+
+
+def test_the_random_numbers_go_on_where_they_stood(path: str) -> None:
+    expected = torch.rand(4)
+    saved = read(path)
+    torch.manual_seed(99)
+    restore_rng(saved["rng"])
+    assert torch.equal(torch.rand(4), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_network_is_rebuilt_with_equal_logits(
+    kind: str, build: Build, batch: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    task = learned()
+    network = build(FirstLastPooling, kind, task).eval()
+    path = save(tmp_path / "best.ckpt", network, task, tokenizer)
+    saved = read(path)
+    other = Classification()
+    other.load_state_dict(saved["task"])
+    torch.manual_seed(99)
+    again = TextModel(other, FirstLastPooling, EncoderOptions("gone"), encoder_config(saved), pretrained=False).eval()
+    again.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
+    assert torch.equal(again(batch), network(batch))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_encoders_config_goes_round(kind: str, build: Build, tokenizer: PreTrainedTokenizerBase) -> None:
+    network = build(kind=kind)
+    config = encoder_config(contents(network, learned(), dump_tokenizer(tokenizer), {}, {}))
+    assert type(config) is type(network.encoder.config)
+    assert config.to_dict() == network.encoder.config.to_dict()
+
+
+def test_added_tokens_are_in_the_rebuilt_encoder(
+    tiny: Callable[..., tuple[EncoderOptions, PretrainedConfig]], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    network = TextModel(learned(), FirstLastPooling, *tiny("bert"), pretrained=False, vocabulary=75)
+    saved = contents(network, learned(), dump_tokenizer(tokenizer), {}, {})
+    again = TextModel(learned(), FirstLastPooling, EncoderOptions("gone"), encoder_config(saved), pretrained=False)
+    again.load_state_dict(network.state_dict())
+    assert again.encoder.config.vocab_size == 75
+
+
+def test_reading_moves_no_random_numbers(path: str) -> None:
+    before = torch.get_rng_state()
+    read(path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# ---- what is no checkpoint
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    assert "no such file; checkpoints are at RUN/checkpoints/" in refused(tmp_path / "best.ckpt")
+    assert "no such file" in refused(tmp_path)  # a folder
+
+
+@pytest.mark.parametrize("share", [0.0, 0.00005, 0.01, 0.25, 0.5, 0.9, 0.999, 0.99999])
+def test_a_file_that_is_cut_short_is_told(path: str, share: float) -> None:
+    whole = Path(path).read_bytes()
+    Path(path).write_bytes(whole[: int(share * len(whole))])
+    assert "not a whole checkpoint" in refused(path)
+
+
+@pytest.mark.parametrize(
+    "value", [{"state_dict": {"weight": torch.ones(2)}}, {}, [1, 2], torch.ones(3), "litpool"], ids=str
+)
+def test_a_torch_file_of_other_content_is_told(value: Any, tmp_path: Path) -> None:
+    torch.save(value, tmp_path / "other.ckpt")
+    assert "not written by litpool" in refused(tmp_path / "other.ckpt")
+
+
+def zipped() -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("word/document.xml", "<xml/>")
+    return stream.getvalue()
+
+
+def legacy() -> bytes:
+    stream = io.BytesIO()
+    torch.save({"state_dict": {}}, stream, _use_new_zipfile_serialization=False)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\n",
+        b"text,label\ngood film,pos\n",
+        "영화".encode(),
+        b"PK\x03\x04 and no more",
+        bytes(1000),
+        zipped(),
+        legacy(),
+    ],
+    ids=["empty", "newline", "csv", "korean", "zip's first bytes", "zeros", "zip", "torch before 1.6"],
+)
+def test_a_file_of_another_kind_is_told(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "other.ckpt").write_bytes(content)
+    refused(tmp_path / "other.ckpt")
+
+
+class Trap:
+    """What a hostile checkpoint would hold: code that runs when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
+    torch.save({"litpool": {}, "callbacks": Trap(tmp_path / "ran")}, tmp_path / "trap.ckpt")
+    assert re.search("weights", refused(tmp_path / "trap.ckpt"), re.IGNORECASE)
+    assert not (tmp_path / "ran").exists()
