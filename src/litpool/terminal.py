@@ -42,6 +42,7 @@ def quiet() -> None:
     """Leave to the terminal what a person needs: no adverts, no notes of the libraries about their own affairs."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries end in an error that is told anyway
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     for message in HARMLESS:

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 
+from litpool import InputError
+
 POOL = 64  # batches that are sorted together: enough to keep padding low, few enough to keep the order random
 
 
@@ -77,6 +79,10 @@ class EvaluationOrder(Sampler[list[int]]):
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        if len(lengths) < world_size:
+            raise InputError(
+                f"{len(lengths)} rows for {world_size} devices: set trainer.devices to {len(lengths)} or less"
+            )
         order = np.argsort(-np.asarray(lengths), kind="stable")
         batches = -(-len(order) // (batch_size * world_size))
         shares = np.array_split(order, batches * world_size)[rank::world_size]

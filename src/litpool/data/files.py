@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import ClassLabel, Features
 from numpy.typing import NDArray
 
 from litpool import InputError
@@ -213,6 +212,8 @@ def complete_rows(
         kind = table.schema.field(name).type
         if kind not in (pa.string(), pa.large_string(), pa.null()):
             raise InputError(f"{where}: {name!r} holds {kind}, must be texts; name another column")
+    from datasets import Features  # late: slow to import
+
     features = Features.from_arrow_schema(table.schema)
     missing = {name: _missing(table[name], features[name]) for name in table.column_names}
     bad = np.flatnonzero(np.any(list(missing.values()), axis=0))
@@ -228,6 +229,8 @@ def complete_rows(
 
 
 def _missing(column: pa.ChunkedArray, feature: Any) -> NDArray[np.bool_]:
+    from datasets import ClassLabel  # late: slow to import
+
     if column.type in (pa.string(), pa.large_string()):
         empty = pc.equal(pc.utf8_trim_whitespace(column), "")
     elif isinstance(feature, ClassLabel):

@@ -4,11 +4,10 @@ import hashlib
 import json
 import os
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import torch
-from datasets import ClassLabel, Dataset
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -17,9 +16,12 @@ from transformers import PreTrainedTokenizerBase
 
 from litpool import CACHE, InputError
 from litpool.data.batches import Collator, EvaluationOrder, TrainOrder
-from litpool.data.source import Source, load_splits, read_rows
+from litpool.data.files import Source
 from litpool.data.tokenizer import dump_tokenizer, language_warning, load_tokenizer
 from litpool.tasks.task import Task
+
+if TYPE_CHECKING:  # slow to import, and not needed until there are rows
+    from datasets import Dataset
 
 
 class TextDataModule(LightningDataModule):
@@ -100,6 +102,8 @@ class TextDataModule(LightningDataModule):
             self.tokenizer_files = dump_tokenizer(self.tokenizer)
         if stage == "predict":
             if "predict" not in self.rows:
+                from litpool.data.source import read_rows  # late: slow to import
+
                 assert self.input is not None
                 self.rows["predict"] = read_rows(self.input, self.source, self.task.texts)
                 self._encode("predict")
@@ -121,7 +125,9 @@ class TextDataModule(LightningDataModule):
         assert self.tokenizer_name is not None
         return load_tokenizer(self.tokenizer_name, self.add_tokens, self.add_special_tokens)
 
-    def _load_rows(self) -> dict[str, Dataset]:
+    def _load_rows(self) -> dict[str, "Dataset"]:
+        from litpool.data.source import load_splits  # late: slow to import
+
         splits = load_splits(self.source, self.task.texts, [self.task.label])
         rows = {split: _with_label_names(dataset, self.task.label) for split, dataset in splits.items()}
         if "train" in rows:
@@ -159,7 +165,7 @@ class TextDataModule(LightningDataModule):
         encoded = self.task.encode(rows, self.tokenizer, self.max_length)
         return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]], "index": indices}
 
-    def _content_key(self, rows: Dataset) -> str:
+    def _content_key(self, rows: "Dataset") -> str:
         digest = hashlib.sha256()
         for part in (type(self.task).__name__, vars(self.task), self.max_length, rows.column_names):
             digest.update(json.dumps(part, sort_keys=True, default=str).encode())
@@ -193,7 +199,7 @@ class TextDataModule(LightningDataModule):
 
     def _done(self) -> int:
         """Batches of this epoch that are trained already: 0 but for an epoch that is resumed."""
-        return self.trainer.fit_loop.epoch_loop.batch_progress.current.processed if self.trainer else 0
+        return self.trainer.fit_loop.epoch_loop.batch_progress.current.processed if self.trainer else 0  # type: ignore[attr-defined]
 
     def _share(self) -> dict[str, int]:
         """Which device's share of the batches is loaded here."""
@@ -210,8 +216,10 @@ class TextDataModule(LightningDataModule):
         }
 
 
-def _with_label_names(rows: Dataset, column: str) -> Dataset:
+def _with_label_names(rows: "Dataset", column: str) -> "Dataset":
     """The rows with a ClassLabel's ints replaced by its names, so that labels mean the same in every file."""
+    from datasets import ClassLabel, Dataset  # late: slow to import
+
     feature = rows.features[column]
     if not isinstance(feature, ClassLabel):
         return rows

@@ -1,13 +1,17 @@
 """Scoring a split: metrics fed batch by batch, the same in every loop."""
 
+from typing import TYPE_CHECKING
+
 import torch
-from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics import MeanMetric
 
 from litpool.loops import run
 from litpool.tasks.task import Task
+
+if TYPE_CHECKING:  # slow to import, and not needed until there are rows
+    from datasets import Dataset
 
 
 class Evaluation(nn.Module):
@@ -34,7 +38,7 @@ class Evaluation(nn.Module):
         computed = {**self.metrics.compute(), "loss": self.mean_loss.compute()}
         return {f"{prefix}/{name}": value.item() for name, value in computed.items() if value.ndim == 0}
 
-    def show(self, writer: SummaryWriter, prefix: str, rows: Dataset, step: int) -> None:
+    def show(self, writer: SummaryWriter, prefix: str, rows: "Dataset", step: int) -> None:
         """Draw the confusion matrix and the wrong answers for TensorBoard."""
         index, logits = (torch.cat(parts) for parts in zip(*self.outputs, strict=True))
         run.draw(writer, self.task, self.metrics, prefix, step)

@@ -204,5 +204,5 @@ class TextModule(LightningModule):
         files = self.datamodule.tokenizer_files
         checkpoint["litpool"] = contents(self.network, self.task, files, self.config, metrics)
         progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        if progress.processed < progress.ready:  # interrupted within a batch, which a resumed run takes again
+        if progress.processed < progress.ready:  # type: ignore[attr-defined]  # interrupted within a batch, which a resumed run takes again
             checkpoint["litpool"]["rng"] = self.rng_before

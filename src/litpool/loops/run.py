@@ -5,16 +5,18 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from datasets import Dataset
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics import MetricCollection
 
 from litpool.tasks.task import Task
+
+if TYPE_CHECKING:  # slow to import, and not needed until there are rows
+    from datasets import Dataset
 
 SHOWN = 20  # wrong answers in the table
 
@@ -34,7 +36,7 @@ def draw(writer: SummaryWriter, task: Task, metrics: MetricCollection, prefix: s
 
 
 def tell_mistakes(
-    writer: SummaryWriter, task: Task, prefix: str, rows: Dataset, index: Tensor, logits: Tensor, step: int
+    writer: SummaryWriter, task: Task, prefix: str, rows: "Dataset", index: Tensor, logits: Tensor, step: int
 ) -> None:
     """Write the most confident wrong answers as a table."""
     labels = index.new_tensor(task.targets(rows[index.tolist()][task.label]))
@@ -48,7 +50,7 @@ def tell_mistakes(
     writer.add_text(f"{prefix}/wrong", "\n".join(lines), step)
 
 
-def write_predictions(path: str, texts: Dataset, answers: list[dict[str, Any]]) -> None:
+def write_predictions(path: str, texts: "Dataset", answers: list[dict[str, Any]]) -> None:
     """Write the texts with their answers as JSON lines, in input order; `-` is standard output."""
     lines = (json.dumps({**row, **answer}, ensure_ascii=False) for row, answer in zip(texts, answers, strict=True))
     if path == "-":

@@ -2,9 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import ClasswiseWrapper, Metric, MetricCollection
@@ -12,6 +11,9 @@ from torchmetrics import classification as tm
 
 from litpool import InputError
 from litpool.tasks.task import Mistake, Task
+
+if TYPE_CHECKING:  # slow to import, and not needed until there are rows
+    from datasets import Dataset
 
 ClassWeights = Literal["balanced"] | dict[str, float] | None
 
@@ -43,7 +45,7 @@ class Classification(Task):
         self.class_weights, self.label_smoothing, self.dropout = class_weights, label_smoothing, dropout
         self.weights: list[float] | None = None
 
-    def learn(self, splits: Mapping[str, Dataset]) -> None:
+    def learn(self, splits: Mapping[str, "Dataset"]) -> None:
         """Label names and weights from the train split; every split must use those labels only."""
         names = {split: [str(value) for value in rows[self.label]] for split, rows in splits.items()}
         self.labels = self.labels or _label_names(names, self.label)
@@ -125,7 +127,7 @@ class MultiLabelClassification(Task):
         self.class_weights, self.label_smoothing, self.dropout = class_weights, label_smoothing, dropout
         self.weights: list[float] | None = None
 
-    def learn(self, splits: Mapping[str, Dataset]) -> None:
+    def learn(self, splits: Mapping[str, "Dataset"]) -> None:
         """Label names and weights from the train split; every split must use those labels only."""
         sets = {split: [_label_set(value) for value in rows[self.label]] for split, rows in splits.items()}
         names = {split: [name for row in rows for name in row] for split, rows in sets.items()}

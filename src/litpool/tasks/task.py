@@ -2,12 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from datasets import Dataset
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:  # slow to import, and not needed until there are rows
+    from datasets import Dataset
 
 
 class Mistake(NamedTuple):
@@ -50,7 +52,7 @@ class Task(ABC):
         return {**encoded, **({"labels": self.targets(rows[self.label])} if self.label in rows else {})}
 
     @abstractmethod
-    def learn(self, splits: Mapping[str, Dataset]) -> None:
+    def learn(self, splits: Mapping[str, "Dataset"]) -> None:
         """Learn from the rows what the network and the answers need, such as the label names; check the rows."""
 
     @abstractmethod
