@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from litpool import app
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from litpool import app
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 DEBUG = str(CONFIGS / "debug.yaml")
@@ -125,7 +126,9 @@ def test_tensorboard_has_curves_matrix_wrong_answers_config_and_hparams(fitted):
     tensors = {tag for found in tags for tag in found["tensors"]}
     images = {tag for found in tags for tag in found["images"]}
     train = {f"train/{name}" for name in ("loss", "lr", "grad_norm", "tokens_per_second", "padding")}
-    assert train | {"val/accuracy", "val/f1", "val/f1/good", "val/loss", "test/accuracy", "final/test/accuracy"} <= scalars
+    assert (
+        train | {"val/accuracy", "val/f1", "val/f1/good", "val/loss", "test/accuracy", "final/test/accuracy"} <= scalars
+    )
     assert {"val/confusion_matrix", "test/confusion_matrix"} <= images
     assert {"val/wrong/text_summary", "test/wrong/text_summary", "config/text_summary"} <= tensors
     assert any("_hparams_/session_start_info" in found["tensors"] for found in tags) or any(
@@ -185,3 +188,59 @@ def test_help_comes_from_the_docstrings(cli):
     assert "Rows in a batch, on each device." in text
     assert "Highest learning rate, of the top layer." in text
     assert "Train on the train split, keep the best checkpoint, score it on the test split." in text
+
+
+def test_pairs_of_texts_are_trained_and_answered(cli, tmp_path):
+    lines = [f'"{a}","{b}",{"same" if a == b else "other"}' for a in WORDS for b in WORDS for _ in range(8)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["left,right,label", *lines]) + "\n")
+    arguments = ["--data.source", "pairs.csv", "--task.text", "[left, right]"]
+    assert cli("fit", "--config", DEBUG, *arguments)[0] == 0
+    checkpoint = "logs/debug/version_0/checkpoints/best.ckpt"
+    status, out, err = cli("predict", "--ckpt_path", checkpoint, "--output", "-", stdin="good\tgood\ngood\tbad\n")
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert status == 0, err
+    assert [(answer["left"], answer["right"]) for answer in answers] == [("good", "good"), ("good", "bad")]
+    assert set(answers[0]["probabilities"]) == {"same", "other"}
+
+
+def test_several_labels_for_a_text_are_trained_and_answered(cli, tmp_path):
+    rng = random.Random(0)
+    rows = [{"text": " ".join(chosen) or "none", "labels": chosen} for chosen in
+            ([name for name in WORDS if rng.random() < 0.5] for _ in range(200))]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = ["--task", "MultiLabelClassification", "--task.label", "labels", "--task.class_weights", "balanced"]
+    data = ["--task.label_smoothing", "0.1", "--data.source", "rows.jsonl"]
+    status, _, err = cli("fit", "--config", DEBUG, *task, *data, "--trainer.max_epochs", 15, "--model.recipe.lr", 4e-3)
+    assert status == 0, err
+    assert json.loads(Path("logs/debug/version_0/metrics.json").read_text())["test/f1"] > 0.9
+    checkpoint = "logs/debug/version_0/checkpoints/best.ckpt"
+    _, out, err = cli("predict", "--ckpt_path", checkpoint, "--output", "-", stdin="good so\nnone\nbad\n")
+    assert [json.loads(line)["labels"] for line in out.splitlines()] == [["good", "so"], [], ["bad"]], err
+
+
+def test_added_tokens_live_on_in_the_checkpoint(cli, rows, tmp_path):
+    added = ["--data.add_tokens", "[brightwarm]", "--data.add_special_tokens", "['[S1]']"]
+    assert cli("fit", "--config", DEBUG, "--data.source", rows, *added)[0] == 0
+    path = tmp_path / "logs/debug/version_0/checkpoints/best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    tokenizer = app.restore_tokenizer(checkpoint["litpool"]["tokenizer"])
+    assert tokenizer.tokenize("a brightwarm [S1] day") == ["a", "brightwarm", "[S1]", "day"]
+    weight = checkpoint["state_dict"]["network.encoder.model.embeddings.word_embeddings.weight"]
+    assert len(weight) == len(tokenizer)
+    status, out, err = cli("predict", "--ckpt_path", path, "--output", "-", stdin="a brightwarm [S1] day\n")
+    assert (status, len(out.splitlines())) == (0, 1), err
+
+
+@pytest.mark.parametrize("freeze", ["all", "embeddings", 1])
+def test_frozen_weights_stay_as_they_were(cli, rows, tmp_path, freeze):
+    arguments = ["fit", "--config", DEBUG, "--data.source", rows, "--model.encoder.freeze", freeze]
+    status, _, err = cli(*arguments, "--model.recipe.layer_decay", 0.9, "--trainer.max_steps", 1)
+    assert status == 0, err
+    one = torch.load(tmp_path / "logs/debug/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    cli(*arguments, "--model.recipe.layer_decay", 0.9, "--trainer.max_steps", 4)
+    four = torch.load(tmp_path / "logs/debug/version_1/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    kept = {name for name in one if torch.equal(one[name], four[name])}
+    prefixes = {"all": ("network.encoder.",), "embeddings": ("network.encoder.model.embeddings.",)}.get(
+        freeze, ("network.encoder.model.embeddings.", "network.encoder.model.encoder.layer.0.")
+    )
+    assert kept == {name for name in one if name.startswith(prefixes)}

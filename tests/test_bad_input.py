@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from litpool.model import encoder
+import transformers
 
 DEBUG = str(Path(__file__).parent.parent / "configs/debug.yaml")
 GOOD = "text,label\n" + "a good film,pos\na bad film,neg\n" * 10
@@ -22,7 +22,7 @@ def refused(cli, monkeypatch, tmp_path):
         raise AssertionError("weights were loaded")
 
     def run(*arguments, **options):
-        monkeypatch.setattr(encoder.AutoModel, "from_pretrained", no_weights)
+        monkeypatch.setattr(transformers.AutoModel, "from_pretrained", no_weights)
         before = sorted(tmp_path.rglob("*"))
         status, _, err = cli(*arguments, **options)
         assert status == 2, err
@@ -132,7 +132,14 @@ def test_pooler_output_is_refused_where_the_model_has_none(refused, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     write("rows.csv", GOOD)
     Path("config.json").write_text(json.dumps({"model_type": "distilbert", "dim": 32, "n_heads": 4, "n_layers": 2}))
-    arguments = ["--data.source", "rows.csv", "--model.encoder", f"{{name: {tmp_path}}}", "--model.pooling", "PoolerOutput"]
+    arguments = [
+        "--data.source",
+        "rows.csv",
+        "--model.encoder",
+        f"{{name: {tmp_path}}}",
+        "--model.pooling",
+        "PoolerOutput",
+    ]
     assert "PoolerOutput: distilbert has no pooler" in refused("fit", *arguments)
 
 

@@ -25,7 +25,9 @@ def commands(path):
 def write_reviews(folder):
     """Files in the formats of the data sets that the headers speak of, with words of our own."""
     rng = random.Random(0)
-    reviews = [(" ".join(rng.choices("a fine dull film plays on".split(), k=5)), rng.randint(0, 1)) for _ in range(60)]
+    reviews = [
+        (" ".join(rng.choices(["a", "fine", "dull", "film", "plays", "on"], k=5)), rng.randint(0, 1)) for _ in range(60)
+    ]
     for name in ("SST2", "NSMC"):
         (folder / name).mkdir()
     for part in ("train", "dev", "test"):

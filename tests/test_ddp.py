@@ -1,4 +1,4 @@
-"""Two processes on CPU (gloo) against one: the same metrics from the same checkpoint, the same weights from training."""
+"""Two processes on CPU (gloo) against one: the same metrics from one checkpoint, the same weights from training."""
 
 import json
 import os

@@ -104,6 +104,8 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer with a run folder, the best and the last checkpoint, and a progress bar, unless configured."""
         given = self._get(self.config_init, "trainer")
+        if given.overfit_batches:  # it would put an order of its own in place of ours
+            raise InputError("trainer.overfit_batches: not to be had here; use data.max_rows for fewer rows")
         if self.subcommand == "predict":  # writes its answers and nothing else
             self.save_config_callback, kwargs["logger"] = None, False
         elif given.logger is None or given.logger is True:

@@ -11,6 +11,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
+from litpool import InputError
 from litpool.data.batches import POOL, Collator, EvaluationOrder, TrainOrder
 
 
@@ -19,7 +20,8 @@ def trials(count: int = 150) -> Iterator[tuple[list[int], int, int, bool]]:
     chance = random.Random(0)
     for _ in range(count):
         lengths = [chance.randint(1, 40) for _ in range(chance.randint(1, 200))]
-        yield lengths, chance.randint(1, 17), chance.randint(1, 5), chance.random() < 0.5
+        devices = min(chance.randint(1, 5), len(lengths))
+        yield lengths, chance.randint(1, 17), devices, chance.random() < 0.5
 
 
 def flat(batches: list[list[int]]) -> list[int]:
@@ -154,6 +156,13 @@ def test_evaluation_of_odd_sizes_by_hand() -> None:
     assert list(EvaluationOrder(lengths, 2)) == [[1, 3], [2, 4], [0]]
     assert list(EvaluationOrder(lengths, 2, 0, 2)) == [[1, 3], [4]]  # two rows, one row, by turns
     assert list(EvaluationOrder(lengths, 2, 1, 2)) == [[2], [0]]
+
+
+def test_evaluation_with_fewer_rows_than_devices_is_refused_on_each_of_them() -> None:
+    for rank in range(3):
+        assert len(EvaluationOrder([4, 4, 4], 8, rank, 3)) == 1
+        with pytest.raises(InputError, match="2 rows for 3 devices"):
+            EvaluationOrder([4, 4], 8, rank, 3)
 
 
 ROWS = {

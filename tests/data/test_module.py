@@ -222,11 +222,13 @@ def test_devices_load_different_rows_and_together_all(make: Make, stage: str) ->
 # ---- labels and texts
 
 
-def test_a_class_label_is_replaced_by_its_name(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_label_is_replaced_by_its_name(make: Make, tmp_path: Path) -> None:
     features = Features({"text": Value("string"), "label": ClassLabel(names=["zero", "ham", "spam"])})
     rows = Dataset.from_dict({"text": ["good film", "bad film", "dull"], "label": [2, 1, 2]}, features=features)
-    monkeypatch.setattr(module, "load_splits", lambda *_: {"train": rows, "validation": rows.select([1])})
-    data = make()
+    files = {"train": str(tmp_path / "train.parquet"), "validation": str(tmp_path / "validation.parquet")}
+    rows.to_parquet(files["train"])
+    rows.select([1]).to_parquet(files["validation"])
+    data = make(source=files)
     data.setup("fit")
     assert data.rows["train"]["label"][:] == ["spam", "ham", "spam"]
     assert data.rows["train"]["text"][:] == ["good film", "bad film", "dull"]
@@ -247,7 +249,7 @@ def test_two_texts_are_encoded_as_a_pair(make: Make, tmp_path: Path) -> None:
 
 def test_sets_of_labels_become_rows_of_zeros_and_ones(make: Make, tmp_path: Path) -> None:
     rows = [{"text": f"film {'a' * n}", "labels": [["x"], ["y", "x"], []][n % 3]} for n in range(30)]
-    data = make(task=MultiLabelClassification(), source=write(tmp_path / "sets.jsonl", rows))
+    data = make(task=MultiLabelClassification(label="labels"), source=write(tmp_path / "sets.jsonl", rows))
     data.setup("fit")
     for batch in all_batches(data):
         assert batch["labels"].dtype == torch.float32

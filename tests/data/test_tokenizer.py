@@ -67,6 +67,11 @@ def test_adding_twice_is_adding_once(tokenizer_folder: str, tmp_path: Path) -> N
     assert twice.get_vocab() == once.get_vocab()
 
 
+def test_more_special_tokens_leave_the_earlier_ones_special(tokenizer_folder: str, tmp_path: Path) -> None:
+    load_tokenizer(tokenizer_folder, [], ["[E1]"]).save_pretrained(tmp_path)
+    assert {"[E1]", "[E2]"} <= set(load_tokenizer(str(tmp_path), [], ["[E2]"]).all_special_tokens)
+
+
 def test_a_token_that_the_vocabulary_has_takes_no_new_id(tokenizer_folder: str) -> None:
     plain = load_tokenizer(tokenizer_folder, [], [])
     assert load_tokenizer(tokenizer_folder, ["film"], []).get_vocab() == plain.get_vocab()

@@ -1,6 +1,7 @@
 """A checkpoint carries what rebuilds the network; a file that is none is told in one line."""
 
 import io
+import json
 import re
 import zipfile
 from collections.abc import Callable
@@ -99,6 +100,10 @@ def test_the_encoders_config_goes_round(kind: str, build: Build, tokenizer: PreT
     config = encoder_config(contents(network, learned(), dump_tokenizer(tokenizer), {}, {}))
     assert type(config) is type(network.encoder.config)
     assert config.to_dict() == network.encoder.config.to_dict()
+
+
+def test_the_encoders_config_is_kept_whole_so_that_later_defaults_cannot_change_it(path: str) -> None:
+    assert json.loads(read(path)["encoder"])["layer_norm_eps"] == 1e-12  # BERT's default
 
 
 def test_added_tokens_are_in_the_rebuilt_encoder(

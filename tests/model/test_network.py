@@ -131,8 +131,8 @@ def test_special_tokens_are_known_to_the_pooling(build: Build, batch: Batch) -> 
 
 
 def test_the_head_is_the_tasks(build: Build, batch: Batch) -> None:
-    task: Task = MultiLabelClassification(dropout=0.25)
-    task.learn({"train": Dataset.from_dict({"labels": [["a"], ["b", "c"]]})})
+    task: Task = MultiLabelClassification(label="label", dropout=0.25)
+    task.learn({"train": Dataset.from_dict({"label": [["a"], ["b", "c"]]})})
     network = build(task=task)
     assert network(batch).shape == (3, 3)
     assert network.head[0].p == 0.25

@@ -25,7 +25,7 @@ def learned(values: list[Any], **options: Any) -> Classification:
 
 
 def learned_sets(values: list[Any], **options: Any) -> MultiLabelClassification:
-    task = MultiLabelClassification(**options)
+    task = MultiLabelClassification(label="labels", **options)
     task.learn(splits("labels", train=values))
     return task
 
@@ -215,6 +215,12 @@ def test_a_mean_of_batches_would_be_another_number() -> None:
     assert computed(task, logits, labels, [3, 1])["accuracy"] == 0.75  # the batches' are 1 and 0
 
 
+def test_a_label_that_neither_truth_nor_answers_have_is_left_out_of_macro_f1() -> None:
+    logits, labels = torch.tensor([[3.0, 0, 0], [3.0, 0, 0], [0, 3.0, 0]]), torch.tensor([0, 1, 1])
+    scores = computed(learned(["a", "b", "c"]), logits, labels, [3])
+    assert scores["f1"] == pytest.approx((2 / 3 + 2 / 3) / 2)  # as scikit-learn has it
+
+
 @pytest.mark.parametrize("task", [Classification(), MultiLabelClassification(label="label")])
 def test_the_monitored_metric_is_among_the_metrics(task: Task) -> None:
     task.learn(splits(train=["a", "b"]))
@@ -277,7 +283,7 @@ def test_a_column_of_numbers_holds_one_label_a_row() -> None:
 
 def test_a_label_unknown_to_train_is_named_among_several() -> None:
     with pytest.raises(InputError, match="the test split has the label 'z' in column 'labels'"):
-        MultiLabelClassification().learn(splits("labels", train=["a", "b"], test=["a|z"]))
+        MultiLabelClassification(label="labels").learn(splits("labels", train=["a", "b"], test=["a|z"]))
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ class TrainOrder(Sampler[list[int]]):
         return full + (rest >= self.world_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)  # no epoch repeats another seed's
         size = self.batch_size * self.world_size
         rows = torch.randperm(len(self.lengths), generator=generator)
         full = len(rows) - len(rows) % size  # the rest is a batch of its own: any rows, not always the longest

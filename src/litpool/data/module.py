@@ -221,8 +221,12 @@ def _with_label_names(rows: "Dataset", column: str) -> "Dataset":
     from datasets import ClassLabel, Dataset  # late: slow to import
 
     feature = rows.features[column]
-    if not isinstance(feature, ClassLabel):
+    several = getattr(feature, "feature", None)  # a list of labels in each row
+    if isinstance(several, ClassLabel):
+        names = [several.int2str(labels) for labels in rows[column]]
+    elif isinstance(feature, ClassLabel):
+        names = feature.int2str(rows[column])
+    else:
         return rows
     table = rows.with_format("arrow")[:]
-    names = pa.array(feature.int2str(rows[column]))
-    return Dataset(table.set_column(table.column_names.index(column), column, names))
+    return Dataset(table.set_column(table.column_names.index(column), column, pa.array(names)))

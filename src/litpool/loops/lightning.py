@@ -124,6 +124,10 @@ class TextModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Start the random numbers anew, or where the resumed run stood, so that dropout goes on as well."""
+        trainer = self.trainer
+        batches = trainer.max_steps * trainer.accumulate_grad_batches
+        if 0 < batches < trainer.val_check_batch:  # type: ignore[operator]
+            trainer.val_check_batch = batches  # a run of less than an epoch is validated at its end, too
         self.on_train_epoch_start()  # which is not called for an epoch that is resumed
         if self.restored is not None:
             restore_rng(self.restored["rng"])

@@ -30,8 +30,9 @@ def draw(writer: SummaryWriter, task: Task, metrics: MetricCollection, prefix: s
     labels = task.labels
     plt.switch_backend("Agg")  # a figure for a file needs no window
     side = max(5.0, 0.8 * len(labels))
-    figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
-    metrics["confusion_matrix"].plot(ax=axes, labels=labels, add_text=len(labels) <= 30)
+    figure, _ = metrics["confusion_matrix"].plot(labels=labels, add_text=len(labels) <= 30)
+    figure.set_size_inches(side, side)
+    figure.set_layout_engine("constrained")
     writer.add_figure(f"{prefix}/confusion_matrix", figure, step)
 
 

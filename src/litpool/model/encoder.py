@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import transformers  # whose classes load when they are asked for, and the models' are slow
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from litpool import InputError, demo
 
@@ -68,9 +69,9 @@ def load_config(options: EncoderOptions) -> PretrainedConfig:
 
 def _base_config(options: EncoderOptions) -> PretrainedConfig:
     try:
-        if not options.pretrained and options.name in MODEL_MAPPING._config_mapping:
-            return AutoConfig.for_model(options.name)
-        return AutoConfig.from_pretrained(demo.locate(options.name))
+        if not options.pretrained and options.name in transformers.MODEL_MAPPING._config_mapping:
+            return transformers.AutoConfig.for_model(options.name)
+        return transformers.AutoConfig.from_pretrained(demo.locate(options.name))
     except (OSError, ValueError, StrictDataclassError) as error:
         raise InputError(
             f"model.encoder.name={options.name}: neither a folder with a config.json nor a model that the Hub gave "
@@ -116,7 +117,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.all_layers = all_layers
         config = copy.deepcopy(config)
-        model_class: Any = MODEL_MAPPING[type(config)]
+        model_class: Any = transformers.MODEL_MAPPING[type(config)]
         if not model_class._supports_sdpa:  # MPNet, DeBERTa
             attention = "eager"
         arguments: dict[str, Any] = {"attn_implementation": attention, "dtype": torch.float32}
@@ -172,12 +173,16 @@ class Encoder(nn.Module):
         return hidden_states, getattr(output, "pooler_output", None)
 
 
-def _build(name: str | None, config: PretrainedConfig, arguments: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
+def _build(
+    name: str | None, config: PretrainedConfig, arguments: dict[str, Any]
+) -> tuple["transformers.PreTrainedModel", set[str]]:
     """The model, with random weights if there is no name, and what the files lack of the pooler's weights."""
     try:
         if name is None:
-            return AutoModel.from_config(config, **arguments), set()
-        model, info = AutoModel.from_pretrained(demo.locate(name), config=config, output_loading_info=True, **arguments)
+            return transformers.AutoModel.from_config(config, **arguments), set()
+        model, info = transformers.AutoModel.from_pretrained(
+            demo.locate(name), config=config, output_loading_info=True, **arguments
+        )
     except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
         where = f"model.encoder.name={name}: its weights cannot be loaded" if name else "model.encoder: cannot be built"
         raise InputError(f"{where} ({_reason(error)}); check the files and model.encoder.overrides") from error
@@ -195,7 +200,7 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _check_pooler(model: PreTrainedModel, missing: set[str]) -> None:
+def _check_pooler(model: "transformers.PreTrainedModel", missing: set[str]) -> None:
     if getattr(model, "pooler", None) is None:
         raise InputError(f"PoolerOutput: {model.config.model_type} has no pooler; use ClsPooling or MeanPooling")
     if missing:

@@ -117,7 +117,7 @@ class MultiLabelClassification(Task):
     def __init__(
         self,
         text: str | list[str] = "text",
-        label: str = "labels",
+        label: str = "label",
         class_weights: ClassWeights = None,
         label_smoothing: float = 0.0,
         dropout: float = 0.1,
