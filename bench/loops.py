@@ -3,70 +3,100 @@
     python bench/loops.py tiny     # a step of some milliseconds, where overhead shows
     python bench/loops.py minilm   # all-MiniLM-L6-v2's size, where it should not
 
-The loops take turns in one process, on the same batches, with TensorBoard logging on. A repeat's figure is the mean
-time from one optimizer step to the next, the first ten and the evaluation left out.
+Each loop runs in a process of its own, on the same batches, with TensorBoard logging on. They take turns, ten steps
+each, one line of the log among them; whoever has no turn waits. So a busy moment of the machine falls on all of them.
+A repeat's figure is the median over its turns; the first turn, which warms up, is left out.
 """
 
-import contextlib
-import io
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 
-import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
-
-from litpool import app
-
 LOOPS = {"plain": "fit_plain", "lightning": "fit", "huggingface": "fit_hf"}
 REPEATS = 5
-FIRST = 10  # steps that are left out: caches warm up
-SIZES = {"tiny": (400, 16, 2, 32, 4, 64), "minilm": (30, 32, 6, 384, 12, 1536)}  # steps, batch, layers, width, ...
+STEPS = 10  # of a turn, and from one line of the log to the next
+SIZES = {"tiny": (40, 8, 2, 32, 4, 64), "minilm": (6, 8, 6, 384, 12, 1536)}  # turns, batch, layers, width, heads, inner
 
 
 def arguments(command: str, size: str) -> list[str]:
-    steps, batch, layers, width, heads, inner = SIZES[size]
-    shape = f"hidden_size: {width}, num_hidden_layers: {layers}, num_attention_heads: {heads}, intermediate_size: {inner}"
+    turns, batch, layers, width, heads, inner = SIZES[size]
+    shape = f"hidden_size: {width}, num_hidden_layers: {layers}, num_attention_heads: {heads}"
     config = f"""
 seed_everything: 1
 task: {{class_path: Classification}}
 model:
-  encoder: {{pretrained: false, overrides: {{{shape}}}}}
+  encoder: {{pretrained: false, overrides: {{{shape}, intermediate_size: {inner}}}}}
   recipe: {{lr: 1.0e-4}}
-data: {{source: docstrings, max_rows: {steps * batch}, batch_size: {batch}, max_length: 64}}
-trainer: {{accelerator: cpu, max_epochs: 1, gradient_clip_val: 1.0, enable_progress_bar: false}}
+data: {{source: docstrings, max_rows: {(turns + 2) * STEPS * batch}, batch_size: {batch}, max_length: 64}}
+trainer:
+  {{accelerator: cpu, max_epochs: 1, gradient_clip_val: 1.0, log_every_n_steps: {STEPS}, enable_progress_bar: false}}
 """
     return ["cli.py", command, "--config", config]
 
 
-def seconds_a_step(command: str, size: str) -> float:
-    ticks: list[float] = []
-    hook = register_optimizer_step_post_hook(lambda *_: ticks.append(time.perf_counter()))
+def work(command: str, size: str) -> None:
+    """Train; after each turn, write its seconds and wait for the next."""
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    from litpool import app
+
+    baton = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    state = {"steps": 0, "start": 0.0}
+
+    def after_step(*_: object) -> None:
+        if state["steps"] % STEPS == 0:
+            print(time.perf_counter() - state["start"], file=baton)
+            sys.stdin.readline()
+            state["start"] = time.perf_counter()
+        state["steps"] += 1
+
+    register_optimizer_step_post_hook(after_step)
     sys.argv = arguments(command, size)
-    with contextlib.redirect_stdout(io.StringIO()):
-        app.main()
-    hook.remove()
-    return (ticks[-1] - ticks[FIRST]) / (len(ticks) - 1 - FIRST)
+    app.main()
+
+
+def repeat(size: str) -> dict[str, float]:
+    """Seconds a step of each loop."""
+    start = [sys.executable, __file__, size]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    workers = {loop: subprocess.Popen([*start, command], **pipes) for loop, command in LOOPS.items()}
+    turns: dict[str, list[float]] = {loop: [] for loop in LOOPS}
+    for worker in workers.values():
+        worker.stdout.readline()  # ready: it has taken its first step
+    for _ in range(SIZES[size][0]):
+        for loop, worker in workers.items():
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+            turns[loop].append(float(worker.stdout.readline()) / STEPS)
+    for worker in workers.values():
+        worker.kill()
+        worker.communicate()
+    return {loop: statistics.median(seconds[1:]) for loop, seconds in turns.items()}
 
 
 def main(size: str) -> None:
     os.chdir(tempfile.mkdtemp())
-    times: dict[str, list[float]] = {loop: [] for loop in LOOPS}
-    for repeat in range(REPEATS + 1):  # the first round warms up and is left out
-        for loop, command in LOOPS.items():
-            measured = seconds_a_step(command, size)
-            if repeat:
-                times[loop].append(measured)
-    floor = statistics.median(times["plain"])
-    print(f"{size}: {torch.get_num_threads()} threads on {platform.machine()}, torch {torch.__version__}\n")
-    print("| loop | ms a step, median of 5 | range | of plain |\n|---|---|---|---|")
-    for loop, measured in times.items():
-        low, middle, high = min(measured), statistics.median(measured), max(measured)
-        print(f"| {loop} | {middle * 1e3:.2f} | {low * 1e3:.2f} to {high * 1e3:.2f} | {middle / floor:.2f} |", flush=True)
+    repeats = [repeat(size) for _ in range(REPEATS)]
+    threads = os.environ.get("OMP_NUM_THREADS", os.cpu_count())
+    print(f"{size}: {threads} threads on {platform.machine()}\n")
+    print(f"| loop | ms a step, median of {REPEATS} | range | of plain, median of {REPEATS} | range |")
+    print("|---|---|---|---|---|")
+    for loop in LOOPS:
+        times = [figures[loop] * 1e3 for figures in repeats]
+        ratios = [figures[loop] / figures["plain"] for figures in repeats]
+        ms = f"{statistics.median(times):.2f} | {min(times):.2f} to {max(times):.2f}"
+        print(
+            f"| {loop} | {ms} | {statistics.median(ratios):.3f} | {min(ratios):.3f} to {max(ratios):.3f} |", flush=True
+        )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    if len(sys.argv) == 3:
+        work(sys.argv[2], sys.argv[1])
+    else:
+        main(sys.argv[1])

@@ -1,19 +1,24 @@
 """The commands: what each one does, once the command line is understood."""
 
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
 import torch
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from litpool import InputError
 from litpool.data.module import TextDataModule
 from litpool.loops import run
-from litpool.loops.flags import read_flags
+from litpool.loops.flags import Flags, read_flags
 from litpool.loops.job import Job
 from litpool.loops.lightning import TextModule
 from litpool.loops.recorder import Recorder
+
+Loop = Literal["plain", "lightning", "huggingface", "stock"]
 
 
 class Trainer(pl.Trainer):
@@ -79,26 +84,88 @@ class Trainer(pl.Trainer):
 
         plain.fit(self._job(model, datamodule, "the plain loop"))
 
+    def fit_stock(self, model: TextModule, datamodule: TextDataModule) -> None:
+        """Train as the Trainer does by default, for `compare`."""
+        from litpool.loops import stock
+
+        flags = self._start(model, datamodule, "the Trainer")
+        recorder = self._recorder()
+        assert recorder is not None
+        stock.fit(flags, datamodule, model.encoder, self._folder(), self.logger, recorder)
+
+    def compare(  # noqa: D417
+        self,
+        model: TextModule,
+        datamodule: TextDataModule,
+        loops: list[Loop] = ["plain", "lightning", "huggingface", "stock"],  # noqa: B006 (the parser reads it)
+        steps: PositiveInt | None = None,
+        repeat: PositiveInt = 1,
+    ) -> None:
+        """Train with all loops, one after the other: the same job step by step, and what it costs.
+
+        Args:
+            loops: Which; `stock` is the Trainer as it comes, with AutoModelForSequenceClassification.
+            steps: Optimizer steps to train, instead of the whole job.
+            repeat: How often to train with each loop, for the times.
+        """
+        from litpool.loops import compare, stock
+
+        flags = read_flags(model.config["trainer"], self, model.task, "one of the loops")
+        datamodule.setup("fit")
+        config = {**model.config, "trainer": {**model.config["trainer"], **self._cut(steps, datamodule)}}
+        parent = Path(self.logger.root_dir if isinstance(self.logger, TensorBoardLogger) else "logs")
+        folder = compare.folder_of(config, parent)
+        left_out = stock.cannot(model.task) if "stock" in loops else None
+        chosen = [loop for loop in loops if loop != "stock" or not left_out]
+        if not chosen:
+            raise InputError(f"loops={loops}: there is none to run; name some of {', '.join(get_args(Loop))}")
+        try:
+            runs = compare.run_loops(config, folder, chosen, repeat)
+        except KeyboardInterrupt:
+            sys.exit("interrupted; the same command goes on with the loops that are missing")
+        pooling = model.config["model"]["pooling"]["class_path"].rpartition(".")[2]
+        compare.report(folder, runs, stock.differences(flags, model.recipe, pooling, datamodule), left_out)
+        print(f"wrote {folder}")
+
+    def _cut(self, steps: int | None, datamodule: TextDataModule) -> dict[str, int]:
+        """The flags that end training after so many steps, with an evaluation there if it is within an epoch."""
+        if steps is None:
+            return {}
+        steps = int(steps)  # the parser's own kind of int is unknown to YAML
+        batches = steps * self.accumulate_grad_batches
+        within = batches < len(datamodule.train_dataloader())
+        return {"max_steps": steps, **({"val_check_interval": batches} if within else {})}
+
     def _job(self, model: TextModule, datamodule: TextDataModule, loop: str) -> Job:
         """What the other loops are handed; of Lightning, only the device, the run folder and the logger are used."""
-        flags = read_flags(model.config["trainer"], self, model.task, loop)
-        datamodule.setup("fit")
-        for callback in self.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, SaveConfigCallback):
-                callback.setup(self, model, "fit")
+        flags = self._start(model, datamodule, loop)
         model.trainer, self.datamodule = self, datamodule
         model.configure_model()
-        recorders = [callback for callback in self.callbacks if isinstance(callback, Recorder)]  # type: ignore[attr-defined]
         return Job(
             network=model.network,
             recipe=model.recipe,
             data=datamodule,
             flags=flags,
-            folder=Path(self.log_dir or self.default_root_dir),
+            folder=self._folder(),
             logger=self.logger if isinstance(self.logger, TensorBoardLogger) else None,
             config=model.config,
-            recorder=recorders[0] if recorders else None,
+            recorder=self._recorder(),
         )
+
+    def _start(self, model: TextModule, datamodule: TextDataModule, loop: str) -> Flags:
+        """Check the flags, read the data, and only then write config.yaml."""
+        flags = read_flags(model.config["trainer"], self, model.task, loop)
+        datamodule.setup("fit")
+        for callback in self.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, SaveConfigCallback):
+                callback.setup(self, model, "fit")
+        return flags
+
+    def _folder(self) -> Path:
+        return Path(self.log_dir or self.default_root_dir)
+
+    def _recorder(self) -> Recorder | None:
+        return next((c for c in self.callbacks if isinstance(c, Recorder)), None)  # type: ignore[attr-defined]
 
 
 def _from_all_devices(part: torch.Tensor) -> torch.Tensor:

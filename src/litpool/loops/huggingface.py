@@ -9,7 +9,6 @@ import math
 from typing import Any
 
 import torch
-from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import AutocastKwargs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -104,26 +103,29 @@ class Housekeeping(TrainerCallback):
     def __init__(self, job: Job, log: Log, batches: int) -> None:
         self.job, self.log, self.batches = job, log, batches
 
-    def on_train_begin(self, *_: Any, optimizer: AcceleratedOptimizer, **__: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Start the random numbers anew, so that dropout draws as in the other loops."""
         if self.job.recorder:
-            self.job.recorder.watch(self.job.network, optimizer.optimizer)
+            self.job.recorder.watch(self.job.network, kwargs["optimizer"].optimizer)  # not accelerate's wrapper of it
         torch.manual_seed(torch.initial_seed())
 
-    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Another order of the rows; the Trainer tells the epoch only to samplers that it knows."""
         kwargs["train_dataloader"].sampler.set_epoch(round(state.epoch or 0))
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Evaluate when the flags say so; the Trainer counts steps on across epochs, Lightning batches within one."""
         window = self.job.flags.accumulate
         epoch, steps = divmod(state.global_step - 1, math.ceil(self.batches / window))
         control.should_evaluate = self.job.flags.due(epoch, min((steps + 1) * window, self.batches), self.batches)
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, *_: Any, logs: dict[str, float], **kwargs: Any
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write a line of the log; the loss is the last batch's, where the Trainer gives a mean since the last line."""
+        logs = kwargs["logs"]
         if "grad_norm" not in logs:  # a summary, at the end
             return
         lr = max(kwargs["lr_scheduler"].get_last_lr())
@@ -131,13 +133,14 @@ class Housekeeping(TrainerCallback):
         if self.job.recorder:
             self.job.recorder.on_step(logs["loss"], logs["grad_norm"])
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, *_: Any, metrics: dict[str, float], **__: Any
-    ) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Keep the last and the best checkpoint, as Lightning writes them."""
-        self.job.keep({name.removeprefix("eval_"): value for name, value in metrics.items()}, state.global_step)
+        metrics = {name.removeprefix("eval_"): value for name, value in kwargs["metrics"].items()}
+        self.job.keep(metrics, state.global_step)
 
-    def on_train_end(self, *_: Any, **__: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """The weights are final."""
         if self.job.recorder:
             self.job.recorder.finish()

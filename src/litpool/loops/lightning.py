@@ -204,7 +204,8 @@ class TextModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add all that it takes to load the checkpoint on another machine, without the original weights."""
-        metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
+        logged = self.trainer.callback_metrics.items()
+        metrics = {name: value.item() for name, value in logged if not name.startswith("train/")}
         files = self.datamodule.tokenizer_files
         checkpoint["litpool"] = contents(self.network, self.task, files, self.config, metrics)
         progress = self.trainer.fit_loop.epoch_loop.batch_progress.current

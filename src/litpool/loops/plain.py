@@ -53,7 +53,7 @@ def fit(job: Job) -> None:
             step += 1
 
             # tell
-            log.write(step, loss.detach(), max(schedule.get_last_lr()), grad_norm)
+            log.write(step, loss.detach(), float(max(schedule.get_last_lr())), grad_norm)
             if job.recorder:
                 job.recorder.on_step(window, grad_norm)
             window.zero_()
