@@ -96,6 +96,10 @@ def test_a_number_in_json_where_a_text_should_be_is_named(refused, tmp_path, mon
         (["--task.class_weights", "{positiv: 2}"], "'positiv'"),
         (["--data.batch_size", "x"], "data.batch_size"),
         (["--data.batch_size", "0"], "data.batch_size=0"),
+        (["--data.num_workers", "-1"], "data.num_workers=-1"),
+        (["--trainer.gradient_clip_val", "-1"], "trainer.gradient_clip_val=-1"),
+        (["--trainer.accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches=0"),
+        (["--trainer.overfit_batches", "2"], "data.max_rows"),
         (["--data.max_length", "513"], "512"),
         (["--config", "nothing.yaml"], "nothing.yaml"),
         (["--config", "{a: [}"], "config"),
@@ -149,3 +153,12 @@ def test_the_shell_sees_one_line_and_exit_status_2(tmp_path):
         done = subprocess.run([sys.executable, cli, *arguments], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 2
         assert re.fullmatch(r"error: .*\n", done.stderr), done.stderr
+
+
+def test_predict_refuses_an_output_that_cannot_be_written(refused, cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("rows.csv", GOOD)
+    assert cli("fit", "--config", DEBUG, "--data.source", "rows.csv")[0] == 0
+    checkpoint = ["--ckpt_path", "logs/debug/version_0/checkpoints/best.ckpt"]
+    assert "folder that exists" in refused("predict", *checkpoint, "--input", "rows.csv", "--output", "new/out.jsonl")
+    assert "leave --task out" in refused("test", *checkpoint, "--task", "MultiLabelClassification")

@@ -9,6 +9,7 @@ import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from litpool import InputError
 from litpool.commands import Trainer
@@ -96,6 +97,9 @@ class CLI(LightningCLI):
         keys = (*self.config_keys, "trainer") if trains else self.config_keys
         self.model.config = {key: config[key] for key in keys if key in config}
         if self.saved is not None:
+            stored = self.saved["config"]["task"]["class_path"]
+            if config["task"]["class_path"] != stored:
+                raise InputError(f"task={config['task']['class_path']}: the checkpoint's is {stored}; leave --task out")
             self.model.restored = self.saved
             self.model.task.load_state_dict(self.saved["task"])
             self.datamodule.restored_tokenizer = restore_tokenizer(self.saved["tokenizer"])
@@ -104,6 +108,10 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer with a run folder, the best and the last checkpoint, and a progress bar, unless configured."""
         given = self._get(self.config_init, "trainer")
+        least = {"gradient_clip_val": 0, "accumulate_grad_batches": 1}  # Lightning takes less, and fails or errs later
+        for name, bound in least.items():
+            if given[name] is not None and given[name] < bound:
+                raise InputError(f"trainer.{name}={given[name]}: give {bound} or more")
         if given.overfit_batches:  # it would put an order of its own in place of ours
             raise InputError("trainer.overfit_batches: not to be had here; use data.max_rows for fewer rows")
         if self.subcommand == "predict":  # writes its answers and nothing else
@@ -149,7 +157,10 @@ class CLI(LightningCLI):
 
     def before_predict(self) -> None:
         """Likewise."""
-        self.datamodule.input = self.config[self.subcommand].input
+        given = self.config[self.subcommand]
+        if given.output != "-" and (Path(given.output).is_dir() or not Path(given.output).parent.is_dir()):
+            raise InputError(f"output={given.output}: name a file in a folder that exists, or - for standard output")
+        self.datamodule.input = given.input
         self.datamodule.setup("predict")
 
     def after_fit(self) -> None:
@@ -157,6 +168,8 @@ class CLI(LightningCLI):
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         if not best:  # fast_dev_run keeps none
             return
+        if not Path(best).exists():  # a resumed run folder that was moved
+            best = str(Path(self.config[self.subcommand].ckpt_path).parent / "best.ckpt")
         metrics = checkpoint.read(best)["metrics"]
         if "test" in self.datamodule.rows:
             metrics |= self.trainer.test(self.model, self.datamodule, ckpt_path=best)[0]
@@ -189,6 +202,6 @@ def main() -> None:
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (InputError, MisconfigurationException) as error:  # the latter: what Lightning makes of the trainer's flags
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

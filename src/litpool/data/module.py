@@ -73,6 +73,8 @@ class TextDataModule(LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise InputError(f"data.batch_size={batch_size}: give 1 or more")
+        if num_workers < 0:
+            raise InputError(f"data.num_workers={num_workers}: give 0 or more")
         self.task = task
         self.source = Source(
             source=source,

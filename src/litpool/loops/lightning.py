@@ -120,7 +120,7 @@ class TextModule(LightningModule):
         elif isinstance(self.trainer.strategy, FSDPStrategy):  # only the sharded whole knows its norm
             self.grad_norm = self.trainer.strategy.model.clip_grad_norm_(most)  # type: ignore[union-attr,operator]
         else:
-            self.grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters(), most)
+            self.grad_norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), most)
 
     def on_train_start(self) -> None:
         """Start the random numbers anew, or where the resumed run stood, so that dropout goes on as well."""
