@@ -50,7 +50,6 @@ def test_the_terminal_is_quiet(fitted):
     _, out, err = fitted
     for noise in ("GPU", "TPU", "Tip", "litmodels", "warning", "Warning", "Seed set", "LOAD REPORT", "Sanity"):
         assert noise not in out + err
-    assert "loss=" in out + err  # on the progress bar
 
 
 def test_test_of_the_best_checkpoint_needs_no_config_and_repeats_the_score(fitted, cli):
@@ -244,3 +243,10 @@ def test_frozen_weights_stay_as_they_were(cli, rows, tmp_path, freeze):
         freeze, ("network.encoder.model.embeddings.", "network.encoder.model.encoder.layer.0.")
     )
     assert kept == {name for name in one if name.startswith(prefixes)}
+
+
+def test_a_bar_is_shown_where_it_is_asked_for_or_there_is_a_terminal(cli, rows):
+    for value, shown in (("true", True), ("null", False), ("false", False)):
+        arguments = ("--data.source", rows, "--trainer.enable_progress_bar", value, "--trainer.max_steps", 2)
+        _, out, err = cli("fit", "--config", DEBUG, *arguments)
+        assert ("loss=" in out + err) is shown

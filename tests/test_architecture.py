@@ -18,6 +18,8 @@ LOOPS = "(lightning|huggingface|plain|compare)$"  # the loops themselves; the ot
 RULES = {
     r"litpool|litpool\.demo": SHARED,
     r"litpool\.data(\..+)?": rf"{SHARED}|{TASK}|litpool\.data\.\w+",
+    r"litpool\.tasks\.question_answering": rf"{SHARED}|{TASK}|litpool\.tasks\.(answers|spans)",
+    r"litpool\.tasks\.similarity": rf"{SHARED}|{TASK}|litpool\.tasks\.retrieval",
     r"litpool\.tasks(\..+)?": rf"{SHARED}|{TASK}",
     r"litpool\.model|litpool\.model\.(packing|pooling)": SHARED,
     r"litpool\.model\.encoder": rf"{SHARED}|litpool\.model\.packing",

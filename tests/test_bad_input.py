@@ -162,3 +162,69 @@ def test_predict_refuses_an_output_that_cannot_be_written(refused, cli, tmp_path
     checkpoint = ["--ckpt_path", "logs/debug/version_0/checkpoints/best.ckpt"]
     assert "folder that exists" in refused("predict", *checkpoint, "--input", "rows.csv", "--output", "new/out.jsonl")
     assert "leave --task out" in refused("test", *checkpoint, "--task", "MultiLabelClassification")
+
+
+PAIRS = "a,b,score,kind\n" + "a film,the film,4.5,yes\nthe play,a film,0,no\n" * 10
+
+
+def squad(start, question="Who wrote?"):
+    """Published SQuAD JSON of four articles; the last one's answer is said to begin at `start`."""
+    articles = []
+    for title, offset in (("Ada", 0), ("Bea", 0), ("Cleo", 0), ("Ada again", start)):
+        asked = {"id": f"q-{title}", "question": question, "answers": [{"text": "Ada", "answer_start": offset}]}
+        articles.append({"title": title, "paragraphs": [{"context": "Ada wrote notes.", "qas": [asked]}]})
+    return json.dumps({"version": "1.1", "data": articles})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            "--task Regression --task.text a --task.label score --task.score_range [0,4]",
+            "row 1: 'score' is '4.5', must be a number from 0",
+        ),
+        ("--task Regression --task.text a --task.label kind", "'kind' is 'yes', must be a number"),
+        (
+            "--task Regression --task.text a --task.label score --task.score_range [4,0]",
+            "give the lowest score, then the highest",
+        ),
+        ("--task Similarity --task.text [a,b] --task.label score", "'score' is '4.5', must be a number from 0 to 1"),
+        ("--task Similarity --task.text a --task.label score --task.score_range [0,5]", "pairs take two columns"),
+        ("--task Similarity --task.text [a,c] --task.score_range [0,5]", "no column 'c'"),
+        ("--task Similarity --task.text [a,b] --task.objective softmx", "softmx"),
+        (
+            "--task Similarity --task.text [a,b] --task.objective contrastive --task.temperature 0",
+            "give a number over 0",
+        ),
+        ("--task Similarity --task.text [a,b,kind] --task.objective cosine", "hard negatives are for contrastive"),
+        ("--task QuestionAnswering", "no column 'question'"),
+    ],
+)
+def test_a_task_that_the_file_does_not_fit_is_refused(refused, arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("pairs.csv", PAIRS)
+    assert said in refused("fit", "--config", DEBUG, "--data.source", "pairs.csv", *arguments.split())
+
+
+def test_a_label_that_softmax_does_not_know_is_named(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("train.csv", PAIRS)
+    write("test.csv", PAIRS + "a film,a play,1,maybe\n")
+    arguments = ["--data.source", "{train: train.csv, test: test.csv}", "--task", "Similarity", "--task.text", "[a, b]"]
+    message = refused("fit", "--config", DEBUG, *arguments, "--task.objective", "softmax", "--task.label", "kind")
+    assert "the test split has the label 'maybe' in column 'kind'" in message
+
+
+def test_questions_that_cannot_be_used_are_named(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--config", DEBUG, "--data.source", "squad.json", "--task", "QuestionAnswering"]
+    write("squad.json", squad(start=2))
+    message = refused("fit", *arguments)
+    assert "Ada again" in message
+    assert "q-Ada again" in message
+    write("squad.json", squad(start=0).replace('[{"text": "Ada", "answer_start": 0}]', "[]", 1))
+    assert "task.no_answer" in refused("fit", *arguments)
+    write("squad.json", squad(start=0, question="who " * 80))
+    assert "data.max_length" in refused("fit", *arguments)
+    write("squad.json", squad(start=0))
+    assert "leave it out" in refused("fit", *arguments, "--model.pooling", "ClsPooling")

@@ -80,3 +80,35 @@ def test_two_processes_predict_what_one_does_in_input_order(trained):
     for left, right in zip(*answers, strict=True):
         assert (left["text"], left["label"]) == (right["text"], right["label"])
         assert left["probabilities"] == pytest.approx(right["probabilities"], abs=1e-6)
+
+
+PAIRS = ["--task.text", "[left, right]"]
+TASKS = {
+    "regression": ["--task", "Regression", *PAIRS, "--task.label", "score", "--task.score_range", "[0, 5]"],
+    "cosine": ["--task", "Similarity", *PAIRS, "--task.label", "score", "--task.score_range", "[0, 5]"],
+    "contrastive": ["--task", "Similarity", *PAIRS, "--task.objective", "contrastive"],
+    "questions": ["--task", "QuestionAnswering", "--task.doc_stride", "4", "--data.max_length", "24"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TASKS)
+def test_two_processes_score_every_task_as_one_does(name, tmp_path):
+    rng = random.Random(0)
+    words = " ".join(WORDS.values()).split()
+    rows = []
+    for number in range(33):
+        left, right, context = (" ".join(rng.choices(words, k=rng.randint(3, 12))) for _ in range(3))
+        answers = {"text": [context.split()[0]], "answer_start": [0]}
+        asked = {"question": left, "context": context, "answers": answers}
+        rows.append({"left": left, "right": right, "score": number % 11 / 2, **asked})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = ["test", "--config", ROOT / "configs/debug.yaml", "--data.source", "{test: rows.jsonl}", *TASKS[name]]
+    results = [
+        json.loads((run(tmp_path, *common, "--data.batch_size", "4", *more) / "metrics.json").read_text())
+        for more in ([], TWO)
+    ]
+    losses = [result.pop("test/loss") for result in results]
+    assert results[0] == pytest.approx(results[1], abs=1e-6)
+    if name != "contrastive":  # whose batches are others
+        assert losses[0] == pytest.approx(losses[1], abs=1e-3)  # of QA's windows the batches have other sizes

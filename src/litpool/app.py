@@ -18,7 +18,7 @@ from litpool.data.tokenizer import restore_tokenizer
 from litpool.loops import checkpoint, run
 from litpool.loops.lightning import TextModule
 from litpool.parser import Parser
-from litpool.tasks import classification  # noqa: F401 (so that the parser knows its classes by name)
+from litpool.tasks import classification, question_answering, regression, similarity  # noqa: F401 (the parser looks)
 from litpool.tasks.task import Task
 from litpool.terminal import ProgressBar, TellHowToResume, quiet
 
@@ -126,10 +126,11 @@ class CLI(LightningCLI):
             best = ModelCheckpoint(filename="best", monitor=task.monitor, mode=task.monitor_mode, **OVERWRITE)
             last = ModelCheckpoint(filename="last", save_on_exception=True, **OVERWRITE)
             callbacks += [best, last, TellHowToResume()]
+        wanted = sys.stdout.isatty() if given.enable_progress_bar is None else given.enable_progress_bar
         if self.config[self.subcommand].get("output") == "-":
-            kwargs["enable_progress_bar"] = False  # it would stand between the answers
-        elif given.enable_progress_bar is not False:
-            callbacks.append(ProgressBar())
+            wanted = False  # it would stand between the answers
+        kwargs["enable_progress_bar"] = wanted
+        callbacks += [ProgressBar()] if wanted else []
         kwargs["callbacks"] = callbacks
         return super().instantiate_trainer(**kwargs)
 
@@ -160,6 +161,10 @@ class CLI(LightningCLI):
         given = self.config[self.subcommand]
         if given.output != "-" and (Path(given.output).is_dir() or not Path(given.output).parent.is_dir()):
             raise InputError(f"output={given.output}: name a file in a folder that exists, or - for standard output")
+        if given.output.endswith(".npz") and not self.model.task.gives_vectors:
+            raise InputError(
+                f"output={given.output}: only vectors go into .npz, and the answers are others; use .jsonl"
+            )
         self.datamodule.input = given.input
         self.datamodule.setup("predict")
 

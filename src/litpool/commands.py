@@ -61,16 +61,18 @@ class Trainer(pl.Trainer):
         Args:
             ckpt_path: The checkpoint, such as RUN/checkpoints/best.ckpt.
             input: The file with the texts; `-` for standard input, one text a line or JSON lines.
-            output: The JSON lines to write, in input order; `-` for standard output.
+            output: What to write, in input order: JSON lines, a `.parquet` file, or, for vectors alone, a `.npz` file
+                with the array `vectors`; `-` for JSON lines on standard output.
         """
         parts = super().predict(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
         assert parts is not None
-        index, logits = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        index, kept = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         if self.world_size > 1:
-            index, logits = _from_all_devices(index), _from_all_devices(logits)
+            index, kept = _from_all_devices(index), _from_all_devices(kept)
         if self.is_global_zero:
-            answers = model.task.decode(logits[index.argsort()])
-            run.write_predictions(output, datamodule.rows["predict"].select_columns(model.task.texts), answers)
+            rows = datamodule.rows["predict"]
+            answers = model.task.decode(model.task.assemble(kept, index), rows)
+            run.write_predictions(output, rows.select_columns(model.task.shown), answers)
 
     def fit_hf(self, model: TextModule, datamodule: TextDataModule) -> None:
         """Train as `fit` does, with the Hugging Face Trainer around the same network."""

@@ -13,6 +13,8 @@ from litpool import InputError
 from litpool.tasks.classification import Classification, MultiLabelClassification
 from litpool.tasks.task import Task
 
+NO_ROWS = Dataset.from_dict({})  # for what does not look at them
+
 
 def splits(column: str = "label", **labels: list[Any]) -> dict[str, Dataset]:
     return {split: Dataset.from_dict({column: values}) for split, values in labels.items()}
@@ -32,9 +34,9 @@ def learned_sets(values: list[Any], **options: Any) -> MultiLabelClassification:
 
 def computed(task: Task, logits: Tensor, labels: Tensor, sizes: list[int]) -> dict[str, Any]:
     """The metrics of a split that is fed in batches of these sizes."""
-    metrics = task.metrics()
+    metrics = task.metrics("test", NO_ROWS)
     for some, truth in zip(logits.split(sizes), labels.split(sizes), strict=True):
-        task.update(metrics, some, truth)
+        task.update(metrics, some, {"labels": truth})
     return {name: value.tolist() for name, value in metrics.compute().items()}
 
 
@@ -233,7 +235,7 @@ def test_the_monitored_metric_is_among_the_metrics(task: Task) -> None:
 
 
 def test_answers_name_the_likeliest_label_and_all_probabilities() -> None:
-    answers = learned(["b", "a", "c"]).decode(torch.tensor(LOGITS, dtype=torch.bfloat16))
+    answers = learned(["b", "a", "c"]).decode(torch.tensor(LOGITS, dtype=torch.bfloat16), NO_ROWS)
     assert [answer["label"] for answer in answers] == ["b", "c"]
     for answer, row in zip(answers, LOGITS, strict=True):
         assert list(answer["probabilities"]) == ["a", "b", "c"]
@@ -245,15 +247,17 @@ def test_answers_name_the_likeliest_label_and_all_probabilities() -> None:
 
 def test_mistakes_come_the_most_confident_first() -> None:
     logits = torch.tensor([[0.0, 1.0], [5.0, 0.0], [0.0, 3.0], [4.0, 0.0], [0.0, 2.0]])
-    mistakes = learned(["a", "b"]).mistakes(logits, torch.tensor([0, 0, 0, 0, 0]))
+    mistakes = learned(["a", "b"]).mistakes(logits, Dataset.from_dict({"label": ["a"] * 5}))
     assert [mistake.row for mistake in mistakes] == [2, 4, 0]
-    assert [mistake.confidence for mistake in mistakes] == pytest.approx([1 / (1 + math.exp(-v)) for v in (3, 2, 1)])
+    assert [mistake.measure for mistake in mistakes] == pytest.approx([1 / (1 + math.exp(-v)) for v in (3, 2, 1)])
     assert {(mistake.true, mistake.predicted) for mistake in mistakes} == {("a", "b")}
 
 
 def test_no_mistake_is_no_row() -> None:
-    assert learned(["a", "b"]).mistakes(torch.eye(2), torch.tensor([0, 1])) == []
-    assert learned_sets([["a"], ["b"]]).mistakes(torch.eye(2) * 2 - 1, torch.eye(2)) == []
+    assert learned(["a", "b"]).mistakes(torch.eye(2), Dataset.from_dict({"label": ["a", "b"]})) == []
+    assert (
+        learned_sets([["a"], ["b"]]).mistakes(torch.eye(2) * 2 - 1, Dataset.from_dict({"labels": [["a"], ["b"]]})) == []
+    )
 
 
 # ---- several labels
@@ -339,7 +343,7 @@ def test_metrics_of_several_labels_are_those_of_the_split(sizes: list[int], scal
 
 
 def test_answers_name_the_labels_over_one_half() -> None:
-    answers = learned_sets([["a"], ["b"], ["c"]]).decode(torch.tensor([[2.0, -3.0, 0.1], [-1.0, -1.0, 0.0]]))
+    answers = learned_sets([["a"], ["b"], ["c"]]).decode(torch.tensor([[2.0, -3.0, 0.1], [-1.0, -1.0, 0.0]]), NO_ROWS)
     assert [answer["labels"] for answer in answers] == [["a", "c"], []]
     assert answers[0]["probabilities"] == pytest.approx(
         {n: 1 / (1 + math.exp(-v)) for n, v in zip("abc", (2, -3, 0.1), strict=True)}
@@ -348,8 +352,8 @@ def test_answers_name_the_labels_over_one_half() -> None:
 
 def test_mistakes_of_several_labels_by_hand() -> None:
     logits = torch.tensor([[3.0, -3.0], [2.0, 1.0], [-4.0, -4.0], [1.0, -1.0]])
-    labels = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
-    mistakes = learned_sets([["a"], ["b"]]).mistakes(logits, labels)
+    rows = Dataset.from_dict({"labels": [["a"], ["b"], ["a"], []]})
+    mistakes = learned_sets([["a"], ["b"]]).mistakes(logits, rows)
     assert [mistake.row for mistake in mistakes] == [2, 1, 3]
     assert [(mistake.true, mistake.predicted) for mistake in mistakes] == [("a", "none"), ("b", "a | b"), ("none", "a")]
-    assert [mistake.confidence for mistake in mistakes] == pytest.approx([1 / (1 + math.exp(-v)) for v in (4, 2, 1)])
+    assert [mistake.measure for mistake in mistakes] == pytest.approx([1 / (1 + math.exp(-v)) for v in (4, 2, 1)])

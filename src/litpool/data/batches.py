@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 
 from litpool import InputError
 
+TOKENS = ("input_ids", "token_type_ids", "special_tokens_mask")  # what the tokenizer pads
 POOL = 64  # batches that are sorted together: enough to keep padding low, few enough to keep the order random
 
 
@@ -108,7 +110,24 @@ class Collator:
         tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
 
     def __call__(self, rows: Mapping[str, list[Any]]) -> dict[str, Tensor]:
-        """Rows as columns, `input_ids` among them, to tensors: (B, T) for tokens, (B, ...) for `labels` and `index`."""
+        """Rows as columns, `input_ids` among them, to tensors.
+
+        Returns:
+            (B, T) for tokens, (B, K, T) where a row has K texts that are encoded each by itself, (B, T, 2) for
+            `offsets`, and (B, ...) for `labels` and `index`.
+        """
         single = {key: torch.tensor(rows[key]) for key in ("labels", "index") if key in rows}
-        tokens = {key: value for key, value in rows.items() if key not in single and key != "length"}
-        return {**self.tokenizer.pad(tokens, return_tensors="pt"), **single}
+        tokens = {key: rows[key] for key in TOKENS if key in rows}
+        several = isinstance(tokens["input_ids"][0][0], list)
+        if several:
+            tokens = {key: [text for row in texts for text in row] for key, texts in tokens.items()}
+        padded = dict(self.tokenizer.pad(tokens, return_tensors="pt"))
+        if several:
+            padded = {key: value.unflatten(0, (len(single["index"]), -1)) for key, value in padded.items()}
+        if "offsets" in rows:
+            padded["offsets"] = self._padded_offsets(rows["offsets"])
+        return {**padded, **single}
+
+    def _padded_offsets(self, offsets: list[list[list[int]]]) -> Tensor:
+        side = self.tokenizer.padding_side
+        return pad_sequence([torch.tensor(row) for row in offsets], batch_first=True, padding_side=side)  # (B, T, 2)

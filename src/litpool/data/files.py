@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from litpool import InputError
+from litpool.data.squad import squad_rows
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 TYPED = [".json", ".jsonl", ".parquet"]  # where a number is told from a text by the format itself
@@ -61,18 +62,18 @@ class Source:
             self.delimiter = "\t"
 
 
-def read_file(path: str, source: Source, texts: list[str], labels: list[str]) -> pa.Table:
-    """Read the wanted columns of one file, and of its rows the complete ones."""
+def read_file(path: str, source: Source, texts: list[str], labels: list[str], extras: Sequence[str] = ()) -> pa.Table:
+    """Read the wanted columns of one file, `extras` only where they are, and of its rows the complete ones."""
     where, ending, wanted = "standard input" if path == "-" else path, Path(path).suffix.lower(), texts + labels
     if ending == ".parquet":
         table = _parquet(path)
         lines: Sequence[int] = range(1, len(table) + 1)
-        table = table.select(present(table.column_names, wanted, where))
+        table = table.select(present(table.column_names, wanted, where, extras))
     else:
         text = read_text(path)
         typed = ending in TYPED or (path == "-" and text.lstrip().startswith("{"))
         columns, lines = _objects(text, ending, where) if typed else _delimited(text, ending, where, source)
-        wanted = present(list(columns), wanted, where)
+        wanted = present(list(columns), wanted, where, extras)
         for name in texts:
             _no_number(name, columns[name], lines, where, alone=typed or len(columns) == 1)
         try:
@@ -80,7 +81,7 @@ def read_file(path: str, source: Source, texts: list[str], labels: list[str]) ->
         except (TypeError, ValueError, OverflowError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{where}: a column mixes kinds of values ({reason}); make them alike") from error
-    complete = complete_rows(table, lines, where, source, texts)
+    complete = complete_rows(table, lines, where, source, texts, labels)
     return table if len(complete) == len(table) else table.take(complete)
 
 
@@ -114,9 +115,11 @@ def _parquet(path: str) -> pa.Table:
 
 
 def _objects(text: str, ending: str, where: str) -> Columns:
-    """Read JSON (a list of objects) or JSONL; a key that only some objects have counts as missing in the others."""
+    """Read JSON (objects in a list, or SQuAD's) or JSONL; a key that some objects have counts as missing in others."""
     if ending == ".json":
         rows = _json(text, where, 1, "a .json file is one list; is it .jsonl?")
+        if isinstance(rows, dict) and rows.get("data"):
+            rows = squad_rows(rows, where)
         if not isinstance(rows, list):
             raise InputError(f"{where}: holds one {type(rows).__name__}, must be a list of objects; or use JSONL")
         numbered = list(enumerate(rows, 1))
@@ -182,14 +185,15 @@ def _quoted(lines: list[str], delimiter: str, where: str) -> Iterator[tuple[int,
         raise InputError(f"{where}, row {begins}: {error}; {mend}") from error
 
 
-def present(there: list[str], wanted: list[str], where: str) -> list[str]:
-    """Check that the wanted columns are there, and name each once."""
+def present(there: list[str], wanted: list[str], where: str, extras: Sequence[str] = ()) -> list[str]:
+    """Check that the wanted columns are there, and name each once, with those of `extras` that are there."""
     for name in wanted:
         if name not in there:
             near = difflib.get_close_matches(name, there, 1)
             hint = f"; did you mean {near[0]!r}?" if near else "; set the task's columns, or data.columns"
             raise InputError(f"{where}: no column {name!r}, there is {str(there)[:200]}{hint}")
-    return list(dict.fromkeys(wanted))  # a task may use a column twice
+    more = [name for name in extras if name in there]
+    return list(dict.fromkeys([*wanted, *more]))  # a task may use a column twice
 
 
 def _no_number(name: str, values: Sequence[Any], lines: Sequence[int], where: str, alone: bool) -> None:
@@ -203,9 +207,9 @@ def _no_number(name: str, values: Sequence[Any], lines: Sequence[int], where: st
 
 
 def complete_rows(
-    table: pa.Table, lines: Sequence[int], where: str, source: Source, texts: list[str]
+    table: pa.Table, lines: Sequence[int], where: str, source: Source, texts: list[str], labels: list[str]
 ) -> NDArray[np.int64]:
-    """Find the rows in which nothing is missing."""
+    """Find the rows in which no text and no label is missing."""
     if not len(table):
         raise InputError(f"{where}: no rows; there must be at least one")
     for name in texts:
@@ -215,7 +219,7 @@ def complete_rows(
     from datasets import Features  # late: slow to import
 
     features = Features.from_arrow_schema(table.schema)
-    missing = {name: _missing(table[name], features[name]) for name in table.column_names}
+    missing = {name: _missing(table[name], features[name]) for name in dict.fromkeys([*texts, *labels])}
     bad = np.flatnonzero(np.any(list(missing.values()), axis=0))
     if len(bad):
         name = next(name for name in missing if missing[name][bad[0]])

@@ -107,7 +107,7 @@ class TextDataModule(LightningDataModule):
                 from litpool.data.source import read_rows  # late: slow to import
 
                 assert self.input is not None
-                self.rows["predict"] = read_rows(self.input, self.source, self.task.texts)
+                self.rows["predict"] = read_rows(self.input, self.source, self.task.texts, self.task.extras)
                 self._encode("predict")
             return
         if not self.rows.keys() - {"predict"}:
@@ -130,8 +130,10 @@ class TextDataModule(LightningDataModule):
     def _load_rows(self) -> dict[str, "Dataset"]:
         from litpool.data.source import load_splits  # late: slow to import
 
-        splits = load_splits(self.source, self.task.texts, [self.task.label])
-        rows = {split: _with_label_names(dataset, self.task.label) for split, dataset in splits.items()}
+        label, extras, group = self.task.label, self.task.extras, self.task.group
+        rows = load_splits(self.source, self.task.texts, [label] if label else [], extras, group)
+        if label:
+            rows = {split: _with_label_names(dataset, label) for split, dataset in rows.items()}
         if "train" in rows:
             sample = rows["train"].select(range(min(2000, len(rows["train"]))))
             warning = language_warning(self.tokenizer, (text for column in self.task.texts for text in sample[column]))
@@ -142,8 +144,6 @@ class TextDataModule(LightningDataModule):
     def _encode(self, split: str) -> None:
         """Tokenize a split, or take it from the cache, whose key is the content: texts, labels, task, tokenizer."""
         rows = self.rows[split]
-        columns = [column for column in (*self.task.texts, self.task.label) if column in rows.column_names]
-        rows = rows.select_columns(columns)
         key = self._content_key(rows)
         encode = partial(
             rows.map,
@@ -165,7 +165,12 @@ class TextDataModule(LightningDataModule):
 
     def _encode_batch(self, rows: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         encoded = self.task.encode(rows, self.tokenizer, self.max_length)
-        return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]], "index": indices}
+        example_rows = encoded.pop("row", range(len(indices)))
+        return {
+            **encoded,
+            "length": [max(map(len, ids)) if isinstance(ids[0], list) else len(ids) for ids in encoded["input_ids"]],
+            "index": [indices[row] for row in example_rows],
+        }
 
     def _content_key(self, rows: "Dataset") -> str:
         digest = hashlib.sha256()

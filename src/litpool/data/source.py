@@ -7,8 +7,10 @@ which row of which file is at fault.
 import dataclasses
 import random
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ from litpool import InputError
 from litpool.data.docstrings import docstring_splits
 from litpool.data.files import DELIMITERS, TYPED, Source, complete_rows, present, read_file, read_text
 
+if not sys.stderr.isatty():
+    datasets.disable_progress_bars()  # a file or a pipe is no place for a bar
+
 __all__ = ["Source", "load_splits", "read_rows"]
 
 SPLITS = ["train", "validation", "test"]
@@ -30,9 +35,12 @@ DECIMAL = rf"({INTEGER}(\.[0-9]*)?|-?\.[0-9]+)([eE][+-]?[0-9]+)?"
 WHOLE = "all"  # stands where a split's name would, for rows that are still to be divided
 
 
-def load_splits(source: Source, texts: list[str], labels: list[str]) -> dict[str, Dataset]:
-    """Read the splits that the source has, with the columns `texts` and `labels` and no others.
+def load_splits(
+    source: Source, texts: list[str], labels: list[str], extras: Sequence[str] = (), group: Sequence[str] = ()
+) -> dict[str, Dataset]:
+    """Read the splits that the source has, with the columns `texts` and `labels`, `extras` where they are, no others.
 
+    Where a split is divided, rows that are equal in the first of the columns `group` that is there stay together.
     Labels stay as they are; in CSV, TSV and text files, a column of nothing but numbers becomes numbers.
 
     Returns:
@@ -49,17 +57,19 @@ def load_splits(source: Source, texts: list[str], labels: list[str]) -> dict[str
         raise InputError(
             f"data.source {source.source!r}: {error.strerror}; name what is there and may be read"
         ) from error
-    splits = _read_files(files, source, texts, labels) if files else _read_data_set(source, texts, labels)
+    read = _read_files if files else _read_data_set
+    splits = read(files, source, texts, labels, extras)
+    hold_out = partial(_hold_out, labels=labels, group=group, seed=source.seed)
     if WHOLE in splits:
-        splits["train"], splits["test"] = _hold_out(splits.pop(WHOLE), labels, 10, source.seed)
-        splits["train"], splits["validation"] = _hold_out(splits["train"], labels, 9, source.seed)
+        splits["train"], splits["test"] = hold_out(splits.pop(WHOLE), 10)
+        splits["train"], splits["validation"] = hold_out(splits["train"], 9)
     elif "train" in splits and "validation" not in splits:
-        splits["train"], splits["validation"] = _hold_out(splits["train"], labels, 10, source.seed)
+        splits["train"], splits["validation"] = hold_out(splits["train"], 10)
     return {name: _at_most(source.max_rows, splits[name], source.seed) for name in SPLITS if name in splits}
 
 
-def read_rows(path: str, source: Source, texts: list[str]) -> Dataset:
-    """Read the columns `texts` of one file, in the file's order.
+def read_rows(path: str, source: Source, texts: list[str], extras: Sequence[str] = ()) -> Dataset:
+    """Read the columns `texts` of one file, and `extras` where they are, in the file's order.
 
     Args:
         path: a CSV, TSV, JSON, JSONL, Parquet or TXT file, or `-` for standard input. TXT and standard input hold one
@@ -67,6 +77,7 @@ def read_rows(path: str, source: Source, texts: list[str]) -> Dataset:
             a header that names the texts is read with `data.delimiter`.
         source: how to read it; where the training rows come from plays no part.
         texts: the columns, which are also the names that lines without a header get.
+        extras: further columns.
 
     Raises:
         InputError: as `load_splits`.
@@ -78,7 +89,7 @@ def read_rows(path: str, source: Source, texts: list[str]) -> Dataset:
         plain = not set(texts) <= {name.strip('"') for name in header}
     if plain:
         source = dataclasses.replace(source, columns=texts, delimiter="\t", quoting=False)
-    return Dataset(read_file(path, source, texts, []))
+    return Dataset(read_file(path, source, texts, [], extras))
 
 
 def _files(source: Source) -> dict[str, list[str]]:
@@ -123,7 +134,9 @@ def _only_splits(given: dict[str, Any], option: str) -> dict[str, Any]:
     return given
 
 
-def _read_data_set(source: Source, texts: list[str], labels: list[str]) -> dict[str, Dataset]:
+def _read_data_set(
+    _: Mapping[str, list[str]], source: Source, texts: list[str], labels: list[str], extras: Sequence[str]
+) -> dict[str, Dataset]:
     found = docstring_splits() if source.source == "docstrings" else _load(str(source.source), source)
     names = source.splits or _recognise(list(found), str(source.source), "data.splits {train: NAME, test: NAME}")
     splits = {}
@@ -131,9 +144,9 @@ def _read_data_set(source: Source, texts: list[str], labels: list[str]) -> dict[
         if name not in found:
             raise InputError(f"data.splits: {source.source} has no split {name!r}, it has {', '.join(found)}")
         where = f"{source.source}, split {name}"
-        rows = found[name].select_columns(present(found[name].column_names, texts + labels, where))
+        rows = found[name].select_columns(present(found[name].column_names, texts + labels, where, extras))
         table = rows.with_format("arrow")[:]
-        complete = complete_rows(table, range(1, len(rows) + 1), where, source, texts)
+        complete = complete_rows(table, range(1, len(rows) + 1), where, source, texts, labels)
         splits[split] = rows if len(complete) == len(rows) else rows.select(complete)
     return splits
 
@@ -150,13 +163,15 @@ def _load(name: str, source: Source) -> Mapping[str, Dataset]:
     return found
 
 
-def _read_files(files: dict[str, list[str]], source: Source, texts: list[str], labels: list[str]) -> dict[str, Dataset]:
+def _read_files(
+    files: Mapping[str, list[str]], source: Source, texts: list[str], labels: list[str], extras: Sequence[str]
+) -> dict[str, Dataset]:
     tables = {}
     for split, paths in files.items():
         if not paths:
             raise InputError(f"data.source: no file for {split}; name at least one")
         try:
-            read = [read_file(path, source, texts, labels) for path in paths]
+            read = [read_file(path, source, texts, labels, extras) for path in paths]
             tables[split] = pa.concat_tables(read, promote_options="permissive")
         except pa.ArrowException as error:
             raise InputError(f"{', '.join(paths)}: a column differs in kind; make the files alike") from error
@@ -175,10 +190,13 @@ def _as_numbers(tables: dict[str, pa.Table], label: str) -> dict[str, pa.Table]:
     return tables
 
 
-def _hold_out(rows: Dataset, labels: list[str], parts: int, seed: int) -> tuple[Dataset, Dataset]:
-    """Divide off one row in `parts`, of each label its share. What stays and what goes keep their order."""
+def _hold_out(rows: Dataset, parts: int, labels: list[str], group: Sequence[str], seed: int) -> tuple[Dataset, Dataset]:
+    """Divide off one row in `parts`, of each label or group its share. What stays and what goes keep their order."""
     if len(rows) < 2:
         raise InputError("data.source: too few rows to divide into splits; give more, or name a file for each split")
+    if together := [column for column in group if column in rows.column_names]:
+        gone = _whole_groups(rows[together[0]][:], len(rows) // parts, seed)
+        return rows.select([row for row in range(len(rows)) if row not in gone]), rows.select(sorted(gone))
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
     if len(labels) == 1:
@@ -186,6 +204,22 @@ def _hold_out(rows: Dataset, labels: list[str], parts: int, seed: int) -> tuple[
     size = max(1, len(rows) // parts)
     gone = {order[(2 * n + 1) * len(order) // (2 * size)] for n in range(size)}  # evenly spaced, so in proportion
     return rows.select([row for row in range(len(rows)) if row not in gone]), rows.select(sorted(gone))
+
+
+def _whole_groups(values: list[Any], size: int, seed: int) -> set[int]:
+    """Rows of groups drawn at random, at least one group and as many as come nearest to `size` rows from below."""
+    groups: dict[Any, list[int]] = {}
+    for row, value in enumerate(values):
+        groups.setdefault(value, []).append(row)
+    if len(groups) < 2:
+        raise InputError("data.source: all rows belong together, and cannot be divided; name a file for each split")
+    names = list(groups)
+    random.Random(seed).shuffle(names)
+    gone = set(groups[names[0]])
+    for name in names[1:-1]:
+        if len(gone) + len(groups[name]) <= size:
+            gone.update(groups[name])
+    return gone
 
 
 def _by_label(order: list[int], values: list[Any]) -> list[int]:

@@ -1,5 +1,6 @@
 """Scoring a split: metrics fed batch by batch, the same in every loop."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,37 +16,36 @@ if TYPE_CHECKING:  # slow to import, and not needed until there are rows
 
 
 class Evaluation(nn.Module):
-    """The metrics of one split after the other; a module, so that it follows the network to its device.
+    """The metrics of one split; a module, so that they can be moved to the network's device.
 
     Args:
         task: Gives the metrics and the loss.
+        split: Which split, such as `validation`.
+        rows: Its rows.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, split: str, rows: "Dataset") -> None:
         super().__init__()
-        self.task = task
-        self.metrics, self.mean_loss = task.metrics(), MeanMetric()
-        self.outputs: list[tuple[Tensor, Tensor]] = []  # (row numbers, logits) of each batch
+        self.task, self.rows = task, rows
+        self.prefix = {"validation": "val"}.get(split, split)
+        self.metrics, self.mean_loss = task.metrics(split, rows), MeanMetric()
+        self.kept: list[tuple[Tensor, Tensor]] = []  # (row numbers, what the task keeps of the output) of each batch
 
-    def feed(self, batch: dict[str, Tensor], logits: Tensor) -> None:
-        """Take in the logits of a batch."""
-        self.task.update(self.metrics, logits, batch["labels"])
-        self.mean_loss.update(self.task.loss(logits, batch["labels"]), len(logits))
-        self.outputs.append((batch["index"], logits))
+    def feed(self, batch: Mapping[str, Tensor], output: Tensor) -> None:
+        """Take in the network's output for a batch."""
+        kept = self.task.extract(output, batch)
+        self.task.update(self.metrics, kept, batch)
+        self.mean_loss.update(self.task.loss(output, batch["labels"]), len(output))
+        self.kept.append((batch["index"], kept))
 
-    def compute(self, prefix: str) -> dict[str, float]:
-        """Every metric that is one number, over the whole split and all devices, such as `val/accuracy`."""
+    def compute(self) -> dict[str, float]:
+        """Every metric that is one number, over the whole split and all devices, such as `val/accuracy`; in float32."""
         computed = {**self.metrics.compute(), "loss": self.mean_loss.compute()}
-        return {f"{prefix}/{name}": value.item() for name, value in computed.items() if value.ndim == 0}
+        return {f"{self.prefix}/{name}": value.float().item() for name, value in computed.items() if value.ndim == 0}
 
-    def show(self, writer: SummaryWriter, prefix: str, rows: "Dataset", step: int) -> None:
+    def show(self, writer: SummaryWriter, step: int) -> None:
         """Draw the confusion matrix and the wrong answers for TensorBoard."""
-        index, logits = (torch.cat(parts) for parts in zip(*self.outputs, strict=True))
-        run.draw(writer, self.task, self.metrics, prefix, step)
-        run.tell_mistakes(writer, self.task, prefix, rows, index, logits, step)
-
-    def reset(self) -> None:
-        """Make ready for the next split."""
-        self.metrics.reset()
-        self.mean_loss.reset()
-        self.outputs.clear()
+        index, kept = (torch.cat(parts).cpu() for parts in zip(*self.kept, strict=True))
+        run.draw(writer, self.task, self.metrics, self.prefix, step)
+        rows = self.rows.select(index.unique().tolist())  # of several devices this one's
+        run.tell_mistakes(writer, self.task, self.prefix, rows, self.task.assemble(kept, index), step)

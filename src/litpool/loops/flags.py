@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -90,7 +91,7 @@ def read_flags(given: Mapping[str, Any], trainer: pl.Trainer, task: Task, loop: 
         check_batches=_cadence(trainer, loop),
         patience=_patience(given["callbacks"] or [], task, loop),
         log_steps=trainer.log_every_n_steps,  # type: ignore[attr-defined]
-        progress=given["enable_progress_bar"] is not False,
+        progress=sys.stderr.isatty() if given["enable_progress_bar"] is None else given["enable_progress_bar"],
     )
 
 

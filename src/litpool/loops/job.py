@@ -66,18 +66,17 @@ class Job:
     @torch.no_grad()
     def evaluate(self, split: str, step: int) -> dict[str, float]:
         """Score a split, validation or test, and write the metrics to the log; dropout is off meanwhile."""
-        prefix = {"validation": "val", "test": "test"}[split]
         loader = self.data.val_dataloader() if split == "validation" else self.data.test_dataloader()
-        evaluation = Evaluation(self.task).to(self.flags.device)
+        evaluation = Evaluation(self.task, split, self.data.rows[split]).to(self.flags.device)
         self.network.eval()
         for batch in map(self.moved, loader):
             with self.autocast():
                 evaluation.feed(batch, self.network(batch))
         self.network.train()
-        metrics = evaluation.compute(prefix)
+        metrics = evaluation.compute()
         if self.logger is not None:
             self.logger.log_metrics(metrics, step)
-            evaluation.show(self.logger.experiment, prefix, self.data.rows[split], step)
+            evaluation.show(self.logger.experiment, step)
         return metrics
 
     def keep(self, metrics: dict[str, float], step: int) -> bool:
@@ -112,8 +111,11 @@ class Job:
             self.save("last", {}, step)
             return
         best = self.checkpoint("best")
-        weights = torch.load(best, map_location=self.flags.device, weights_only=True)["state_dict"]
-        self.network.load_state_dict({key.removeprefix("network."): value for key, value in weights.items()})
+        saved = torch.load(best, map_location=self.flags.device, weights_only=True)
+        self.task.load_state_dict(saved["litpool"]["task"])
+        self.network.load_state_dict(
+            {key.removeprefix("network."): value for key, value in saved["state_dict"].items()}
+        )
         test = self.evaluate("test", step) if "test" in self.data.rows else {}
         run.conclude(self.folder, self.logger, self.config, self.best | test, str(best))
 

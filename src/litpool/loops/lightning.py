@@ -69,6 +69,9 @@ class TextModule(LightningModule):
             raise InputError(f"data.max_length={length}: this encoder takes texts of 3 to {limit} tokens")
         with torch.device("meta"):
             pooling = self.pooling(config.hidden_size, config.num_hidden_layers)
+            if self.task.on_tokens and type(pooling) is not MeanPooling:  # the default, which is not used either
+                name, task = type(pooling).__name__, type(self.task).__name__
+                raise InputError(f"model.pooling={name}: {task} reads the tokens, not their pooling; leave it out")
             Encoder(self.encoder, config, pretrained=False, pooler=pooling.needs_pooler_output)
 
     def configure_model(self) -> None:
@@ -85,10 +88,9 @@ class TextModule(LightningModule):
             vocabulary=len(self.datamodule.tokenizer),
             attention="eager" if device == "cpu" else "sdpa",  # CPU: sdpa is slow with attention dropout
         )
-        self.evaluation = Evaluation(self.task)
 
     def forward(self, batch: Batch) -> Tensor:
-        """The task's logits."""
+        """The task's output."""
         return self.network(batch)
 
     def configure_optimizers(self) -> Any:
@@ -177,30 +179,38 @@ class TextModule(LightningModule):
         self._evaluate(batch)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
-        """Row numbers and logits."""
-        return batch["index"].cpu(), self.network(batch).float().cpu()
+        """Row numbers, and what the task keeps of the output."""
+        kept = self.task.extract(self.network(batch), batch)
+        return batch["index"].cpu(), kept.to(torch.promote_types(kept.dtype, torch.float32)).cpu()
 
     def _evaluate(self, batch: Batch) -> None:
         self.evaluation.feed(batch, self.network(batch))
 
+    def on_validation_epoch_start(self) -> None:
+        """Make ready the metrics of the validation split."""
+        self.evaluation = Evaluation(self.task, "validation", self.datamodule.rows["validation"]).to(self.device)
+
+    def on_test_epoch_start(self) -> None:
+        """Make ready the metrics of the test split."""
+        self.evaluation = Evaluation(self.task, "test", self.datamodule.rows["test"]).to(self.device)
+
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics of the validation split."""
-        self._conclude("val", "validation")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the metrics of the test split."""
-        self._conclude("test", "test")
-
-    def _conclude(self, prefix: str, split: str) -> None:
         """Metrics over the whole split, on all devices: numbers to the log, the matrix and wrong answers drawn."""
-        numbers = self.evaluation.compute(prefix)
-        self.log_dict(numbers, sync_dist=True)  # equal on all devices already
+        self.log_dict(self.evaluation.compute(), sync_dist=True)  # equal on all devices already
         if self.trainer.is_global_zero and isinstance(self.trainer.logger, TensorBoardLogger):
-            writer, step = self.trainer.logger.experiment, self.trainer.global_step
-            self.evaluation.show(writer, prefix, self.datamodule.rows[split], step)
-        self.evaluation.reset()
+            self.evaluation.show(self.trainer.logger.experiment, self.trainer.global_step)
+
+    on_test_epoch_end = on_validation_epoch_end
 
     # ---- the checkpoint
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over what the task had found then; leave out a head that the task, as it is set now, does without."""
+        if not self.trainer.training:  # going on with training, `learn` has the last word
+            self.task.load_state_dict(checkpoint["litpool"]["task"])
+        if not any(True for _ in self.network.head.parameters()):
+            weights = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {k: v for k, v in weights.items() if not k.startswith("network.head.")}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add all that it takes to load the checkpoint on another machine, without the original weights."""

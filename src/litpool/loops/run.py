@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch import Tensor
@@ -36,29 +39,40 @@ def draw(writer: SummaryWriter, task: Task, metrics: MetricCollection, prefix: s
     writer.add_figure(f"{prefix}/confusion_matrix", figure, step)
 
 
-def tell_mistakes(
-    writer: SummaryWriter, task: Task, prefix: str, rows: "Dataset", index: Tensor, logits: Tensor, step: int
-) -> None:
-    """Write the most confident wrong answers as a table."""
-    labels = index.new_tensor(task.targets(rows[index.tolist()][task.label]))
-    mistakes = task.mistakes(logits.float().cpu(), labels.cpu())
-    lines = [f"{len(mistakes)} of {len(logits)} rows, the most confident first", ""]
-    lines += [f"| {' | '.join(task.texts)} | true | predicted | confidence |", "|---" * (len(task.texts) + 3) + "|"]
+def tell_mistakes(writer: SummaryWriter, task: Task, prefix: str, rows: "Dataset", kept: Tensor, step: int) -> None:
+    """Write the worst of the wrong answers as a table."""
+    mistakes = task.mistakes(kept, rows)
+    names = [*task.shown, "true", "predicted", task.mistake_measure]
+    lines = [f"{len(mistakes)} of {len(rows)} rows, the worst first", "", f"| {' | '.join(names)} |"]
+    lines.append("|---" * len(names) + "|")
     for mistake in mistakes[:SHOWN]:
-        row = rows[int(index[mistake.row])]
-        texts = [row[column].replace("|", "\\|").replace("\n", " ") for column in task.texts]
-        lines.append(f"| {' | '.join(texts)} | {mistake.true} | {mistake.predicted} | {mistake.confidence:.2f} |")
+        row = rows[mistake.row]
+        texts = [*(row[column] for column in task.shown), mistake.true, mistake.predicted]
+        cells = [text.replace("|", "\\|").replace("\n", " ") for text in texts]
+        lines.append(f"| {' | '.join(cells)} | {mistake.measure:.2f} |")
     writer.add_text(f"{prefix}/wrong", "\n".join(lines), step)
 
 
 def write_predictions(path: str, texts: "Dataset", answers: list[dict[str, Any]]) -> None:
-    """Write the texts with their answers as JSON lines, in input order; `-` is standard output."""
-    lines = (json.dumps({**row, **answer}, ensure_ascii=False) for row, answer in zip(texts, answers, strict=True))
-    if path == "-":
-        sys.stdout.writelines(f"{line}\n" for line in lines)
+    """Write the texts with their answers, in input order.
+
+    Args:
+        path: `.npz` takes vectors alone, as the array `vectors` (rows, features), `.parquet` any answers as columns; all
+            else gets JSON lines; `-` is standard output.
+        texts: The rows.
+        answers: One for each row.
+    """
+    rows = [{**row, **answer} for row, answer in zip(texts, answers, strict=True)]
+    if path.endswith(".npz"):
+        np.savez(path, vectors=np.array([row["vector"] for row in rows], dtype=np.float32))
+    elif path.endswith(".parquet"):
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path == "-":
+        sys.stdout.writelines(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
         return
-    with open(path, "w", encoding="utf-8") as file:
-        file.writelines(f"{line}\n" for line in lines)
+    else:
+        lines = (f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+        Path(path).write_text("".join(lines), encoding="utf-8")
     print(f"wrote {path}")
 
 

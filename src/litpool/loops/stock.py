@@ -123,9 +123,9 @@ class Recording(TrainerCallback):
 def _score(trainer: Trainer, data: TextDataModule, split: str) -> dict[str, float]:
     rows = data.encoded[split]
     logits = torch.as_tensor(trainer.predict(rows).predictions)
-    evaluation = Evaluation(data.task)
+    evaluation = Evaluation(data.task, split, data.rows[split])
     evaluation.feed({name: torch.tensor(rows[name][:]) for name in ("labels", "index")}, logits)
-    return evaluation.compute({"validation": "val", "test": "test"}[split])
+    return evaluation.compute()
 
 
 def differences(flags: Flags, recipe: Recipe, pooling: str, data: TextDataModule) -> list[tuple[str, str, str]]:

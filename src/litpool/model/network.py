@@ -5,13 +5,15 @@ from collections.abc import Callable, Mapping
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from litpool.model.encoder import Encoder, EncoderOptions
+from litpool.model.encoder import MODEL_INPUTS, Encoder, EncoderOptions
 from litpool.model.pooling import Pooling
 from litpool.tasks.task import Task
 
+TOKEN_INPUTS = (*MODEL_INPUTS, "special_tokens_mask")
+
 
 class TextModel(nn.Module):
-    """Token ids in, the task's logits out.
+    """Token ids in, the task's output out.
 
     Args:
         task: Gives the head and says what it stands on.
@@ -34,6 +36,7 @@ class TextModel(nn.Module):
         attention: str = "sdpa",
     ) -> None:
         super().__init__()
+        self.on_tokens = task.on_tokens
         self.pooling = pooling(config.hidden_size, config.num_hidden_layers)
         self.head = task.head(self.pooling.out_features)
         self.encoder = Encoder(
@@ -47,11 +50,15 @@ class TextModel(nn.Module):
         )
 
     def embed(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """The pooled vector of each text, (B, F)."""
-        hidden_states, pooler_output = self.encoder(batch)  # each (B, T, D)
-        mask, special = batch["attention_mask"], batch.get("special_tokens_mask")
-        return self.pooling(hidden_states, mask, special, pooler_output)  # (B, F)
+        """The pooled vector of each text: (B, F), or (B, K, F) where a row has K texts, each encoded by itself."""
+        shape = batch["input_ids"].shape[:-1]  # (B,) or (B, K)
+        texts = {key: batch[key].flatten(0, -2) for key in TOKEN_INPUTS if key in batch}  # each (B * K, T)
+        hidden_states, pooler_output = self.encoder(texts)  # each (B * K, T, D)
+        mask, special = texts["attention_mask"], texts.get("special_tokens_mask")
+        return self.pooling(hidden_states, mask, special, pooler_output).unflatten(0, shape)
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """The task's logits, (B, C) for classification."""
+        """The task's output, such as logits (B, C) for classification."""
+        if self.on_tokens:
+            return self.head(self.encoder(batch)[0][-1], batch)  # from (B, T, D)
         return self.head(self.embed(batch))

@@ -1,16 +1,17 @@
 """Classification of a text or a pair: one label of several, or any number of them (multi-label)."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import ClasswiseWrapper, Metric, MetricCollection
 from torchmetrics import classification as tm
 
 from litpool import InputError
-from litpool.tasks.task import Mistake, Task
+from litpool.tasks.task import Mistake, Task, check_known, check_shares, label_names, linear_head
 
 if TYPE_CHECKING:  # slow to import, and not needed until there are rows
     from datasets import Dataset
@@ -41,15 +42,15 @@ class Classification(Task):
         dropout: float = 0.1,
     ) -> None:
         super().__init__(text, label)
-        _check_shares(label_smoothing=label_smoothing, dropout=dropout)
+        check_shares(label_smoothing=label_smoothing, dropout=dropout)
         self.class_weights, self.label_smoothing, self.dropout = class_weights, label_smoothing, dropout
         self.weights: list[float] | None = None
 
     def learn(self, splits: Mapping[str, "Dataset"]) -> None:
         """Label names and weights from the train split; every split must use those labels only."""
         names = {split: [str(value) for value in rows[self.label]] for split, rows in splits.items()}
-        self.labels = self.labels or _label_names(names, self.label)
-        _check_known(names, self.labels, self.label)
+        self.labels = self.labels or label_names(names, self.label)
+        check_known(names, self.labels, self.label)
         if "train" in names:
             self.weights = _weights(self.class_weights, self.labels, Counter(names["train"]))
 
@@ -60,14 +61,14 @@ class Classification(Task):
 
     def head(self, width: int) -> nn.Module:
         """Dropout and a linear layer, (B, width) to (B, labels)."""
-        return _linear_head(width, len(self.labels), self.dropout)
+        return linear_head(width, len(self.labels), self.dropout)
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, output: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of logits (B, C) and labels (B,)."""
-        weight = None if self.weights is None else logits.new_tensor(self.weights)
-        return F.cross_entropy(logits, labels, weight=weight, label_smoothing=self.label_smoothing)
+        weight = None if self.weights is None else output.new_tensor(self.weights)
+        return F.cross_entropy(output, labels, weight=weight, label_smoothing=self.label_smoothing)
 
-    def metrics(self) -> MetricCollection:
+    def metrics(self, split: str, rows: "Dataset") -> MetricCollection:
         """Accuracy, macro F1, F1 of each label, and the confusion matrix."""
         count = len(self.labels)
         metrics: dict[str, Metric | MetricCollection] = {
@@ -78,17 +79,18 @@ class Classification(Task):
         }
         return MetricCollection(metrics, compute_groups=False)  # groups do not see through ClasswiseWrapper
 
-    def decode(self, logits: Tensor) -> list[dict[str, Any]]:
+    def decode(self, kept: Tensor, rows: "Dataset") -> list[dict[str, Any]]:
         """The label's name and the probability of every label."""
-        probabilities = logits.float().softmax(-1)  # (N, C)
+        probabilities = kept.float().softmax(-1)  # (N, C)
         return [
             {"label": self.labels[best], "probabilities": dict(zip(self.labels, row, strict=True))}
             for best, row in zip(probabilities.argmax(-1).tolist(), probabilities.tolist(), strict=True)
         ]
 
-    def mistakes(self, logits: Tensor, labels: Tensor) -> list[Mistake]:
+    def mistakes(self, kept: Tensor, rows: "Dataset") -> list[Mistake]:
         """Rows whose most probable label is not the true one."""
-        confidence, predicted = logits.float().softmax(-1).max(-1)  # each (N,)
+        labels = torch.tensor(self.targets(rows[self.label]))  # (N,)
+        confidence, predicted = kept.float().softmax(-1).max(-1)  # each (N,)
         return [
             Mistake(row, self.labels[int(labels[row])], self.labels[int(predicted[row])], float(confidence[row]))
             for row in _most_confident(predicted != labels, confidence)
@@ -123,7 +125,7 @@ class MultiLabelClassification(Task):
         dropout: float = 0.1,
     ) -> None:
         super().__init__(text, label)
-        _check_shares(label_smoothing=label_smoothing, dropout=dropout)
+        check_shares(label_smoothing=label_smoothing, dropout=dropout)
         self.class_weights, self.label_smoothing, self.dropout = class_weights, label_smoothing, dropout
         self.weights: list[float] | None = None
 
@@ -131,8 +133,8 @@ class MultiLabelClassification(Task):
         """Label names and weights from the train split; every split must use those labels only."""
         sets = {split: [_label_set(value) for value in rows[self.label]] for split, rows in splits.items()}
         names = {split: [name for row in rows for name in row] for split, rows in sets.items()}
-        self.labels = self.labels or _label_names(names, self.label)
-        _check_known(names, self.labels, self.label)
+        self.labels = self.labels or label_names(names, self.label)
+        check_known(names, self.labels, self.label)
         if "train" in sets:
             self.weights = self._positive_weights(Counter(names["train"]), len(sets["train"]))
 
@@ -147,15 +149,15 @@ class MultiLabelClassification(Task):
 
     def head(self, width: int) -> nn.Module:
         """Dropout and a linear layer, (B, width) to (B, labels)."""
-        return _linear_head(width, len(self.labels), self.dropout)
+        return linear_head(width, len(self.labels), self.dropout)
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, output: Tensor, labels: Tensor) -> Tensor:
         """Binary cross-entropy of logits (B, C) and labels (B, C), the mean over labels and rows."""
         smoothed = labels * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
-        weight = None if self.weights is None else logits.new_tensor(self.weights)
-        return F.binary_cross_entropy_with_logits(logits, smoothed.to(logits.dtype), pos_weight=weight)
+        weight = None if self.weights is None else output.new_tensor(self.weights)
+        return F.binary_cross_entropy_with_logits(output, smoothed.to(output.dtype), pos_weight=weight)
 
-    def metrics(self) -> MetricCollection:
+    def metrics(self, split: str, rows: "Dataset") -> MetricCollection:
         """Accuracy over all decisions, share of rows that are wholly right, macro F1, F1 and matrix of each label."""
         count = len(self.labels)
         metrics: dict[str, Metric | MetricCollection] = {
@@ -167,20 +169,21 @@ class MultiLabelClassification(Task):
         }
         return MetricCollection(metrics, compute_groups=False)  # groups do not see through ClasswiseWrapper
 
-    def update(self, metrics: MetricCollection, logits: Tensor, labels: Tensor) -> None:
+    def update(self, metrics: MetricCollection, kept: Tensor, batch: Mapping[str, Tensor]) -> None:
         """Feed the metrics with probabilities: from logits, torchmetrics would guess, batch by batch, what they are."""
-        metrics.update(logits.float().sigmoid(), labels.int())
+        metrics.update(kept.float().sigmoid(), batch["labels"].int())
 
-    def decode(self, logits: Tensor) -> list[dict[str, Any]]:
+    def decode(self, kept: Tensor, rows: "Dataset") -> list[dict[str, Any]]:
         """The names of the labels over 0.5 and the probability of every label."""
-        named = [dict(zip(self.labels, row, strict=True)) for row in logits.float().sigmoid().tolist()]
+        named = [dict(zip(self.labels, row, strict=True)) for row in kept.float().sigmoid().tolist()]
         return [{"labels": [name for name, p in row.items() if p > 0.5], "probabilities": row} for row in named]
 
-    def mistakes(self, logits: Tensor, labels: Tensor) -> list[Mistake]:
+    def mistakes(self, kept: Tensor, rows: "Dataset") -> list[Mistake]:
         """Rows with a wrong label more or less; the confidence is that of their worst decision."""
-        predicted = logits > 0  # (N, C)
+        labels = torch.tensor(self.targets(rows[self.label]))  # (N, C)
+        predicted = kept > 0  # (N, C)
         wrong = predicted != labels.bool()
-        confidence = ((logits.float().sigmoid() - 0.5).abs() + 0.5).where(wrong, 0).amax(-1)  # (N,)
+        confidence = ((kept.float().sigmoid() - 0.5).abs() + 0.5).where(wrong, 0).amax(-1)  # (N,)
         return [
             Mistake(row, self._joined(labels[row].bool()), self._joined(predicted[row]), float(confidence[row]))
             for row in _most_confident(wrong.any(-1), confidence)
@@ -194,44 +197,10 @@ class MultiLabelClassification(Task):
         return {"labels": self.labels, "weights": self.weights}
 
 
-def _check_shares(**shares: float) -> None:
-    for name, value in shares.items():
-        if not 0 <= value < 1:
-            raise InputError(f"task.{name}={value}: give a share from 0 to below 1, such as 0.1")
-
-
-def _linear_head(width: int, labels: int, dropout: float) -> nn.Module:
-    linear = nn.Linear(width, labels)
-    nn.init.normal_(linear.weight, std=0.02)  # as BERT starts its own heads
-    nn.init.zeros_(linear.bias)
-    return nn.Sequential(nn.Dropout(dropout), linear)
-
-
 def _label_set(value: Any) -> list[str]:
     """The labels of one row, each once: a list, or names with `|` between them; a column of numbers holds one a row."""
     values = value.split("|") if isinstance(value, str) else value if isinstance(value, list) else [value]
     return [name for name in dict.fromkeys(str(value).strip() for value in values) if name]
-
-
-def _label_names(names: Mapping[str, Iterable[str]], column: str) -> list[str]:
-    """The labels of the train split (of all splits where there is none): numbers in their order, else by name."""
-    found = set(names["train"]) if "train" in names else set().union(*names.values())
-    if len(found) < 2:
-        raise InputError(f"column {column!r} holds {len(found)} label ({', '.join(found)}); at least 2 are needed")
-    names_first = sorted(found)  # so that 1 and 01, equal as numbers, have their order as well
-    try:
-        return sorted(names_first, key=float)
-    except ValueError:
-        return names_first
-
-
-def _check_known(names: Mapping[str, Iterable[str]], labels: Sequence[str], column: str) -> None:
-    for split, values in names.items():
-        if unknown := sorted(set(values).difference(labels)):
-            raise InputError(
-                f"the {split} split has the label {unknown[0]!r} in column {column!r}, which train has not; "
-                f"known: {', '.join(labels[:20])}; mend the file, or give train an example of it"
-            )
 
 
 def _weights(weights: ClassWeights, labels: Sequence[str], counts: Counter[str]) -> list[float] | None:
