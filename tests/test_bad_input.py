@@ -228,3 +228,14 @@ def test_questions_that_cannot_be_used_are_named(refused, tmp_path, monkeypatch)
     assert "data.max_length" in refused("fit", *arguments)
     write("squad.json", squad(start=0))
     assert "leave it out" in refused("fit", *arguments, "--model.pooling", "ClsPooling")
+
+
+def test_weights_of_another_network_are_refused_in_one_line(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("rows.csv", GOOD)
+    assert cli("fit", "--config", DEBUG, "--data.source", "rows.csv")[0] == 0
+    checkpoint = "logs/debug/version_0/checkpoints/best.ckpt"
+    other = ["--model.pooling", "AttentionPooling", "--input", "rows.csv"]
+    status, _, err = cli("predict", "--ckpt_path", checkpoint, *other)
+    assert status == 2
+    assert re.fullmatch(r"error: ckpt_path: its weights are not this network's .*; leave out --model\n", err)

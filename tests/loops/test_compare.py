@@ -211,14 +211,18 @@ def test_stock_knows_what_it_can_express(task, can):
     assert (stock.cannot(task) is None) == can
 
 
-@pytest.mark.parametrize("task", ["Classification", "MultiLabelClassification"])
-def test_stock_trains_on_pairs_and_on_sets_of_labels(task, train, tmp_path):
-    rows = [f"a good film {n},the play is {n},{['bad', 'good', 'bad|good'][n % 3]}" for n in range(40)]
-    (tmp_path / "pairs.csv").write_text("\n".join(["left,right,kind", *rows]))
-    task_arguments = ("--task", task, "--task.text", "[left,right]", "--task.label", "kind")
+@pytest.mark.parametrize(
+    ("task", "label", "score"),
+    [("Classification", "kind", "f1"), ("MultiLabelClassification", "kind", "f1"), ("Regression", "stars", "spearman")],
+)
+@pytest.mark.filterwarnings("ignore:The variance of predictions or target is close to zero:UserWarning")  # 4 steps
+def test_stock_trains_on_pairs_on_sets_of_labels_and_on_scores(task, label, score, train, tmp_path):
+    rows = [f"a good film {n},the play is {n},{['bad', 'good', 'bad|good'][n % 3]},{n % 7}" for n in range(40)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["left,right,kind,stars", *rows]))
+    task_arguments = ("--task", task, "--task.text", "[left,right]", "--task.label", label)
     run = train("fit_stock", *task_arguments, "--data.source", tmp_path / "pairs.csv", "--trainer.max_epochs", 1)
     assert len(run["steps"]) == 4
-    assert run["metrics"].keys() >= {"val/accuracy", "test/f1"}
+    assert run["metrics"].keys() >= {f"val/{score}", f"test/{score}"}
 
 
 def test_stock_starts_with_the_trainers_defaults(train):

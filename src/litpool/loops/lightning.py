@@ -212,6 +212,14 @@ class TextModule(LightningModule):
             weights = checkpoint["state_dict"]
             checkpoint["state_dict"] = {k: v for k, v in weights.items() if not k.startswith("network.head.")}
 
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        """Take over a checkpoint's weights; where the command line has changed the network, say so in one line."""
+        try:
+            return super().load_state_dict(*arguments, **options)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"ckpt_path: its weights are not this network's ({reason}); leave out --model") from error
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add all that it takes to load the checkpoint on another machine, without the original weights."""
         logged = self.trainer.callback_metrics.items()
