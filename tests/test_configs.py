@@ -17,6 +17,11 @@ TINY = ["--model.encoder.pretrained", "false", "--model.encoder.overrides"]
 TINY += ["{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 64}"]
 
 
+def command_of(path):
+    """The command that a config is for."""
+    return "study" if path.stem.startswith("study_") else "fit"
+
+
 def commands(path):
     """The commands in the comments at the top of a config, as lists of arguments."""
     header = "\n".join(line[1:] for line in path.read_text().splitlines() if line.startswith("#")).replace("\\\n", " ")
@@ -76,9 +81,9 @@ def write_questions(folder):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_first_line_is_the_command_that_runs_it(path):
     first = commands(path)[0]
-    assert first[0] == "fit"
+    assert first[0] == command_of(path)
     assert f"configs/{path.name}" in first
-    assert path.read_text().startswith("# python cli.py fit --config configs/")
+    assert path.read_text().startswith(f"# python cli.py {command_of(path)} --config configs/")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -89,7 +94,8 @@ def test_every_command_in_the_header_parses(path, cli, tmp_path):
             continue
         status, out, err = cli(*arguments, "--print_config")
         assert status == 0, err
-        assert set(yaml.safe_load(out)) == {"seed_everything", "task", "model", "data", "trainer", "ckpt_path"}
+        own = "study" if arguments[0] == "study" else "ckpt_path"
+        assert set(yaml.safe_load(out)) == {"seed_everything", "task", "model", "data", "trainer", own}
 
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -100,7 +106,8 @@ def runs_on_files(arguments):
     return "--data.source" in arguments and "--ckpt_path" not in arguments
 
 
-RUNNABLE = [path.stem for path in FILES if path.stem not in ("gpu", "fsdp", "ddp")]  # ddp: test_ddp.py
+STUDIES = [path.stem for path in FILES if command_of(path) == "study"]
+RUNNABLE = [path.stem for path in FILES if path.stem not in ("gpu", "fsdp", "ddp", *STUDIES)]  # ddp: test_ddp.py
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
@@ -115,6 +122,20 @@ def test_every_command_that_needs_no_hub_runs(name, cli, tmp_path):
         status, _, err = cli(*arguments, *tiny, *QUICK)
         assert status == 0, err
     assert not (tmp_path / "logs").exists()  # a fast_dev_run leaves nothing
+
+
+@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.slow
+def test_every_study_that_needs_no_hub_runs(name, cli, tmp_path):
+    (tmp_path / "configs").symlink_to(CONFIGS)
+    write_reviews(tmp_path)
+    (tmp_path / "glove.6B.50d.txt").write_text("a 1 2\nfilm 3 4\n")
+    offline = [a for a in commands(CONFIGS / f"{name}.yaml") if name == "study_quickstart" or "--data.source" in a]
+    assert offline
+    for arguments in offline:
+        status, out, err = cli(*arguments, *TINY, "--data.max_rows", 60, "--trainer.accelerator", "cpu")
+        assert status == 0, err
+        assert out.splitlines()[-1] == f"wrote logs/{name}/version_0"
 
 
 @pytest.mark.parametrize("name", ["gpu", "fsdp"])

@@ -16,6 +16,7 @@ COMMANDS = {
     "fit_hf": "Train as `fit` does, with the Hugging Face Trainer around the same network.",
     "fit_plain": "Train as `fit` does, with a loop written by hand.",
     "compare": "Train with all loops, one after the other: the same job step by step, and what it costs.",
+    "study": "Tell which pooling of which layer represents a text: all of them, frozen, with their uncertainty.",
     "validate": "Score a checkpoint (or the untrained network) on the validation split.",
     "test": "Score a checkpoint (or the untrained network) on the test split.",
     "predict": "Answer the rows of a file (CSV, TSV, JSON, JSONL, Parquet, TXT) or of standard input.",

@@ -94,7 +94,7 @@ class CLI(LightningCLI):
         """Restore from the checkpoint, check what the encoder bears, and keep the config for the next checkpoint."""
         config = yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False))
         trains = str(self.subcommand).startswith(("fit", "compare"))
-        keys = (*self.config_keys, "trainer") if trains else self.config_keys
+        keys = (*self.config_keys, "trainer") if trains else (*self.config_keys, "study")
         self.model.config = {key: config[key] for key in keys if key in config}
         if self.saved is not None:
             stored = self.saved["config"]["task"]["class_path"]

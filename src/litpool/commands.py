@@ -17,6 +17,7 @@ from litpool.loops.flags import Flags, read_flags
 from litpool.loops.job import Job
 from litpool.loops.lightning import TextModule
 from litpool.loops.recorder import Recorder
+from litpool.study.options import StudyOptions
 
 Loop = Literal["plain", "lightning", "huggingface", "stock"]
 
@@ -129,6 +130,27 @@ class Trainer(pl.Trainer):
         compare.report(folder, runs, stock.differences(flags, model.recipe, pooling, datamodule), left_out)
         print(f"wrote {folder}")
 
+    def study(  # noqa: D417
+        self,
+        model: TextModule,
+        datamodule: TextDataModule,
+        study: StudyOptions = StudyOptions(),  # noqa: B008 (the parser reads the default)
+    ) -> None:
+        """Tell which pooling of which layer represents a text: all of them, frozen, with their uncertainty.
+
+        The encoder works in float32 on one device, whatever the trainer's flags say.
+
+        Args:
+            study: What is studied beside all layers and all poolings without weights of their own.
+        """
+        from litpool.study import run as studies  # late: not every command needs it
+
+        if self.world_size > 1:
+            raise InputError(f"trainer.devices={self.world_size}: a study runs on one device; set trainer.devices=1")
+        studies.prepare(model, datamodule, study)
+        self._save_config(model)
+        studies.conduct(model, datamodule, study, self.strategy.root_device, self._folder(), self.logger)
+
     def _cut(self, steps: int | None, datamodule: TextDataModule) -> dict[str, int]:
         """The flags that end training after so many steps, with an evaluation there if it is within an epoch."""
         if steps is None:
@@ -158,10 +180,13 @@ class Trainer(pl.Trainer):
         """Check the flags, read the data, and only then write config.yaml."""
         flags = read_flags(model.config["trainer"], self, model.task, loop)
         datamodule.setup("fit")
+        self._save_config(model)
+        return flags
+
+    def _save_config(self, model: TextModule) -> None:
         for callback in self.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, SaveConfigCallback):
                 callback.setup(self, model, "fit")
-        return flags
 
     def _folder(self) -> Path:
         return Path(self.log_dir or self.default_root_dir)

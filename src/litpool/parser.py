@@ -20,6 +20,10 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
+    def add_method_arguments(self, theclass: type, themethod: str, *args: Any, **kwargs: Any) -> list[str]:
+        """Add a command's options; those of `study` without a group, whose name would be that of its option `study`."""
+        return super().add_method_arguments(theclass, themethod, *args, **kwargs, as_group=themethod != "study")
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the message as an InputError, with what is allowed where the parser does not say it."""
         raise InputError(self._explain(" ".join(message.split()))) from ex

@@ -1,0 +1,93 @@
+"""What a study of all layers x all poolings costs, in plain encodings of the same texts.
+
+    python bench/study.py STSB   # the folder with stsb-en-dev.csv and stsb-en-test.csv
+
+Each repeat times, one after the other in one process: a plain encoding of the test split (the encoder, mean-pooled, the
+vectors kept in memory); and the frozen study of it, its cache empty: all layers x all poolings, vectors written, the
+cosines of the pairs of every cell and their Spearman correlation. A study that encodes anew for each cell takes the
+plain encoding as often as there are cells; two cells are encoded so, to show that this is what they take.
+"""
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["LITPOOL_CACHE"] = tempfile.mkdtemp(prefix="litpool-bench-")
+
+import shutil
+
+import numpy as np
+import torch
+
+from litpool import CACHE
+from litpool.data.module import TextDataModule
+from litpool.model.encoder import Encoder, EncoderOptions, load_config
+from litpool.model.network import TextModel
+from litpool.model.pooling import ClsPooling, MeanPooling
+from litpool.study import geometry, vectors
+from litpool.study.cells import Cell, list_cells
+from litpool.study.statistics import observe, spearman
+from litpool.tasks.similarity import Similarity
+
+REPEATS = 3
+
+
+def read(folder: Path) -> TextDataModule:
+    source = {"validation": str(folder / "stsb-en-dev.csv"), "test": str(folder / "stsb-en-test.csv")}
+    columns = ["sentence1", "sentence2", "score"]
+    task = Similarity(score_range=(0, 5))
+    data = TextDataModule(task, source=source, columns=columns, max_length=256, tokenizer=EncoderOptions().name)
+    data.setup("test")
+    return data
+
+
+@torch.inference_mode()
+def plain(network: TextModel, data: TextDataModule) -> torch.Tensor:
+    return torch.cat([network.embed(batch) for batch in data.test_dataloader()])
+
+
+def study(encoder: Encoder, cells: list[Cell], data: TextDataModule) -> None:
+    shutil.rmtree(CACHE / "vectors", ignore_errors=True)
+    files = vectors.encode(encoder, cells, data, "test", vectors.fingerprint(encoder))
+    score = spearman(np.array(data.rows["test"]["score"], dtype=float))
+    for file in files.values():
+        for cell in file:
+            observe(geometry.cosine(cell[None, 0], cell[None, 1]).double().numpy(), score)
+
+
+def seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def main(folder: str) -> None:
+    data, options = read(Path(folder)), EncoderOptions()
+    encoder = Encoder(options, load_config(options), True, pooler=True, all_layers=True, attention="eager").eval()
+    cells = list_cells(encoder, True, [])
+    networks = [
+        TextModel(data.task, pooling, options, load_config(options), True, attention="eager").eval()
+        for pooling in (MeanPooling, ClsPooling)
+    ]
+    plain(networks[0], data)  # warm
+    ratios, against = [], []
+    print(f"{len(data.rows['test'])} pairs, {len(cells)} cells, {torch.get_num_threads()} threads")
+    print("| plain encoding, s | study, s | ratio | anew for each cell, of study |\n|---|---|---|---|")
+    for _ in range(REPEATS):
+        before = seconds(lambda: plain(networks[0], data))
+        taken = seconds(lambda: study(encoder, cells, data))
+        after = seconds(lambda: plain(networks[1], data))
+        once = (before + after) / 2  # what else the machine does falls on both
+        ratios.append(taken / once)
+        against.append(len(cells) * once / taken)
+        print(f"| {before:.1f}, {after:.1f} | {taken:.1f} | {ratios[-1]:.2f} | {against[-1]:.0f} |", flush=True)
+    print(f"median: {statistics.median(ratios):.2f}, {statistics.median(against):.0f}")
+    shutil.rmtree(os.environ["LITPOOL_CACHE"])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,1 @@
+"""Which pooling of which layer represents a text on a task."""

@@ -1,0 +1,102 @@
+"""From the scores of all cells to what study.json says: each pooling's layer chosen on validation, and compared."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from litpool.study import statistics
+from litpool.study.scores import Row
+from litpool.study.statistics import Analysis, Comparison, Estimate, Score
+
+BASELINE = "ClsPooling"
+RESAMPLES = 2_000  # of all cells together, which only colour a map; those that are chosen get more
+Json = dict[str, Any]
+
+
+class Choice(NamedTuple):
+    """Of each pooling the row whose layer was best on validation, compared with that of [CLS]."""
+
+    rows: list[Row]
+    analysis: Analysis
+
+
+def choose(rows: Sequence[Row], whitened: bool, score: Score, unit: str, seed: int) -> Choice:
+    """Choose among the rows that are whitened, or among those that are not: like is compared with like.
+
+    Args:
+        rows: Of all cells.
+        whitened: Which of them.
+        score: Of outcomes.
+        unit: What the verdict calls the examples.
+        seed: Of the resamples.
+    """
+    best: dict[str, Row] = {}
+    for row in rows:
+        name = row.cell.pooling
+        if row.whitened == whitened and (name not in best or row.validation > best[name].validation):
+            best[name] = row
+    chosen = list(best.values())
+    outcomes = np.stack([row.outcomes for row in chosen])
+    baseline = [row.cell.pooling for row in chosen].index(BASELINE)
+    names = [row.cell.name for row in chosen]
+    return Choice(chosen, statistics.analyse(names, outcomes, score, baseline, unit, seed=seed))
+
+
+def tell_cells(rows: Sequence[Row], choices: Sequence[Choice], score: Score, seed: int) -> list[Json]:
+    """Every cell, as study.json has it; a chosen one has the interval that its comparison has."""
+    found = statistics.estimates(np.stack([row.outcomes for row in rows]), score, RESAMPLES, seed)
+    better = {id(row): e for c in choices for row, e in zip(c.rows, c.analysis.estimates, strict=True)}
+    return [_cell(row, better.get(id(row), estimate)) for row, estimate in zip(rows, found, strict=True)]
+
+
+def _cell(row: Row, estimate: Estimate) -> Json:
+    return {
+        "pooling": row.cell.pooling,
+        "layer": row.cell.layer,
+        "whitened": row.whitened,
+        "strength": row.strength,
+        "validation": row.validation,
+        **tell_estimate(estimate),
+        "geometry": None if row.geometry is None else row.geometry._asdict(),
+    }
+
+
+def tell_estimate(estimate: Estimate) -> Json:
+    """The test score with its interval."""
+    return {"test": estimate.value, "low": estimate.low, "high": estimate.high}
+
+
+def tell_chosen(choice: Choice) -> list[Json]:
+    """The chosen cells, and how each compares with [CLS]: not at all if it is [CLS], or if the examples are too few."""
+    against = {comparison.first: comparison for comparison in choice.analysis.against_baseline}
+    return [
+        {
+            "pooling": row.cell.pooling,
+            "layer": row.cell.layer,
+            "whitened": row.whitened,
+            **tell_estimate(estimate),
+            "against_cls": tell_comparison(against.get(row.cell.name)),
+        }
+        for row, estimate in zip(choice.rows, choice.analysis.estimates, strict=True)
+    ]
+
+
+def tell_comparison(comparison: Comparison | None, names: bool = False) -> Json | None:
+    """The difference, its interval and p; with `names`, of which two."""
+    if comparison is None:
+        return None
+    keys = ("difference", "low", "high", "p")
+    return {key: getattr(comparison, key) for key in (*(("first", "second") if names else ()), *keys)}
+
+
+def baselines(
+    outcomes: Mapping[str, NDArray[np.float64]], coverage: float | None, score: Score, seed: int
+) -> list[Json]:
+    """The baselines' scores; `coverage` is that of the word vectors."""
+    found = statistics.estimates(np.stack(list(outcomes.values())), score, seed=seed)
+    return [
+        {"name": name, **tell_estimate(estimate), "coverage": coverage if name.startswith("word vectors") else None}
+        for name, estimate in zip(outcomes, found, strict=True)
+    ]

@@ -1,0 +1,114 @@
+"""The score of each cell from the vectors of three splits: a probe's accuracy, or Spearman's correlation of cosines."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from litpool.study import geometry, statistics
+from litpool.study.cells import Cell
+from litpool.study.geometry import Geometry
+from litpool.study.probes import Split, Vectors, load, probe
+from litpool.study.vectors import bar, release
+
+SPLITS = ("train", "validation", "test")
+TEXTS = 2_000  # of the test split, from which the geometry is told
+FITTED = 20_000  # texts of the train split that the whitening is fitted on, so that memory does not grow with them
+
+Parts = Mapping[str, NDArray[np.float32]]  # by split: (cells, K, n, d)
+
+
+class Row(NamedTuple):
+    """A cell and its score."""
+
+    cell: Cell
+    whitened: bool
+    strength: float | None  # of the probe's regularization
+    validation: float  # points
+    outcomes: NDArray[np.float64]  # (n,), of test: right or wrong; or the cosines
+    geometry: Geometry | None
+
+
+def probe_cells(
+    cells: Sequence[Cell], parts: Parts, labels: Mapping[str, Tensor], seed: int, device: str | torch.device
+) -> list[Row]:
+    """A linear probe on each cell; `parts` hold vectors of one text a row, `labels` are (n,) or (n, labels)."""
+    train, validation, test = (Split(parts[split][:, 0], labels[split]) for split in SPLITS)
+    with bar(len(cells), "probing") as shown:
+
+        def progress(done: int) -> None:
+            shown.update(done)
+            release(parts.values())
+
+        probed = probe(train, validation, test, device=device, progress=progress)
+    rows = []
+    for number, cell in enumerate(cells):
+        shape = measure(sample(load(test.vectors, number, device)), None, seed)
+        release(parts.values())
+        strength, accuracy = float(probed.strength[number]), float(probed.validation[number])
+        rows.append(Row(cell, False, strength, accuracy, probed.correct[number].double().numpy(), shape))
+    return rows
+
+
+def compare_cells(
+    cells: Sequence[Cell],
+    parts: Parts,
+    gold: Mapping[str, NDArray[np.float64]],
+    seed: int,
+    device: str | torch.device,
+) -> list[Row]:
+    """Cosines of pairs in each cell, as they are and whitened on train; `parts` hold two texts a row, `gold` scores."""
+    rows = []
+    with bar(len(cells), "comparing") as shown:
+        for number, cell in enumerate(cells):
+            for whitened in (False, True):
+                rows.append(_compare(cell, number, parts, gold, whitened, seed, device))
+            release(parts.values())
+            shown.update(1)
+    return rows
+
+
+def _compare(
+    cell: Cell,
+    number: int,
+    parts: Parts,
+    gold: Mapping[str, NDArray[np.float64]],
+    whitened: bool,
+    seed: int,
+    device: str | torch.device,
+) -> Row:
+    """One row; the vectors of one cell are in memory."""
+    pairs = {split: load(parts[split], number, device) for split in ("validation", "test")}  # each (2, n, d)
+    if whitened:
+        fitted = sample(load(parts["train"], number, device).flatten(0, 1), FITTED)
+        whitening = geometry.fit_whitening(fitted[None])
+        pairs = {
+            split: (part - whitening.mean[0].to(device)) @ whitening.matrix[0].to(device)
+            for split, part in pairs.items()
+        }
+    cosines = {split: geometry.cosine(part[:1], part[1:]).double().numpy() for split, part in pairs.items()}  # (1, n)
+    validation = statistics.observe(cosines["validation"], statistics.spearman(gold["validation"]))
+    shape = measure(sample(pairs["test"].transpose(0, 1).flatten(0, 1)), closest(pairs["test"], gold["test"]), seed)
+    return Row(cell, whitened, None, float(validation[0]), cosines["test"][0], shape)
+
+
+def sample(vectors: Tensor, most: int = TEXTS) -> Tensor:
+    """At most so many rows of (n, d), evenly spaced."""
+    return vectors[:: -(-len(vectors) // most)]
+
+
+def closest(pairs: Tensor, gold: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+    """The pairs of the top quarter of scores, for alignment: (2, n, d) -> two of (m, d)."""
+    top = np.argsort(-gold, kind="stable")[: max(1, min(TEXTS, len(gold) // 4))]
+    first, second = pairs[:, torch.from_numpy(top.copy())]
+    return first, second
+
+
+def measure(vectors: Tensor, positives: tuple[Tensor, Tensor] | None, seed: int) -> Geometry:
+    """The geometry of vectors (n, d)."""
+    device = vectors.device
+    pairs: tuple[Vectors, Vectors] | None = None if positives is None else (positives[0][None], positives[1][None])
+    return geometry.measure(vectors[None], pairs, seed=seed, device=device)[0]
