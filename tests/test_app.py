@@ -218,6 +218,7 @@ def test_several_labels_for_a_text_are_trained_and_answered(cli, tmp_path):
 
 
 def test_added_tokens_live_on_in_the_checkpoint(cli, rows, tmp_path):
+    rows.write_text(rows.read_text() + "a brightwarm [S1] day,good\n" * 20)
     added = ["--data.add_tokens", "[brightwarm]", "--data.add_special_tokens", "['[S1]']"]
     assert cli("fit", "--config", DEBUG, "--data.source", rows, *added)[0] == 0
     path = tmp_path / "logs/debug/version_0/checkpoints/best.ckpt"

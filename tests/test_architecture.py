@@ -13,7 +13,7 @@ SOURCES = sorted((HERE / "src" / "litpool").rglob("*.py"))
 SHARED = r"litpool|litpool\.demo"
 TASK = r"litpool\.tasks\.task"
 MODEL = r"litpool\.model\.\w+"
-DATA = r"litpool\.data\.module"
+DATA = r"litpool\.data\.(added|module)"
 LOOPS = "(lightning|huggingface|plain|compare)$"  # the loops themselves; the other files of their room serve them all
 RULES = {
     r"litpool|litpool\.demo": SHARED,
@@ -21,8 +21,9 @@ RULES = {
     r"litpool\.tasks\.question_answering": rf"{SHARED}|{TASK}|litpool\.tasks\.(answers|spans)",
     r"litpool\.tasks\.similarity": rf"{SHARED}|{TASK}|litpool\.tasks\.retrieval",
     r"litpool\.tasks(\..+)?": rf"{SHARED}|{TASK}",
-    r"litpool\.model|litpool\.model\.(packing|pooling)": SHARED,
-    r"litpool\.model\.encoder": rf"{SHARED}|litpool\.model\.packing",
+    r"litpool\.model|litpool\.model\.(overrides|packing|pooling|rows)": SHARED,
+    r"litpool\.model\.markers": rf"{SHARED}|litpool\.model\.pooling",
+    r"litpool\.model\.encoder": rf"{SHARED}|litpool\.model\.(overrides|packing|rows)",
     r"litpool\.model\.network": rf"{SHARED}|litpool\.model\.(encoder|packing|pooling)|litpool\.tasks\.\w+",
     r"litpool\.loops\.compare": rf"{SHARED}|{TASK}|{MODEL}|{DATA}|litpool\.loops(\.\w+)?",
     r"litpool\.loops(\..+)?": rf"{SHARED}|{TASK}|{MODEL}|{DATA}|litpool\.loops(\.(?!{LOOPS})\w+)?",
@@ -76,6 +77,7 @@ def test_a_room_imports_only_from_the_rooms_it_may(path: Path) -> None:
         ("litpool.data.batches", "from litpool.model.network import TextModel"),
         ("litpool.data.module", "from litpool.tasks.classification import Classification"),
         ("litpool.model.encoder", "from litpool.model.pooling import Pooling"),
+        ("litpool.model.overrides", "from litpool.model.encoder import EncoderOptions"),
         ("litpool.model.pooling", "import litpool.data.module"),
         ("litpool.tasks.task", "from litpool.tasks.classification import Classification"),
         ("litpool.loops.lightning", "from litpool.loops import plain"),

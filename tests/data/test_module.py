@@ -98,6 +98,7 @@ def test_the_cache_goes_by_content_not_by_the_name_of_the_file(
     assert len(tokenized) == count
 
 
+@pytest.mark.filterwarnings("ignore:added tokens that never occur:UserWarning")
 @pytest.mark.parametrize("changed", ["text", "label", "max_length", "add_tokens", "add_special_tokens", "task"])
 def test_what_the_tokens_depend_on_is_not_taken_from_the_cache(
     make: Make, rows: list[dict[str, str]], tokenized: list[int], tmp_path: Path, changed: str
@@ -143,6 +144,29 @@ def test_a_cache_that_cannot_be_written_is_done_without(make: Make, tmp_path: Pa
     with pytest.warns(UserWarning, match="LITPOOL_CACHE"):
         data.setup("validate")
     assert len(data.encoded["validation"]) == 6
+
+
+# ---- added tokens
+
+
+def test_added_special_tokens_are_special_in_the_mask_and_the_others_are_words(make: Make, tmp_path: Path) -> None:
+    texts = ["the [E1] film zebra", "zebra", "[E1] film", "a [E1] play zebra"] * 5
+    source = write(tmp_path / "rows.jsonl", [{"text": t, "label": n % 2} for n, t in enumerate(texts)])
+    data = make(source=source, add_tokens=["zebra"], add_special_tokens=["[E1]"])
+    data.setup("fit")
+    for row in data.encoded["train"]:
+        tokens = data.tokenizer.convert_ids_to_tokens(row["input_ids"])
+        for token, special in zip(tokens, row["special_tokens_mask"], strict=True):
+            assert special == (token in ("[CLS]", "[SEP]", "[E1]"))
+    assert [data.tokenizer.convert_ids_to_tokens(number) for number in data.new_ids] == ["zebra", "[E1]"]
+
+
+def test_an_added_token_that_no_text_has_is_warned_of_once(make: Make) -> None:
+    data = make(add_tokens=["zebra"], add_special_tokens=["[E1]"])
+    with pytest.warns(UserWarning, match=r"never occur in the train split.*'zebra', '\[E1\]'") as told:
+        data.setup("fit")
+    assert len(told) == 1
+    data.setup("test")  # and not again
 
 
 # ---- from the batch back to the row

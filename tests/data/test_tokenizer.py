@@ -62,7 +62,8 @@ def test_added_special_tokens_stay_whole_and_count_as_special(tokenizer_folder: 
 def test_adding_twice_is_adding_once(tokenizer_folder: str, tmp_path: Path) -> None:
     once = load_tokenizer(tokenizer_folder, ["covid"], ["[E1]"])
     once.save_pretrained(tmp_path)
-    twice = load_tokenizer(str(tmp_path), ["covid", "covid"], ["[E1]"])
+    with pytest.warns(UserWarning, match=r"'covid', '\[E1\]': one token already, not added"):
+        twice = load_tokenizer(str(tmp_path), ["covid"], ["[E1]"])
     assert len(twice) == len(once)
     assert twice.get_vocab() == once.get_vocab()
 
@@ -74,14 +75,23 @@ def test_more_special_tokens_leave_the_earlier_ones_special(tokenizer_folder: st
 
 def test_a_token_that_the_vocabulary_has_takes_no_new_id(tokenizer_folder: str) -> None:
     plain = load_tokenizer(tokenizer_folder, [], [])
-    assert load_tokenizer(tokenizer_folder, ["film"], []).get_vocab() == plain.get_vocab()
+    with pytest.warns(UserWarning, match="'film': one token already, not added"):
+        added = load_tokenizer(tokenizer_folder, ["film"], [])
+    assert added.get_vocab() == plain.get_vocab()
+    assert added.tokenize("filmgood") == plain.tokenize("filmgood")  # nor is it cut out of other words
 
 
 def test_a_tokenizer_without_padding_token_is_refused(tmp_path: Path) -> None:
     backend = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>"))
     PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>").save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="no padding token"):
+    with pytest.raises(InputError, match=r"no padding token.*set data.pad_token to a token that it has") as told:
         load_tokenizer(str(tmp_path), [], [])
+    assert "\n" not in str(told.value)
+    with pytest.raises(InputError, match=r"data.pad_token=<pad>: no token of"):
+        load_tokenizer(str(tmp_path), [], [], pad_token="<pad>")
+    tokenizer = load_tokenizer(str(tmp_path), [], [], pad_token="<unk>")
+    assert (tokenizer.pad_token, tokenizer.pad_token_id) == ("<unk>", 0)
+    assert restore_tokenizer(dump_tokenizer(tokenizer)).pad_token == "<unk>"
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "deberta-v2", "xlm-roberta"])

@@ -336,7 +336,8 @@ def test_an_override_that_needs_weights_of_its_own_is_refused(encoder_folder: st
 
 
 def test_fewer_layers_than_the_file_has_may_be_taken(encoder_folder: str) -> None:
-    encoder = from_folder(encoder_folder, num_hidden_layers=1)
+    with pytest.warns(UserWarning, match="of the 2 pretrained layers only the first 1 are taken"):
+        encoder = from_folder(encoder_folder, num_hidden_layers=1)
     saved = load_file(f"{encoder_folder}/model.safetensors")
     name = "encoder.layer.0.output.dense.weight"
     assert len(encoder.layers()) == 1

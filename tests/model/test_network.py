@@ -13,7 +13,9 @@ from transformers import PretrainedConfig
 from litpool import InputError
 from litpool.model import pooling as poolings
 from litpool.model.encoder import EncoderOptions
+from litpool.model.markers import MarkerPooling
 from litpool.model.network import TextModel
+from litpool.model.overrides import KINDS
 from litpool.model.pooling import (
     AttentionPooling,
     ClsPooling,
@@ -58,6 +60,32 @@ def test_every_pooling_gives_a_vector_and_logits(pooling: Callable[..., Pooling]
     assert network.head[-1].in_features == network.pooling.out_features
     assert torch.equal(network(batch), network.head(pooled))
     assert network(batch).shape == (3, 2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_architecture_goes_through_every_pooling(kind: str, build: Build, batch: Batch) -> None:
+    pooler = kind in ("bert", "roberta", "albert", "mpnet", "xlm-roberta")
+    parts = [MeanPooling, MaxPooling, FirstLastPooling, *([PoolerOutput] if pooler else [])]
+    for pooling in [*POOLINGS, partial(MarkerPooling, markers=["[S1]", "[S2]"])]:
+        if getattr(pooling, "func", pooling) is ConcatPooling:
+            pooling = partial(ConcatPooling, poolings=parts)
+        if pooling is PoolerOutput and not pooler:
+            with pytest.raises(InputError, match=f"{kind} has no pooler"):
+                build(pooling, kind)
+            continue
+        network = build(pooling, kind)
+        for marker in network.pooling.modules():
+            if isinstance(marker, MarkerPooling):
+                marker.ids.copy_(torch.tensor([10, 3]))
+        loss = torch.nn.functional.cross_entropy(network(batch), batch["labels"])
+        loss.backward()
+        assert loss.isfinite()
+        assert all(weight.grad is None or weight.grad.isfinite().all() for weight in network.parameters())
+        assert network.encoder.word_embeddings.grad is not None
+        pooled = network.eval().embed(batch)
+        alone = network.embed({key: batch[key][1:2, :5] for key in batch if key != "labels"})
+        assert pooled.shape == (3, network.pooling.out_features)
+        torch.testing.assert_close(pooled[1:2], alone, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS, ids=NAMES)

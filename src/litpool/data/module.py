@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from litpool import CACHE, InputError
+from litpool.data import added
 from litpool.data.batches import Collator, EvaluationOrder, TrainOrder
 from litpool.data.files import Source
-from litpool.data.tokenizer import dump_tokenizer, language_warning, load_tokenizer
+from litpool.data.tokenizer import dump_tokenizer, grown_tokenizer, language_warning
 from litpool.tasks.task import Task
 
 if TYPE_CHECKING:  # slow to import, and not needed until there are rows
@@ -46,6 +47,7 @@ class TextDataModule(LightningDataModule):
         tokenizer: The tokenizer's Hub id or folder; the encoder's own by default, and seldom anything else works.
         add_tokens: Plain tokens to add to the tokenizer; the encoder gets embeddings for them.
         add_special_tokens: Special tokens to add, such as entity markers.
+        pad_token: The token to pad with, for a tokenizer that names none.
         num_workers: Processes that load batches; 0 loads them in the main process.
     """
 
@@ -68,6 +70,7 @@ class TextDataModule(LightningDataModule):
         tokenizer: str | None = None,
         add_tokens: list[str] | None = None,
         add_special_tokens: list[str] | None = None,
+        pad_token: str | None = None,
         num_workers: int = 0,
     ) -> None:
         super().__init__()
@@ -89,8 +92,9 @@ class TextDataModule(LightningDataModule):
             seed=seed,
         )
         self.batch_size, self.max_length, self.length_grouping = batch_size, max_length, length_grouping
-        self.tokenizer_name = tokenizer
+        self.tokenizer_name, self.pad_token = tokenizer, pad_token
         self.add_tokens, self.add_special_tokens = add_tokens or [], add_special_tokens or []
+        self.new_ids: added.Pieces = {}  # of added tokens, with the pieces that they were split into before
         self.num_workers = num_workers
         self.input: str | None = None  # the file to predict
         self.rows: dict[str, Dataset] = {}
@@ -122,10 +126,15 @@ class TextDataModule(LightningDataModule):
         for split in (*needed, "test") if stage == "fit" else needed:  # fit ends with a test, where there is one
             if split in self.rows and split not in self.encoded:
                 self._encode(split)
+                if split == "train":
+                    names = self.tokenizer.convert_ids_to_tokens(list(self.new_ids))
+                    added.warn_unused(self.encoded[split], dict(zip(names, self.new_ids, strict=True)))
 
     def _load_tokenizer(self) -> PreTrainedTokenizerBase:
         assert self.tokenizer_name is not None
-        return load_tokenizer(self.tokenizer_name, self.add_tokens, self.add_special_tokens)
+        tokens = self.add_tokens, self.add_special_tokens
+        tokenizer, self.new_ids = grown_tokenizer(self.tokenizer_name, *tokens, self.pad_token)
+        return tokenizer
 
     def _load_rows(self) -> dict[str, "Dataset"]:
         from litpool.data.source import load_splits  # late: slow to import
@@ -165,6 +174,7 @@ class TextDataModule(LightningDataModule):
 
     def _encode_batch(self, rows: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         encoded = self.task.encode(rows, self.tokenizer, self.max_length)
+        added.mark(encoded, self.tokenizer)
         example_rows = encoded.pop("row", range(len(indices)))
         return {
             **encoded,
@@ -174,7 +184,8 @@ class TextDataModule(LightningDataModule):
 
     def _content_key(self, rows: "Dataset") -> str:
         digest = hashlib.sha256()
-        for part in (type(self.task).__name__, vars(self.task), self.max_length, rows.column_names):
+        marks = self.tokenizer.extra_special_tokens
+        for part in (type(self.task).__name__, vars(self.task), self.max_length, rows.column_names, *marks):
             digest.update(json.dumps(part, sort_keys=True, default=str).encode())
         for content in self.tokenizer_files.values():
             digest.update(content)

@@ -11,21 +11,32 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from litpool import InputError, demo
+from litpool.data.added import Pieces, add
 
 SAMPLE = 2000  # texts looked at for the language; more do not change the shares
 
 
-def load_tokenizer(name: str, add_tokens: Sequence[str], add_special_tokens: Sequence[str]) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name: str, add_tokens: Sequence[str], add_special_tokens: Sequence[str], pad_token: str | None = None
+) -> PreTrainedTokenizerBase:
     """The tokenizer of an encoder with the added tokens.
 
     Args:
         name: The encoder's Hub id or folder.
         add_tokens: Plain tokens to add; a tokenizer leaves them whole.
         add_special_tokens: Special tokens to add, such as entity markers.
+        pad_token: The token to pad with, for a tokenizer that names none.
 
     Raises:
-        InputError: No such tokenizer, one without a vocabulary, or one that cannot pad.
+        InputError: No such tokenizer, one without a vocabulary, one that cannot pad, or tokens that cannot be added.
     """
+    return grown_tokenizer(name, add_tokens, add_special_tokens, pad_token)[0]
+
+
+def grown_tokenizer(
+    name: str, add_tokens: Sequence[str], add_special_tokens: Sequence[str], pad_token: str | None = None
+) -> tuple[PreTrainedTokenizerBase, Pieces]:
+    """What `load_tokenizer` gives, and the new ids with the pieces that their tokens were split into before."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(demo.locate(name))
     except (OSError, ValueError, StrictDataclassError) as error:
@@ -33,11 +44,17 @@ def load_tokenizer(name: str, add_tokens: Sequence[str], add_special_tokens: Seq
         raise InputError(f"data.tokenizer={name}: no tokenizer there ({reason})") from error
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # transformers makes one up from a config.json
         raise InputError(f"data.tokenizer={name}: no tokenizer files there; save the tokenizer beside the encoder")
+    if pad_token is not None:
+        if pad_token not in tokenizer.get_vocab():
+            raise InputError(f"data.pad_token={pad_token}: no token of {name}; name one that it has")
+        tokenizer.pad_token = pad_token
     if tokenizer.pad_token is None:
-        raise InputError(f"data.tokenizer={name}: it has no padding token, which batches need; take another encoder")
-    tokenizer.add_tokens(list(add_tokens))
-    tokenizer.add_special_tokens({"extra_special_tokens": list(add_special_tokens)}, replace_extra_special_tokens=False)
-    return tokenizer
+        some = tokenizer.eos_token or next(iter(tokenizer.all_special_tokens), "<pad>")
+        raise InputError(
+            f"data.tokenizer={name}: it has no padding token, which batches need; set data.pad_token to a token that "
+            f"it has, such as {some!r}, or take another encoder"
+        )
+    return tokenizer, add(tokenizer, add_tokens, add_special_tokens)
 
 
 def dump_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:

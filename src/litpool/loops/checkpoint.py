@@ -28,6 +28,7 @@ def contents(
         "task": task.state_dict(),
         "encoder": network.encoder.config.to_json_string(use_diff=False),
         "tokenizer": dict(tokenizer_files),
+        "new_ids": network.encoder.new_ids,
         "metrics": dict(metrics),
         "rng": rng_state(),
     }

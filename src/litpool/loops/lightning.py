@@ -13,11 +13,13 @@ from torch.optim import Optimizer
 from transformers import PretrainedConfig
 
 from litpool import InputError
+from litpool.data.added import require
 from litpool.data.module import TextDataModule
 from litpool.loops.checkpoint import contents, encoder_config, restore_rng, rng_state
 from litpool.loops.evaluation import Evaluation
 from litpool.loops.recipe import Recipe, configure
 from litpool.model.encoder import Encoder, EncoderOptions, load_config, max_length
+from litpool.model.markers import resolve
 from litpool.model.network import TextModel
 from litpool.model.pooling import MeanPooling, Pooling
 from litpool.tasks.task import Task
@@ -78,7 +80,10 @@ class TextModule(LightningModule):
         """Build the network, once the data have told the labels and the tokenizer."""
         if hasattr(self, "network"):
             return
+        if self.encoder.train_new_tokens and isinstance(self.trainer.strategy, FSDPStrategy):  # hooks are lost there
+            raise InputError("model.encoder.train_new_tokens: not with trainer.strategy=fsdp; use ddp")
         device = self.trainer.strategy.root_device.type
+        new_ids = self.datamodule.new_ids if self.restored is None else self.restored.get("new_ids", {})
         self.network = TextModel(
             self.task,
             self.pooling,
@@ -87,7 +92,10 @@ class TextModule(LightningModule):
             pretrained=self.encoder.pretrained and self.restored is None,
             vocabulary=len(self.datamodule.tokenizer),
             attention="eager" if device == "cpu" else "sdpa",  # CPU: sdpa is slow with attention dropout
+            new_ids=new_ids,
         )
+        data, markers = self.datamodule, resolve(self.network.pooling, self.datamodule.tokenizer)
+        require(markers, data.encoded, data.rows, self.task.texts)
 
     def forward(self, batch: Batch) -> Tensor:
         """The task's output."""

@@ -58,10 +58,11 @@ class Recipe:
 
 def parameter_groups(network: TextModel, recipe: Recipe) -> list[dict[str, Any]]:
     """The trained weights, grouped by learning rate and weight decay, for `torch.optim`."""
+    rows = network.encoder.word_embeddings if network.encoder.new_rows_only else None  # decay would move the old ones
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for factor, parameter in _lr_factors(network, recipe):
         if parameter.requires_grad:
-            decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
+            decay = recipe.weight_decay if parameter.ndim > 1 and parameter is not rows else 0.0
             groups.setdefault((recipe.lr * factor, decay), []).append(parameter)
     if not groups:
         raise InputError("nothing is left to train: set model.encoder.freeze to less than all")

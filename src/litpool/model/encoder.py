@@ -3,7 +3,7 @@
 import copy
 import inspect
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from litpool import InputError, demo
+from litpool.model import overrides, rows
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 NUMBERED_FROM_PADDING = (  # RoBERTa and its kin number positions from padding_idx + 1
@@ -32,26 +33,31 @@ class EncoderOptions:
         pretrained: Whether to load the weights; otherwise they are random, built from the config.
         overrides: Entries of the model's config to set, such as `hidden_dropout_prob: 0.0`.
         freeze: `none`, `all`, `embeddings`, or a number n: the embeddings and the first n layers.
+        allow_unsafe: Whether to take overrides with which pretrained weights load and compute something else.
+        new_tokens: How the embeddings of added tokens start: as the mean of the `pieces` that the token was split into
+            before, by `mean_resizing` (transformers' own: drawn around the mean of all tokens), or `random`.
+        train_new_tokens: Whether the embeddings of added tokens train where `freeze` keeps those of all others.
     """
 
     name: str = demo.NAME
     pretrained: bool = True
     overrides: dict[str, Any] = field(default_factory=dict)
     freeze: int | str = "none"  # int first: the parser tries them in this order, and any number would do for a str
+    allow_unsafe: bool = False
+    new_tokens: rows.Start = "pieces"
+    train_new_tokens: bool = False
 
 
 def load_config(options: EncoderOptions) -> PretrainedConfig:
     """The encoder's config with the overrides set; no weights are read.
 
     Raises:
-        InputError: No such encoder, an override that the config does not have, or no such way of freezing.
+        InputError: No such encoder, an override that the config or the weights do not bear, no such way of freezing.
     """
     config = _base_config(options)
     if config.is_encoder_decoder or not hasattr(config, "num_hidden_layers"):
         raise InputError(f"model.encoder.name={options.name}: {config.model_type} is no encoder; take one like BERT")
-    for key in options.overrides:
-        if not hasattr(config, key):
-            raise InputError(f"model.encoder.overrides: {config.model_type} has no config entry {key!r}")
+    overrides.check(config, options.overrides, options.pretrained, options.allow_unsafe)
     try:
         for key, value in options.overrides.items():
             setattr(config, key, value)
@@ -99,6 +105,7 @@ class Encoder(nn.Module):
         all_layers: Whether `forward` returns every layer or only the last.
         vocabulary: Number of ids that the tokenizer knows; more rows are added to the embeddings if need be.
         attention: The attention code of transformers: `sdpa` or `eager` (faster on CPU with attention dropout).
+        new_ids: Ids of added tokens, each with the ids of the pieces that the token was split into before.
 
     Raises:
         InputError: The pooler is wanted, and the model has none or got random weights for it.
@@ -113,9 +120,10 @@ class Encoder(nn.Module):
         all_layers: bool = False,
         vocabulary: int = 0,
         attention: str = "sdpa",
+        new_ids: Mapping[int, Sequence[int]] | None = None,
     ) -> None:
         super().__init__()
-        self.all_layers = all_layers
+        self.all_layers, self.new_ids = all_layers, dict(new_ids or {})
         config = copy.deepcopy(config)
         model_class: Any = transformers.MODEL_MAPPING[type(config)]
         if not model_class._supports_sdpa:  # MPNet, DeBERTa
@@ -126,17 +134,22 @@ class Encoder(nn.Module):
         self.model, missing = _build(options.name if pretrained else None, config, arguments)
         if pooler:
             _check_pooler(self.model, missing)
-        embeddings = self.model.get_input_embeddings()
-        assert isinstance(embeddings, nn.Embedding)
-        if vocabulary > embeddings.num_embeddings:
-            self.model.resize_token_embeddings(vocabulary)
+        rows.grow(self.model, vocabulary, self.new_ids if pretrained else {}, options.new_tokens)
         self.freeze(options.freeze)
+        self.new_rows_only = options.train_new_tokens and not self.word_embeddings.requires_grad
+        if self.new_rows_only:
+            rows.train_only(self.word_embeddings, self.new_ids)
         self.train()  # from_pretrained returns eval mode, in which dropout would stay silent
 
     @property
     def config(self) -> PretrainedConfig:
         """The config of the model as it is built."""
         return self.model.config
+
+    @property
+    def word_embeddings(self) -> nn.Parameter:
+        """The embeddings of the tokens, (V, D) or narrower."""
+        return self.model.get_input_embeddings().weight  # type: ignore[return-value]
 
     def layers(self) -> list[nn.Module]:
         """The transformer layers, bottom to top; empty where layers share their weights (ALBERT)."""
@@ -169,7 +182,8 @@ class Encoder(nn.Module):
         """
         inputs = {key: batch[key] for key in MODEL_INPUTS if key in batch}
         output = self.model(**inputs, output_hidden_states=self.all_layers, return_dict=True)
-        hidden_states = output.hidden_states if self.all_layers else (output.last_hidden_state,)
+        layers = output.hidden_states if self.all_layers else None  # also none where the encoder has no layers
+        hidden_states = layers or (output.last_hidden_state,)
         return hidden_states, getattr(output, "pooler_output", None)
 
 

@@ -1,6 +1,6 @@
 """TextModel: encoder, pooling and task head in one plain module that knows no trainer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 from transformers import PretrainedConfig
@@ -22,6 +22,7 @@ class TextModel(nn.Module):
         config: The encoder's config.
         pretrained: Whether to load the encoder's weights; false when a checkpoint's are to follow.
         vocabulary: Number of ids that the tokenizer knows.
+        new_ids: Ids of added tokens, each with the ids of the pieces that the token was split into before.
         attention: The attention code of transformers, `sdpa` or `eager`.
     """
 
@@ -34,6 +35,7 @@ class TextModel(nn.Module):
         pretrained: bool,
         vocabulary: int = 0,
         attention: str = "sdpa",
+        new_ids: Mapping[int, Sequence[int]] | None = None,
     ) -> None:
         super().__init__()
         self.on_tokens = task.on_tokens
@@ -47,6 +49,7 @@ class TextModel(nn.Module):
             all_layers=self.pooling.needs_hidden_states,
             vocabulary=vocabulary,
             attention=attention,
+            new_ids=new_ids,
         )
 
     def embed(self, batch: Mapping[str, Tensor]) -> Tensor:
@@ -55,7 +58,7 @@ class TextModel(nn.Module):
         texts = {key: batch[key].flatten(0, -2) for key in TOKEN_INPUTS if key in batch}  # each (B * K, T)
         hidden_states, pooler_output = self.encoder(texts)  # each (B * K, T, D)
         mask, special = texts["attention_mask"], texts.get("special_tokens_mask")
-        return self.pooling(hidden_states, mask, special, pooler_output).unflatten(0, shape)
+        return self.pooling(hidden_states, mask, special, pooler_output, texts["input_ids"]).unflatten(0, shape)
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The task's output, such as logits (B, C) for classification."""

@@ -30,6 +30,7 @@ class Pooling(nn.Module, ABC):
         attention_mask: Tensor,  # (B, T), 1 at real tokens and 0 at padding; int, bool or float
         special_tokens_mask: Tensor | None = None,  # (B, T), 1 at [CLS], [SEP], padding...
         pooler_output: Tensor | None = None,  # (B, D)
+        input_ids: Tensor | None = None,  # (B, T)
     ) -> Tensor:  # (B, out_features)
         """Pool a batch."""
 
@@ -76,6 +77,7 @@ class PoolerOutput(Pooling):
         attention_mask: Tensor,
         special_tokens_mask: Tensor | None = None,
         pooler_output: Tensor | None = None,
+        input_ids: Tensor | None = None,
     ) -> Tensor:
         if pooler_output is None:
             raise InputError("PoolerOutput: this encoder gives no pooler output; use ClsPooling or MeanPooling instead")
@@ -99,6 +101,7 @@ class MeanPooling(Pooling):
         attention_mask: Tensor,
         special_tokens_mask: Tensor | None = None,
         pooler_output: Tensor | None = None,
+        input_ids: Tensor | None = None,
     ) -> Tensor:
         if self.special_tokens:
             return _weighted_mean(hidden_states[-1], attention_mask.bool())
@@ -214,19 +217,17 @@ class LayerMixPooling(Pooling):
 
     def __init__(self, width: int, num_layers: int, pooling: Callable[[int, int], Pooling] = MeanPooling) -> None:
         super().__init__(width, num_layers)
-        self.pooling = pooling(width, num_layers)
-        if self.pooling.needs_hidden_states or self.pooling.needs_pooler_output:
-            name = type(self.pooling).__name__
-            raise InputError(f"LayerMixPooling: {name} cannot pool the one mixed layer; use one such as MeanPooling")
-        self.out_features = self.pooling.out_features
+        self.pooling = part = pooling(width, num_layers)
+        if part.needs_hidden_states or part.needs_pooler_output:
+            raise InputError(f"LayerMixPooling: {type(part).__name__} cannot pool the one mixed layer; use MeanPooling")
+        self.out_features = part.out_features
         self.logits = nn.Parameter(torch.zeros(num_layers + 1))
         self.scale = nn.Parameter(torch.ones(()))
 
     def forward(self, hidden_states: Sequence[Tensor], attention_mask: Tensor, *rest: object, **more: object) -> Tensor:
         layers = zip(self.scale * self.logits.softmax(0), hidden_states, strict=True)  # L + 1 weights and (B, T, D)
         mixed = sum(weight * _fill(layer, attention_mask, 0) for weight, layer in layers)  # (B, T, D)
-        pooled: Tensor = self.pooling((mixed,), attention_mask, *rest, **more)
-        return pooled  # (B, out_features)
+        return self.pooling((mixed,), attention_mask, *rest, **more)  # (B, out_features)
 
 
 class ConcatPooling(Pooling):
@@ -240,8 +241,7 @@ class ConcatPooling(Pooling):
         super().__init__(width, num_layers)
         if not poolings:
             raise InputError("ConcatPooling: poolings is empty; give at least one, as in [ClsPooling, MeanPooling]")
-        parts = [pooling(width, num_layers) for pooling in poolings]
-        self.poolings = nn.ModuleList(parts)
+        self.poolings = nn.ModuleList(parts := [pooling(width, num_layers) for pooling in poolings])
         self.out_features = sum(part.out_features for part in parts)
         self.needs_hidden_states = any(part.needs_hidden_states for part in parts)
         self.needs_pooler_output = any(part.needs_pooler_output for part in parts)
