@@ -12,13 +12,14 @@ from litpool.loops.verdict import verdict
 WORDS = ["a", "bad", "dull", "film", "fine", "good", "great", "is", "not", "play", "poor", "the", "this", "was"]
 LOOPS = ("fit", "fit_hf", "fit_plain")
 PAIR = ("--task.text", "[left, right]")
+TRIPLE = ("--task.text", "[left, right, wrong]")
 TASKS = {
     "regression": ("--task", "Regression", *PAIR, "--task.label", "score", "--task.score_range", "[0, 5]"),
     "regression, any range": ("--task", "Regression", "--task.text", "left", "--task.label", "score"),
     "cosine": ("--task", "Similarity", *PAIR, "--task.label", "score", "--task.score_range", "[0, 5]"),
     "softmax": ("--task", "Similarity", *PAIR, "--task.label", "kind", "--task.objective", "softmax"),
     "contrastive": ("--task", "Similarity", *PAIR, "--task.objective", "contrastive"),
-    "hard negatives": ("--task", "Similarity", "--task.text", "[left, right, wrong]", "--task.objective", "contrastive"),
+    "hard negatives": ("--task", "Similarity", *TRIPLE, "--task.objective", "contrastive"),
     "questions": ("--task", "QuestionAnswering", "--task.doc_stride", "4", "--data.max_length", "14"),
     "questions, some without answer": ("--task", "QuestionAnswering", "--task.no_answer", "true"),
 }

@@ -73,7 +73,9 @@ def test_one_column_is_no_pair() -> None:
 
 
 def test_a_score_out_of_range_is_refused() -> None:
-    with pytest.raises(InputError, match="the validation split, row 2: 'score' is '4.5', must be a number from 0 to 1"):
+    with pytest.raises(
+        InputError, match=r"the validation split, row 2: 'score' is '4\.5', must be a number from 0 to 1"
+    ):
         Similarity().learn(
             {"train": Dataset.from_dict({"score": [0.0]}), "validation": Dataset.from_dict({"score": [1, 4.5]})}
         )
@@ -171,7 +173,7 @@ def test_softmax_loss_metrics_answers_and_mistakes(softmax: Similarity) -> None:
 
 
 def loss_by_loops(texts: list[list[str]], unit: np.ndarray, temperature: float) -> float:
-    """The loss from its definition: for each row and direction, what may be chosen, and the probability of the right."""
+    """The loss from its definition: for each row and direction, what may be chosen, and how probable the right is."""
     pairs = {(row[0], row[1]) for row in texts}
     losses = []
     for i, row in enumerate(texts):

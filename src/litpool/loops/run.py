@@ -57,8 +57,8 @@ def write_predictions(path: str, texts: "Dataset", answers: list[dict[str, Any]]
     """Write the texts with their answers, in input order.
 
     Args:
-        path: `.npz` takes vectors alone, as the array `vectors` (rows, features), `.parquet` any answers as columns; all
-            else gets JSON lines; `-` is standard output.
+        path: `.npz` takes vectors alone, as the array `vectors` (rows, features), `.parquet` any answers as columns;
+            all else gets JSON lines; `-` is standard output.
         texts: The rows.
         answers: One for each row.
     """
