@@ -97,9 +97,9 @@ def test_predict_gives_the_same_answers_from_every_kind_of_file(fitted, cli, tmp
     (tmp_path / "in.csv").write_text("id,text\n" + "\n".join(f'1,"{text}"' for text in texts))
     outputs = []
     for name in ("in.txt", "in.jsonl", "in.csv"):
-        status, _, err = cli("predict", "--ckpt_path", checkpoint, "--input", name, "--output", f"{name}.out")
+        status, _, err = cli("predict", "--ckpt_path", checkpoint, "--input", name, "--output", f"{name}.jsonl")
         assert status == 0, err
-        outputs.append(Path(f"{name}.out").read_text())
+        outputs.append(Path(f"{name}.jsonl").read_text())
     _, out, _ = cli("predict", "--ckpt_path", checkpoint, "--output", "-", stdin="\n".join(texts))
     assert outputs == [out] * 3
 
@@ -110,6 +110,15 @@ def test_an_explicit_value_beats_the_checkpoint(fitted, cli, tmp_path):
     arguments = ["--data.source", f"{{test: {other}}}", "--task.text", "review", "--task.label", "stars"]
     _, out, err = cli("test", "--ckpt_path", fitted[0] / "checkpoints/best.ckpt", *arguments)
     assert json.loads((Path(out.split()[-1]) / "metrics.json").read_text())["test/accuracy"] > 0.9, err
+
+
+def test_another_file_is_scored_as_a_whole(fitted, cli, tmp_path):
+    lines = ["bright warm,good"] * 29 + ["grim,good"] + ["plain,so"] * 10
+    (tmp_path / "other.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
+    _, out, err = cli("test", "--ckpt_path", fitted[0] / "checkpoints/best.ckpt", "--data.source", "other.csv")
+    accuracy = json.loads((Path(out.split()[-1]) / "metrics.json").read_text())["test/accuracy"]
+    assert accuracy * 40 == pytest.approx(round(accuracy * 40), abs=1e-4), err  # of 40 rows, not of a tenth
+    assert accuracy >= 38 / 40 - 1e-6
 
 
 def test_the_checkpoint_holds_nothing_but_plain_values(fitted):

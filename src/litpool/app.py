@@ -86,15 +86,20 @@ class CLI(LightningCLI):
         """Nothing: LightningCLI would let the checkpoint beat the command line."""
 
     def before_instantiate_classes(self) -> None:
-        """The tokenizer is the encoder's own, unless the user says otherwise."""
+        """The tokenizer is the encoder's own, unless the user says otherwise; another file is scored as a whole."""
         config = self.config[self.subcommand]
         config.data.tokenizer = config.data.tokenizer or config.model.encoder.name
+        source = config.data.source
+        scores = self.saved is not None and self.subcommand in ("test", "validate")
+        if scores and source != self.saved["config"]["data"]["source"] and Path(str(source)).is_file():
+            config.data.source = {{"validate": "validation"}.get(self.subcommand, "test"): source}  # the whole of it
 
     def after_instantiate_classes(self) -> None:
         """Restore from the checkpoint, check what the encoder bears, and keep the config for the next checkpoint."""
         config = yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False))
-        trains = str(self.subcommand).startswith(("fit", "compare"))
-        keys = (*self.config_keys, "trainer") if trains else (*self.config_keys, "study")
+        arms = config.get("study", {}).get("arms", [])
+        trains = str(self.subcommand).startswith(("fit", "compare")) or "finetuned" in arms
+        keys = (*self.config_keys, "study", *(["trainer"] if trains else []))
         self.model.config = {key: config[key] for key in keys if key in config}
         if self.saved is not None:
             stored = self.saved["config"]["task"]["class_path"]
@@ -161,6 +166,8 @@ class CLI(LightningCLI):
         given = self.config[self.subcommand]
         if given.output != "-" and (Path(given.output).is_dir() or not Path(given.output).parent.is_dir()):
             raise InputError(f"output={given.output}: name a file in a folder that exists, or - for standard output")
+        if given.output != "-" and Path(given.output).suffix not in run.OUTPUTS:
+            raise InputError(f"output={given.output}: the ending must be one of {', '.join(run.OUTPUTS)}")
         if given.output.endswith(".npz") and not self.model.task.gives_vectors:
             raise InputError(
                 f"output={given.output}: only vectors go into .npz, and the answers are others; use .jsonl"

@@ -219,6 +219,7 @@ def test_ranks_by_hand() -> None:
     assert ranks(found, identities).tolist() == [2, 1, 3]
     same = torch.ones(3, 2, 4)
     assert ranks(same, identities).tolist() == [2, 2, 2]  # the mean of 1, 2 and 3
+    assert ranks(torch.full((3, 2, 4), torch.nan), identities).tolist() == [3, 3, 3]  # no number finds nothing
     partner = torch.tensor([[1, 11], [2, 12], [1, 13]])  # 13 is another partner of the first text 1
     assert ranks(found, partner).tolist() == [1, 1, 2]
     duplicate = torch.tensor([[1, 11], [2, 12], [3, 12]])  # the second 12 is the first: north

@@ -1,5 +1,6 @@
 """Scoring a split: metrics fed batch by batch, the same in every loop."""
 
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -39,8 +40,15 @@ class Evaluation(nn.Module):
         self.kept.append((batch["index"], kept))
 
     def compute(self) -> dict[str, float]:
-        """Every metric that is one number, over the whole split and all devices, such as `val/accuracy`; in float32."""
-        computed = {**self.metrics.compute(), "loss": self.mean_loss.compute()}
+        """Every metric that is one number, over the whole split and all devices, such as `val/accuracy`; in float32.
+
+        Ends the program with exit status 1 if the loss is no finite number.
+        """
+        loss = self.mean_loss.compute()
+        if not loss.isfinite():  # the other metrics would be drawn from noise
+            mend = "lower model.recipe.lr, or set trainer.gradient_clip_val"
+            sys.exit(f"error: {self.prefix}/loss is {loss.item()}, the weights have diverged; {mend}")
+        computed = {**self.metrics.compute(), "loss": loss}
         return {f"{self.prefix}/{name}": value.float().item() for name, value in computed.items() if value.ndim == 0}
 
     def show(self, writer: SummaryWriter, step: int) -> None:

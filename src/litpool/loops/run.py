@@ -21,6 +21,7 @@ from litpool.tasks.task import Task
 if TYPE_CHECKING:  # slow to import, and not needed until there are rows
     from datasets import Dataset
 
+OUTPUTS = (".jsonl", ".parquet", ".npz")  # what predictions are written as
 SHOWN = 20  # wrong answers in the table
 
 

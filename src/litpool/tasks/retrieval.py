@@ -84,5 +84,6 @@ def ranks(vectors: Tensor, identities: Tensor) -> Tensor:
         scores = unit[rows, 0] @ candidates.T  # (n, C)
         right = scores.gather(1, own[rows, None])  # (n, 1)
         others = ~partner[group[rows]]
-        found.append(1 + ((scores > right) & others).sum(1) + ((scores == right) & others).sum(1) / 2)
+        ahead, level = ~(scores <= right), scores == right  # what is no number is ahead: it has found nothing
+        found.append(1 + (ahead & others).sum(1) + (level & others).sum(1) / 2)
     return torch.cat(found).double()
