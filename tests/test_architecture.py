@@ -29,7 +29,8 @@ RULES = {
     r"litpool\.loops(\..+)?": rf"{SHARED}|{TASK}|{MODEL}|{DATA}|litpool\.loops(\.(?!{LOOPS})\w+)?",
     r"litpool\.study(\..+)?": rf"{SHARED}|{MODEL}|litpool\.(tasks|data|loops|study)(\.\w+)?",
     r"litpool\.export": rf"{SHARED}|{MODEL}|litpool\.(tasks|data|loops)(\.\w+)?",
-    r"litpool\.commands": rf"{SHARED}|{MODEL}|litpool\.(tasks|data|loops|study|export)(\.\w+)?",
+    r"litpool\.check": rf"{SHARED}|{MODEL}|litpool\.(tasks|data|loops)(\.\w+)?",
+    r"litpool\.commands": rf"{SHARED}|{MODEL}|litpool\.check|litpool\.(tasks|data|loops|study|export)(\.\w+)?",
     r"litpool\.(parser|terminal)": rf"{SHARED}|{TASK}|litpool\.model\.pooling",
     r"litpool\.app": r"litpool(\..+)?",
 }
@@ -85,6 +86,8 @@ def test_a_room_imports_only_from_the_rooms_it_may(path: Path) -> None:
         ("litpool.loops.recipe", "import litpool.loops.compare"),
         ("litpool.commands", "from litpool.app import main"),
         ("litpool.study.frozen", "from litpool.app import main"),
+        ("litpool.data.inspection", "from litpool.model.encoder import Encoder"),
+        ("litpool.check", "from litpool.commands import Trainer"),
     ],
 )
 def test_the_rules_forbid_what_design_forbids(module: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ COMMANDS = {
     "fit_plain": "Train as `fit` does, with a loop written by hand.",
     "compare": "Train with all loops, one after the other: the same job step by step, and what it costs.",
     "study": "Tell which pooling of which layer represents a text: all of them, frozen, with their uncertainty.",
+    "check": "Look at data, tokenizer and encoder before a run: a table of what is well, and of what is not.",
     "validate": "Score a checkpoint (or the untrained network) on the validation split.",
     "test": "Score a checkpoint (or the untrained network) on the test split.",
     "predict": "Answer the rows of a file (CSV, TSV, JSON, JSONL, Parquet, TXT) or of standard input.",

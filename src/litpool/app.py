@@ -90,8 +90,8 @@ class CLI(LightningCLI):
         config = self.config[self.subcommand]
         config.data.tokenizer = config.data.tokenizer or config.model.encoder.name
         source = config.data.source
-        scores = self.saved is not None and self.subcommand in ("test", "validate")
-        if scores and source != self.saved["config"]["data"]["source"] and Path(str(source)).is_file():
+        other = self.saved is not None and source != self.saved["config"]["data"]["source"]
+        if other and self.subcommand in ("test", "validate") and Path(str(source)).is_file():
             config.data.source = {{"validate": "validation"}.get(self.subcommand, "test"): source}  # the whole of it
 
     def after_instantiate_classes(self) -> None:

@@ -138,7 +138,8 @@ class Trainer(pl.Trainer):
     ) -> None:
         """Tell which pooling of which layer represents a text: all of them, frozen, with their uncertainty.
 
-        The encoder works in float32 on one device, whatever the trainer's flags say.
+        Frozen, the encoder works in float32 on one device, whatever the trainer's flags say; they are for the arm
+        `finetuned`.
 
         Args:
             study: What is studied beside all layers and all poolings without weights of their own.
@@ -147,9 +148,21 @@ class Trainer(pl.Trainer):
 
         if self.world_size > 1:
             raise InputError(f"trainer.devices={self.world_size}: a study runs on one device; set trainer.devices=1")
-        studies.prepare(model, datamodule, study)
+        found = studies.prepare(model, datamodule, study)
         self._save_config(model)
-        studies.conduct(model, datamodule, study, self.strategy.root_device, self._folder(), self.logger)
+        parent = Path(self.logger.root_dir if isinstance(self.logger, TensorBoardLogger) else "logs")
+        studies.conduct(model, found, study, self.strategy.root_device, self._folder(), self.logger, parent)
+
+    def check(self, model: TextModule, datamodule: TextDataModule) -> None:
+        """Look at data, tokenizer and encoder before a run: a table of what is well, and of what is not.
+
+        The exit status is 1 where a line is an error.
+        """
+        from litpool import check as checks  # late: not every command needs it
+
+        model.trainer, self.datamodule = self, datamodule
+        if checks.conduct(model, datamodule, self._folder()):
+            sys.exit(1)
 
     def _cut(self, steps: int | None, datamodule: TextDataModule) -> dict[str, int]:
         """The flags that end training after so many steps, with an evaluation there if it is within an epoch."""

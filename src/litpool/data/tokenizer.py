@@ -1,19 +1,14 @@
-"""The tokenizer: its own tokens, added ones, and whether it knows the language of the data."""
+"""The tokenizer: its own tokens and added ones, to and from files."""
 
 import tempfile
-import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import regex
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from litpool import InputError, demo
 from litpool.data.added import Pieces, add
-
-SAMPLE = 2000  # texts looked at for the language; more do not change the shares
 
 
 def load_tokenizer(
@@ -70,33 +65,3 @@ def restore_tokenizer(files: Mapping[str, bytes]) -> PreTrainedTokenizerBase:
         for name, content in files.items():
             (Path(folder) / Path(name).name).write_bytes(content)
         return AutoTokenizer.from_pretrained(folder)
-
-
-def language_warning(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> str | None:
-    """One sentence if the tokenizer does not know the words of a script that the texts are written in, else None.
-
-    A word counts as not known when it holds an unknown token or is split into single characters. Scripts without
-    spaces (Han, kana, Thai) are judged by unknown tokens alone, since single characters are words there.
-    """
-    words = Counter(word for text in texts for word in regex.findall(r"\p{L}{2,}", text))
-    known, lost = Counter[str](), Counter[str]()
-    for word, count in words.items():
-        script = unicodedata.name(word[0], "OTHER").split()[0]
-        (lost if _is_lost(tokenizer, word, script) else known)[script] += count
-    total = words.total()
-    for script, count in lost.most_common():
-        share = count / (count + known[script])
-        if count > 0.1 * total and share > 0.5:
-            return (
-                f"this tokenizer does not know the language: it splits {share:.0%} of the {script.title()} words into "
-                "single characters or unknown tokens; take an encoder that was trained on this language"
-            )
-    return None
-
-
-def _is_lost(tokenizer: PreTrainedTokenizerBase, word: str, script: str) -> bool:
-    pieces = tokenizer.tokenize(word)
-    if tokenizer.unk_token in pieces:
-        return True
-    spaced = script not in ("CJK", "HIRAGANA", "KATAKANA", "THAI")
-    return spaced and all(len(piece.removeprefix("##").strip("▁Ġ")) <= 1 for piece in pieces)

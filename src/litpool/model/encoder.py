@@ -131,9 +131,9 @@ class Encoder(nn.Module):
         arguments: dict[str, Any] = {"attn_implementation": attention, "dtype": torch.float32}
         if "add_pooling_layer" in inspect.signature(model_class).parameters:
             arguments["add_pooling_layer"] = pooler
-        self.model, missing = _build(options.name if pretrained else None, config, arguments)
+        self.model, self.loading = _build(options.name if pretrained else None, config, arguments)
         if pooler:
-            _check_pooler(self.model, missing)
+            _check_pooler(self.model, self.loading["missing_keys"])
         rows.grow(self.model, vocabulary, self.new_ids if pretrained else {}, options.new_tokens)
         self.freeze(options.freeze)
         self.new_rows_only = options.train_new_tokens and not self.word_embeddings.requires_grad
@@ -189,24 +189,24 @@ class Encoder(nn.Module):
 
 def _build(
     name: str | None, config: PretrainedConfig, arguments: dict[str, Any]
-) -> tuple["transformers.PreTrainedModel", set[str]]:
-    """The model, with random weights if there is no name, and what the files lack of the pooler's weights."""
+) -> tuple["transformers.PreTrainedModel", dict[str, list[str]]]:
+    """The model, with random weights if there is no name; which weights the files lack, and which the model."""
     try:
         if name is None:
-            return transformers.AutoModel.from_config(config, **arguments), set()
+            return transformers.AutoModel.from_config(config, **arguments), {"missing_keys": [], "unexpected_keys": []}
         model, info = transformers.AutoModel.from_pretrained(
             demo.locate(name), config=config, output_loading_info=True, **arguments
         )
     except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
         where = f"model.encoder.name={name}: its weights cannot be loaded" if name else "model.encoder: cannot be built"
         raise InputError(f"{where} ({_reason(error)}); check the files and model.encoder.overrides") from error
-    pooler = {key for key in info["missing_keys"] if key.startswith("pooler.")}
-    if missing := sorted(set(info["missing_keys"]) - pooler):
+    loading = {key: sorted(info[key]) for key in ("missing_keys", "unexpected_keys")}
+    if missing := [key for key in loading["missing_keys"] if not key.startswith("pooler.")]:
         raise InputError(
             f"model.encoder.name={name}: {len(missing)} weights are not in its files, such as {missing[0]}, and would "
             "be random; take the folder of a whole encoder, and no overrides that add layers"
         )
-    return model, pooler
+    return model, loading
 
 
 def _reason(error: Exception) -> str:
@@ -214,7 +214,7 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _check_pooler(model: "transformers.PreTrainedModel", missing: set[str]) -> None:
+def _check_pooler(model: "transformers.PreTrainedModel", missing: list[str]) -> None:
     if getattr(model, "pooler", None) is None:
         raise InputError(f"PoolerOutput: {model.config.model_type} has no pooler; use ClsPooling or MeanPooling")
     if missing:

@@ -12,11 +12,13 @@ from litpool import InputError
 from litpool.model.encoder import Encoder, EncoderOptions
 from litpool.model.network import TOKEN_INPUTS
 from litpool.model.pooling import (
+    AttentionPooling,
     ClsPooling,
     ConcatPooling,
     FirstLastPooling,
     LastNPooling,
     LastTokenPooling,
+    LayerMixPooling,
     MaxPooling,
     MeanPooling,
     MeanSqrtLenPooling,
@@ -86,6 +88,10 @@ def describe(pooling: Pooling) -> str:
         return f"LastNPooling n={pooling.n}"
     if isinstance(pooling, MeanPooling) and not pooling.special_tokens:
         return "MeanPooling without special tokens"
+    if isinstance(pooling, AttentionPooling) and pooling.attention.num_heads > 1:
+        return f"AttentionPooling heads={pooling.attention.num_heads}"
+    if isinstance(pooling, LayerMixPooling) and not isinstance(pooling.pooling, MeanPooling):
+        return f"LayerMixPooling of {describe(pooling.pooling)}"
     return type(pooling).__name__
 
 

@@ -1,6 +1,7 @@
 """From the scores of all cells to what study.json says: each pooling's layer chosen on validation, and compared."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ Json = dict[str, Any]
 
 
 class Choice(NamedTuple):
-    """Of each pooling the row whose layer was best on validation, compared with that of [CLS]."""
+    """Of each pooling the row whose layer was best on validation (else the last), compared with that of [CLS]."""
 
     rows: list[Row]
     analysis: Analysis
@@ -35,13 +36,18 @@ def choose(rows: Sequence[Row], whitened: bool, score: Score, unit: str, seed: i
     best: dict[str, Row] = {}
     for row in rows:
         name = row.cell.pooling
-        if row.whitened == whitened and (name not in best or row.validation > best[name].validation):
+        if row.whitened == whitened and (name not in best or _rank(row) > _rank(best[name])):
             best[name] = row
     chosen = list(best.values())
     outcomes = np.stack([row.outcomes for row in chosen])
     baseline = [row.cell.pooling for row in chosen].index(BASELINE)
     names = [row.cell.name for row in chosen]
     return Choice(chosen, statistics.analyse(names, outcomes, score, baseline, unit, seed=seed))
+
+
+def _rank(row: Row) -> float:
+    """What the choice goes by: the validation score; without that split the layer, so that it is the last one."""
+    return (row.cell.layer or 0) if row.validation is None else row.validation
 
 
 def tell_cells(rows: Sequence[Row], choices: Sequence[Choice], score: Score, seed: int) -> list[Json]:
@@ -100,3 +106,19 @@ def baselines(
         {"name": name, **tell_estimate(estimate), "coverage": coverage if name.startswith("word vectors") else None}
         for name, estimate in zip(outcomes, found, strict=True)
     ]
+
+
+def tell_tuned(runs: Sequence[Json]) -> str:
+    """The mean over seeds of each pooling and layer with its lowest and highest, the highest mean first."""
+    groups: dict[str, list[float]] = {}
+    for run in runs:
+        name = run["pooling"] if run["layer"] is None else f"{run['pooling']} of layer {run['layer']}"
+        groups.setdefault(name, []).append(run["test"])
+    ranked = sorted(groups.items(), key=lambda group: -fmean(group[1]))
+    seeds = len(ranked[0][1])
+    spread = f"the spread over {seeds} seeds, which is no confidence interval" if seeds > 1 else "of one seed"
+    parts = [
+        f"{name} {fmean(tests):.1f}" + (f" ({min(tests):.1f} to {max(tests):.1f})" if seeds > 1 else "")
+        for name, tests in ranked
+    ]
+    return f"fine-tuned: {', '.join(parts)}; {spread}"

@@ -82,7 +82,7 @@ def study(module: TextModule, data: TextDataModule, options: StudyOptions, devic
 
     Args:
         module: Says which encoder.
-        data: Its three splits are tokenized; its task is one that `task_of` gave.
+        data: Its splits are tokenized, of pairs at least test; its task is one that `task_of` gave.
         options: What is studied beside the rule.
         device: Where the encoder works and the scores are computed.
 
@@ -97,7 +97,7 @@ def study(module: TextModule, data: TextDataModule, options: StudyOptions, devic
     cells = list_cells(encoder, not note, options.poolings)
     with timed(clock, "encode the texts"):
         salt = vectors.fingerprint(encoder)
-        files = {split: vectors.encode(encoder, cells, data, split, salt) for split in SPLITS}
+        files = {split: vectors.encode(encoder, cells, data, split, salt) for split in examples.texts}
     with timed(clock, "score the cells"):
         rows = score_cells(cells, files, examples, options.seed, device)
     with timed(clock, "score the baselines"):
@@ -108,8 +108,8 @@ def study(module: TextModule, data: TextDataModule, options: StudyOptions, devic
         told["baselines"] = baselines(outcomes, coverage, examples.score, options.seed)
     told["notes"] = [*([note] if note else []), *_notes(examples, choices, averages)]
     facts: Json = {"task": type(data.task).__name__, "metric": "spearman" if examples.gold else "accuracy"}
-    facts |= {"unit": examples.unit, "rows": {split: len(data.rows[split]) for split in SPLITS}}
-    told = {"name": _name(data), **facts, "layers": encoder.config.num_hidden_layers, **told}
+    facts |= {"unit": examples.unit, "rows": {split: len(data.rows[split]) for split in examples.texts}}
+    told = {"name": name_of(data), **facts, "layers": encoder.config.num_hidden_layers, **told}
     return Studied(told, _projected(cells, files["test"], choices[0]), clock)
 
 
@@ -122,10 +122,10 @@ def timed(clock: dict[str, float], what: str) -> Iterator[None]:
 
 
 def read(data: TextDataModule) -> Examples:
-    """Texts and labels of the three splits."""
-    task = data.task
-    texts = {split: [list(data.rows[split][column]) for column in task.texts] for split in SPLITS}
-    given = {split: list(data.rows[split][task.label]) for split in SPLITS}
+    """Texts and labels of the splits that are tokenized."""
+    task, splits = data.task, [split for split in SPLITS if split in data.encoded]
+    texts = {split: [list(data.rows[split][column]) for column in task.texts] for split in splits}
+    given = {split: list(data.rows[split][task.label]) for split in splits}
     if not isinstance(task, Similarity):
         labels = {split: torch.tensor(task.targets(values)) for split, values in given.items()}
         return Examples(texts, {}, labels, statistics.accuracy)
@@ -145,7 +145,7 @@ def load_encoder(
 
     def build(pooler: bool) -> Encoder:
         torch.manual_seed(torch.initial_seed())  # rows for added tokens are random, and the same in the next run
-        arguments: Json = {"all_layers": True, "vocabulary": len(data.tokenizer)}
+        arguments: Json = {"all_layers": True, "vocabulary": len(data.tokenizer), "new_ids": data.new_ids}
         attention = "eager" if device.type == "cpu" else "sdpa"  # as the loops have it
         return Encoder(module.encoder, config, module.encoder.pretrained, pooler, attention=attention, **arguments)
 
@@ -166,7 +166,7 @@ def score_cells(
     """The rows of all cells, in their order."""
     rows: list[Row] = []
     for width, group in vectors.widths(cells).items():
-        rows += _score(group, {split: files[split][width] for split in SPLITS}, examples, seed, device)
+        rows += _score(group, {split: part[width] for split, part in files.items()}, examples, seed, device)
     place = {id(cell): number for number, cell in enumerate(cells)}
     return sorted(rows, key=lambda row: place[id(row.cell)])
 
@@ -189,15 +189,15 @@ def _baselines(
         cell = rows[-1].cell._replace(pooling=f"word vectors of {Path(str(options.word_vectors)).name}, mean")
         parts = averages.vectors if examples.gold else word_vectors.side_by_side(averages.vectors)
         found[cell.pooling] = _score([cell], parts, examples, options.seed, device)[0].outcomes
-    if examples.gold:
-        found["TF-IDF, cosine"] = word_vectors.compare_tfidf(examples.texts)
-    else:
+    if not examples.gold:
         found["TF-IDF, logistic regression"] = word_vectors.classify_tfidf(examples.texts, examples.labels)
+    elif "train" in examples.texts:  # which says how rare a word is
+        found["TF-IDF, cosine"] = word_vectors.compare_tfidf(examples.texts)
     return found
 
 
 def _tell(rows: Sequence[Row], examples: Examples, seed: int) -> tuple[Json, list[Choice]]:
-    families = (False, True) if examples.gold else (False,)
+    families = (False, True) if examples.gold and "train" in examples.texts else (False,)
     choices = [choose(rows, whitened, examples.score, examples.unit, seed) for whitened in families]
     plain = choices[0].analysis
     told = {
@@ -214,15 +214,21 @@ def _notes(examples: Examples, choices: Sequence[Choice], averages: WordVectors 
     notes = []
     if len(examples.texts["test"][0]) < statistics.ENOUGH:
         notes.append(f"the test split is too small for intervals: {statistics.ENOUGH} {examples.unit} are needed")
-    if examples.gold:
+    if "validation" not in examples.texts:
+        notes.append("There is no validation split to choose a layer on: each pooling stands with its last layer")
+    if "train" not in examples.texts:
+        notes.append("There is no train split to fit a whitening and TF-IDF on: both are left out")
+    elif examples.gold:
         notes.append(f"Whitened, fitted on train, and compared among themselves: {choices[1].analysis.verdict}")
+    if examples.gold:
         notes.append("Alignment is told from the pairs in the top quarter of scores")
     if averages:
         notes.append(f"The word vectors cover {100 * averages.coverage:.1f}% of the running words")
     return notes
 
 
-def _name(data: TextDataModule) -> str:
+def name_of(data: TextDataModule) -> str:
+    """What the data are called where nobody named them."""
     source: Any = data.source.source
     return (
         source
@@ -233,7 +239,7 @@ def _name(data: TextDataModule) -> str:
 
 def _projected(cells: Sequence[Cell], test: vectors.Files, choice: Choice) -> dict[str, NDArray[np.float32]]:
     """The test vectors of [CLS] and of the pooling that is best on validation, each of its chosen layer."""
-    best = max(choice.rows, key=lambda row: row.validation)
+    best = max(choice.rows, key=lambda row: row.validation or 0.0)
     shown = [row.cell for row in choice.rows if row.cell.pooling == "ClsPooling" or row is best]
     grouped = vectors.widths(cells)
     return {

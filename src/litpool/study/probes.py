@@ -24,7 +24,7 @@ Vectors = Tensor | NDArray[np.floating]  # (cells, n, d), in memory or a memmap,
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 MEMORY = 2**27  # bytes of train vectors that are worked on at a time, at least one cell; copies take 3 times as much
 MEMORIES = 10  # steps that L-BFGS remembers
-GAP = 1e-7  # estimated distance of the mean loss to its minimum, below which a problem is solved
+GAP = 2e-6  # estimated distance of the objective to its minimum, as a share of it, below which a problem is solved
 
 
 class Split(NamedTuple):
@@ -178,7 +178,7 @@ class Problem(NamedTuple):
 
     def solve(self, design: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
         """Weights (c, d + 1, S, K), and which problems were solved (c, S), for a design along its principal axes."""
-        cells, rows, width = design.shape
+        cells, _, width = design.shape
         bound = 0.5 if self.softmax else 0.25  # of the second derivative of a loss by a logit
         penalty = F.pad(squares.new_ones(width - 1), (0, 1))[:, None, None] / self.strengths[:, None]  # (d + 1, S, 1)
         bounds = bound * squares[..., None, None] + penalty  # (c, d + 1, S, 1)
@@ -190,7 +190,7 @@ class Problem(NamedTuple):
         for _ in range(self.max_steps):
             direction = -_precondition(gradient, history, bounds)
             slope = _dot(gradient, direction)  # (c, S), twice the way to the minimum of a parabola
-            solved = -slope / 2 < GAP * rows
+            solved = -slope / 2 < GAP * loss
             if solved.all():
                 break
             change = self.logits(design, direction)

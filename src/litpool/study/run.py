@@ -17,56 +17,70 @@ from litpool.data.module import TextDataModule
 from litpool.loops.compare import versions
 from litpool.loops.lightning import TextModule
 from litpool.model.encoder import load_config
-from litpool.study import frozen
+from litpool.study import finetuned, frozen, sets
 from litpool.study.cells import check_asked
+from litpool.study.choice import Json, tell_tuned
+from litpool.study.frozen import timed
 from litpool.study.options import StudyOptions
+from litpool.study.scores import SPLITS
+from litpool.study.sets import DataSet
 
 PROJECTED = 2_000  # texts in TensorBoard's projector
 
 
-def prepare(module: TextModule, data: TextDataModule, options: StudyOptions) -> None:
-    """Check what is asked for, then read and tokenize the three splits.
+def prepare(module: TextModule, data: TextDataModule, options: StudyOptions) -> list[DataSet]:
+    """Check what is asked for, then read and tokenize all data sets.
 
     Raises:
-        InputError: A task, a pooling, a file or a split that is no use; weights were not loaded for it.
+        InputError: An arm, a task, a pooling, a file or a split that is no use; weights were not loaded for it.
     """
-    data.task = frozen.task_of(module.task)
-    check_asked(options.poolings, module.encoder, load_config(module.encoder))
+    if not options.arms:
+        raise InputError("study.arms=[]: name frozen, finetuned or both")
+    if "frozen" in options.arms:
+        frozen.task_of(module.task)
+        check_asked(options.poolings, module.encoder, load_config(module.encoder))
+    if "finetuned" in options.arms:
+        finetuned.check(module, options)
     if options.word_vectors is not None and not Path(options.word_vectors).is_file():
         raise InputError(f"study.word_vectors={options.word_vectors}: no such file; name a text file of word vectors")
-    data.setup("fit")
-    data.setup("test")
+    return sets.read(module, data, options)
 
 
 def conduct(
     module: TextModule,
-    data: TextDataModule,
+    found: list[DataSet],
     options: StudyOptions,
     device: torch.device,
     folder: Path,
     logger: Logger | None,
+    parent: Path,
 ) -> None:
     """Study, write the report into the run folder and the vectors for TensorBoard, and tell the verdict.
 
     Args:
-        module: Says which encoder.
-        data: `prepare` has seen it.
+        module: Says which encoder, and how it is trained.
+        found: What `prepare` gave.
         options: What is studied beside the rule.
-        device: Where it is computed.
+        device: Where the frozen arm is computed.
         folder: The run folder.
         logger: Gets the test texts' vectors if it writes for TensorBoard.
+        parent: Where the results of single trainings are kept.
     """
     from litpool.study import report  # late: it draws
 
-    studied = frozen.study(module, data, options, device)
+    told, seconds = [], dict[str, float]()
+    for one in found:
+        entry, clock = _study(module, one, options, device, logger, parent, len(found) > 1)
+        told.append(entry)
+        seconds = {name: round(seconds.get(name, 0) + clock.get(name, 0), 3) for name in seconds | clock}
     result = {
-        "verdict": studied.told["verdict"],
-        "notes": studied.told["notes"],
+        "verdict": sets.verdict(told),
+        "notes": told[0]["notes"] if len(told) == 1 else [],
         "command": shlex.join(["python", "cli.py", *sys.argv[1:]]),
         "config": module.config,
         "versions": {**versions(), "numpy": version("numpy"), "scikit-learn": version("scikit-learn")},
-        "seconds": studied.seconds,
-        "data": [studied.told],
+        "seconds": seconds,
+        "data": told,
     }
     result = rounded(result)
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,9 +88,58 @@ def conduct(
     (folder / "study.json").write_text(f"{text}\n", encoding="utf-8")
     report.write(folder, result)
     if isinstance(logger, TensorBoardLogger):
-        _project(logger, data, studied.projected)
+        for entry in result["data"]:
+            if entry["cells"]:  # a fine-tuned arm alone has no map
+                logger.experiment.add_figure(f"study/{entry['name']}", report.heat_map(entry))
+        logger.save()
     for line in (result["verdict"], *result["notes"], f"wrote {folder}"):
         print(line)
+
+
+def _study(
+    module: TextModule,
+    one: DataSet,
+    options: StudyOptions,
+    device: torch.device,
+    logger: Logger | None,
+    parent: Path,
+    several: bool,
+) -> tuple[Json, dict[str, float]]:
+    """A data set's entry in study.json, and the seconds that its parts took."""
+    clock: dict[str, float] = {}
+    entry = blank(one.data)
+    if one.frozen:
+        studied = frozen.study(module, one.frozen, options, device)
+        entry, clock = studied.told, studied.seconds
+        if isinstance(logger, TensorBoardLogger):
+            names = {f"{one.name} {name}" if several else name: part for name, part in studied.projected.items()}
+            _project(logger, one.frozen, names)
+    if one.tuned:
+        with timed(clock, "fine-tune"):
+            entry["finetuned"] = finetuned.tune(module, one.tuned, options, parent)
+        said = tell_tuned(entry["finetuned"])
+        if one.frozen:
+            entry["notes"].append(said)
+        else:
+            entry["layers"], entry["verdict"] = load_config(module.encoder).num_hidden_layers, said
+    return {**entry, "name": one.name, "paper": one.paper}, clock
+
+
+def blank(data: TextDataModule) -> Json:
+    """An entry of study.json without a frozen arm."""
+    unit = "pairs" if len(data.task.texts) > 1 else "examples"
+    facts = {"task": type(data.task).__name__, "metric": data.task.monitor.partition("/")[2], "unit": unit}
+    rows = {split: len(data.rows[split]) for split in SPLITS if split in data.encoded}
+    empty: Json = {
+        "cells": [],
+        "chosen": [],
+        "lead": None,
+        "baselines": [],
+        "finetuned": [],
+        "verdict": "",
+        "notes": [],
+    }
+    return {"name": "", **facts, "rows": rows, "layers": 0, **empty}
 
 
 def rounded(value: Any) -> Any:

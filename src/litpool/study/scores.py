@@ -27,7 +27,7 @@ class Row(NamedTuple):
     cell: Cell
     whitened: bool
     strength: float | None  # of the probe's regularization
-    validation: float  # points
+    validation: float | None  # points; None where there is no such split
     outcomes: NDArray[np.float64]  # (n,), of test: right or wrong; or the cosines
     geometry: Geometry | None
 
@@ -60,11 +60,19 @@ def compare_cells(
     seed: int,
     device: str | torch.device,
 ) -> list[Row]:
-    """Cosines of pairs in each cell, as they are and whitened on train; `parts` hold two texts a row, `gold` scores."""
+    """Cosines of pairs in each cell, as they are and, where there is a train split, whitened on it.
+
+    Args:
+        cells: Which.
+        parts: Two texts a row; of the splits that there are, test at least.
+        gold: The scores of each split.
+        seed: Of the pairs that the geometry is told from.
+        device: Where it is computed.
+    """
     rows = []
     with bar(len(cells), "comparing") as shown:
         for number, cell in enumerate(cells):
-            for whitened in (False, True):
+            for whitened in (False, True)[: 1 + ("train" in parts)]:
                 rows.append(_compare(cell, number, parts, gold, whitened, seed, device))
             release(parts.values())
             shown.update(1)
@@ -81,7 +89,8 @@ def _compare(
     device: str | torch.device,
 ) -> Row:
     """One row; the vectors of one cell are in memory."""
-    pairs = {split: load(parts[split], number, device) for split in ("validation", "test")}  # each (2, n, d)
+    splits = [split for split in ("validation", "test") if split in parts]
+    pairs = {split: load(parts[split], number, device) for split in splits}  # each (2, n, d)
     if whitened:
         fitted = sample(load(parts["train"], number, device).flatten(0, 1), FITTED)
         whitening = geometry.fit_whitening(fitted[None])
@@ -90,9 +99,11 @@ def _compare(
             for split, part in pairs.items()
         }
     cosines = {split: geometry.cosine(part[:1], part[1:]).double().numpy() for split, part in pairs.items()}  # (1, n)
-    validation = statistics.observe(cosines["validation"], statistics.spearman(gold["validation"]))
+    validation = None
+    if "validation" in cosines:
+        validation = float(statistics.observe(cosines["validation"], statistics.spearman(gold["validation"]))[0])
     shape = measure(sample(pairs["test"].transpose(0, 1).flatten(0, 1)), closest(pairs["test"], gold["test"]), seed)
-    return Row(cell, whitened, None, float(validation[0]), cosines["test"][0], shape)
+    return Row(cell, whitened, None, validation, cosines["test"][0], shape)
 
 
 def sample(vectors: Tensor, most: int = TEXTS) -> Tensor:

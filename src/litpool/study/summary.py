@@ -67,16 +67,30 @@ def config_text(result: dict[str, Any]) -> str:
 
 
 def _side_by_side(everything: list[Row]) -> list[str]:
-    """The test score of each pooling's chosen cell, data sets as columns; the paper's figure in brackets."""
+    """The test score of each pooling, data sets as columns; the paper's figure in brackets."""
     scores: dict[str, dict[int, str]] = {}
     for column, data in enumerate(everything):
+        ours = _scores(data)
         paper = {one["pooling"]: one["test"] for one in data.get("paper") or []}
-        for one in data["chosen"]:
-            told = f" ({number(paper[one['pooling']])} in the paper)" if one["pooling"] in paper else ""
-            scores.setdefault(one["pooling"], {})[column] = number(one["test"]) + told
+        for name in dict.fromkeys([*ours, *paper]):
+            told = f" ({number(paper[name])} in the paper)" if name in paper else ""
+            scores.setdefault(name, {})[column] = number(ours.get(name)) + told
     columns = range(len(everything))
     rows = [(name, *(row.get(column, NONE) for column in columns)) for name, row in scores.items()]
     return _table(("test score", *(data["name"] for data in everything)), rows)
+
+
+def _scores(data: Row) -> dict[str, float]:
+    """Of each pooling the test score of its chosen cell, not whitened; without a frozen arm, the mean over seeds.
+
+    Where several layers were fine-tuned it is that of the layer whose mean is highest on validation.
+    """
+    if data["chosen"]:
+        return {one["pooling"]: one["test"] for one in data["chosen"] if not one["whitened"]}
+    runs = data.get("finetuned") or []
+    validated = {key: statistics.fmean(scores) for key, scores in _by_seed(runs, "validation").items()}
+    order = sorted(_by_seed(runs).items(), key=lambda group: validated[group[0]])
+    return {pooling: statistics.fmean(scores) for (pooling, _), scores in order}  # the last of a name stays
 
 
 def _section(data: Row, said: str) -> list[str]:
@@ -122,16 +136,21 @@ def _baselines(baselines: list[Row]) -> list[str]:
 
 def _finetuned(runs: list[Row]) -> list[str]:
     """The spread over seeds of each pooling and layer."""
-    groups: dict[tuple[str, int | None], list[float]] = {}
-    for run in runs:
-        groups.setdefault((run["pooling"], run["layer"]), []).append(run["test"])
     rows = []
-    for (pooling, layer), scores in sorted(groups.items(), key=lambda group: -statistics.fmean(group[1])):
+    for (pooling, layer), scores in sorted(_by_seed(runs).items(), key=lambda group: -statistics.fmean(group[1])):
         spread = _interval({"low": min(scores), "high": max(scores)})
         deviation = number(statistics.stdev(scores), 2) if len(scores) > 1 else NONE
         rows.append((pooling, _layer(layer), len(scores), number(statistics.fmean(scores)), spread, deviation))
     heads = ("pooling", "layer", "seeds", "mean test", "lowest to highest", "standard deviation")
     return ["### Fine-tuned", "", *_table(heads, rows)] if rows else []
+
+
+def _by_seed(runs: list[Row], split: str = "test") -> dict[tuple[str, int | None], list[float]]:
+    """The scores of all seeds, by pooling and layer."""
+    groups: dict[tuple[str, int | None], list[float]] = {}
+    for run in runs:
+        groups.setdefault((run["pooling"], run["layer"]), []).append(run[split])
+    return groups
 
 
 def _geometry(data: Row) -> list[str]:

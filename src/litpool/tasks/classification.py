@@ -48,7 +48,7 @@ class Classification(Task):
 
     def learn(self, splits: Mapping[str, "Dataset"]) -> None:
         """Label names and weights from the train split; every split must use those labels only."""
-        names = {split: [str(value) for value in rows[self.label]] for split, rows in splits.items()}
+        names = {split: [str(value) for value in rows[self.label][:]] for split, rows in splits.items()}
         self.labels = self.labels or label_names(names, self.label)
         check_known(names, self.labels, self.label)
         if "train" in names:
@@ -131,7 +131,7 @@ class MultiLabelClassification(Task):
 
     def learn(self, splits: Mapping[str, "Dataset"]) -> None:
         """Label names and weights from the train split; every split must use those labels only."""
-        sets = {split: [_label_set(value) for value in rows[self.label]] for split, rows in splits.items()}
+        sets = {split: [_label_set(value) for value in rows[self.label][:]] for split, rows in splits.items()}
         names = {split: [name for row in rows for name in row] for split, rows in sets.items()}
         self.labels = self.labels or label_names(names, self.label)
         check_known(names, self.labels, self.label)

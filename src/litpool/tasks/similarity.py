@@ -79,7 +79,7 @@ class Similarity(Task):
         if self.objective == "cosine":
             check_scores(splits, self.label, self.bounds)
         if self.objective == "softmax":
-            names = {split: [str(value) for value in rows[self.label]] for split, rows in splits.items()}
+            names = {split: [str(value) for value in rows[self.label][:]] for split, rows in splits.items()}
             self.labels = self.labels or label_names(names, self.label)
             check_known(names, self.labels, self.label)
 

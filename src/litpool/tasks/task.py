@@ -180,7 +180,7 @@ def check_scores(splits: Mapping[str, "Dataset"], column: str, bounds: Bounds | 
     low, high = bounds or (-sys.float_info.max, sys.float_info.max)
     found: dict[str, list[float]] = {split: [] for split in splits}
     for split, rows in splits.items():
-        for number, value in enumerate(rows[column], start=1):
+        for number, value in enumerate(rows[column][:], start=1):
             try:
                 score = float(value)
             except (TypeError, ValueError):

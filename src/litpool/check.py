@@ -1,0 +1,240 @@
+"""The command `check`: data, tokenizer and encoder in one table, before a run; check.json keeps it."""
+
+import dataclasses
+import json
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+from tqdm import tqdm
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from litpool import InputError
+from litpool.data import contents, inspection
+from litpool.data.inspection import Finding, Status, Tokens
+from litpool.data.module import TextDataModule
+from litpool.data.tokenizer import load_tokenizer
+from litpool.loops.lightning import TextModule
+from litpool.model.encoder import NUMBERED_FROM_PADDING, Encoder
+from litpool.model.network import TextModel
+
+ROWS = 5_000  # taken at a time, and so often the bar moves
+TOKENIZED = 5_000  # rows of a split that are tokenized, evenly spaced: words are counted in all of them
+MISPLACED = 0.01  # share of the ids: tokenizers of one family differ in a few special tokens and unused ids
+SPECIAL = {
+    "pad": ("pad",),
+    "cls": ("cls",),
+    "sep": ("sep",),
+    "bos": ("bos", "cls"),
+    "eos": ("eos", "sep"),
+    "mask": ("mask",),
+}
+"""Ids of the config, and the tokenizer's that say the same: BERT's [CLS] begins a text as bos does elsewhere."""
+
+
+def conduct(module: TextModule, data: TextDataModule, folder: Path) -> bool:
+    """Check everything, print the table, write check.json into the folder.
+
+    Returns:
+        Whether there is an error.
+
+    Raises:
+        InputError: The rows or the tokenizer cannot be read, so that there is nothing to check.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")  # they become lines of the table
+        data.setup("check")
+    findings = [*inspect_data(data, [str(warning.message) for warning in caught]), *inspect_model(module, data)]
+    folder.mkdir(parents=True, exist_ok=True)
+    counts = Counter(finding.status for finding in findings)
+    result = {
+        "status": next(status for status in ("error", "warning", "ok") if counts[status]),
+        "rows": {split: len(rows) for split, rows in data.rows.items()},
+        "lines": [dataclasses.asdict(finding) for finding in findings],
+    }
+    path = folder / "check.json"
+    path.write_text(json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    for line in table(findings):
+        print(line)
+    print(f"{counts['error']} errors, {counts['warning']} warnings, {counts['ok']} ok\nwrote {path}")
+    return counts["error"] > 0
+
+
+def table(findings: Iterable[Finding]) -> Iterator[str]:
+    """The lines of the table; advice and examples stand below their line."""
+    for finding in findings:
+        first, *more = finding.told.split("\n")
+        yield f"{finding.status:8} {finding.name:25} {first}"
+        for line in [*more, *([f"-> {finding.advice}"] if finding.advice else [])]:
+            yield f"{'':8} {'':25} {line}"
+
+
+# ---- the data
+
+
+def inspect_data(data: TextDataModule, told: list[str]) -> list[Finding]:
+    """The lines about rows and texts.
+
+    Args:
+        data: With its rows read.
+        told: What reading them warned of.
+    """
+    words, tokens = _read(data)
+    task, rows = data.task, {split: found for split, found in data.rows.items() if split != "predict"}
+    return [
+        *inspection.inspect_scripts(inspection.judge(data.tokenizer, words)),
+        inspection.inspect_unknown(tokens, data.tokenizer),
+        *inspection.inspect_lengths(tokens, data.max_length, task.on_tokens),
+        contents.inspect_empty(told, tokens.bare, len(tokens.lengths)),
+        *contents.inspect_duplicates(rows, task.texts, task.label),
+        *contents.inspect_labels(rows, task.label, task.labels),
+        _vocabulary_use(data, tokens),
+    ]
+
+
+def _read(data: TextDataModule) -> tuple[Counter[str], Tokens]:
+    """The words of all rows, and the tokens of at most TOKENIZED rows of each split."""
+    words, parts = Counter[str](), []
+    total = sum(map(len, data.rows.values()))
+    with tqdm(total=total, desc="checking", unit=" rows", disable=not sys.stderr.isatty()) as bar:
+        for rows in data.rows.values():
+            step = -(-len(rows) // TOKENIZED)
+            for start in range(0, len(rows), ROWS):
+                part = rows.select(range(start, min(start + ROWS, len(rows))))
+                words.update(inspection.count_words(text for column in data.task.texts for text in part[column][:]))
+                chosen = part.select(range(-start % step, len(part), step))
+                if len(chosen):
+                    parts.append(inspection.count_tokens(data.task, data.tokenizer, chosen))
+                bar.update(len(part))
+    return words, inspection.merge(parts)
+
+
+def _vocabulary_use(data: TextDataModule, tokens: Tokens) -> Finding:
+    """How much of the vocabulary the texts use."""
+    used, size = int((tokens.counts > 0).sum()), len(data.tokenizer)
+    told = f"{used:,} of {size:,} ids occur in {len(tokens.lengths):,} tokenized texts"
+    return Finding("vocabulary use", "ok", told, "", {"used": used, "size": size, "texts": len(tokens.lengths)})
+
+
+# ---- the tokenizer and the encoder
+
+
+def inspect_model(module: TextModule, data: TextDataModule) -> list[Finding]:
+    """The lines about the encoder and what it has to do with the tokenizer."""
+    config, tokenizer = module.encoder_config(), data.tokenizer
+    lines = [*special_tokens(config, tokenizer), embedding_rows(module.encoder.pretrained, config, data)]
+    lines.append(own_vocabulary(module, data))
+    try:
+        module.configure_model()
+    except InputError as error:  # weights that are missing, or a pooler that would be random
+        return [*lines, Finding("weights", "error", str(error), "without its weights the encoder knows nothing")]
+    return [*lines, *weights(module.network.encoder, module.encoder.pretrained), *modes(module)]
+
+
+def special_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> list[Finding]:
+    """Whether the encoder's config and the tokenizer give special tokens the same ids, as far as both name them."""
+    clashing: dict[str, tuple[int, int]] = {}
+    known: dict[str, tuple[int, int]] = {}
+    for name, kinds in SPECIAL.items():
+        theirs = getattr(config, f"{name}_token_id", None)
+        ours = next((i for kind in kinds if (i := getattr(tokenizer, f"{kind}_token_id", None)) is not None), None)
+        if isinstance(theirs, int) and ours is not None:
+            (known if theirs == ours else clashing)[name] = (theirs, ours)
+    if not clashing:
+        told = ", ".join(f"{name} {ours}" for name, (_, ours) in known.items()) or "the config names none"
+        return [Finding("special tokens", "ok", told)]
+    told = ", ".join(f"{name}: config {theirs}, tokenizer {ours}" for name, (theirs, ours) in clashing.items())
+    shifts = "pad" in clashing and config.model_type in NUMBERED_FROM_PADDING
+    advice = "take the tokenizer that was saved with the encoder, or mend the ids in the encoder's config.json"
+    if shifts:
+        advice = f"{config.model_type} numbers positions by its padding id, so all would be off: {advice}"
+    return [Finding("special tokens", "error" if shifts else "warning", told, advice, {"clashing": clashing})]
+
+
+def embedding_rows(pretrained: bool, config: PretrainedConfig, data: TextDataModule) -> Finding:
+    """Whether the tokenizer gives ids for which the encoder has no embedding, but for those of added tokens."""
+    rows, ids = config.vocab_size, np.array(sorted(data.tokenizer.get_vocab().values()))
+    beyond = [int(number) for number in ids[ids >= rows] if number not in data.new_ids]
+    told = f"{rows:,} in the encoder, {len(ids):,} ids in the tokenizer, {len(data.new_ids)} of them added tokens"
+    if not beyond or not pretrained:
+        return Finding("embedding rows", "ok", told, "", {"rows": rows, "beyond": len(beyond)})
+    few = ", ".join(map(repr, data.tokenizer.convert_ids_to_tokens(beyond[:3])))
+    told += f"; {len(beyond):,} ids lie beyond, such as those of {few}"
+    advice = "their embeddings would start at random: take the encoder's own tokenizer, or name them in data.add_tokens"
+    return Finding("embedding rows", "error", told, advice, {"rows": rows, "beyond": len(beyond)})
+
+
+def own_vocabulary(module: TextModule, data: TextDataModule) -> Finding:
+    """Whether another tokenizer's ids mean the same pieces as those of the encoder's own."""
+    name, encoder = data.tokenizer_name, module.encoder
+    if name == encoder.name:
+        return Finding("tokenizer", "ok", "the encoder's own")
+    if not encoder.pretrained:
+        return Finding("tokenizer", "ok", f"{name}; the encoder's weights are random, and any tokenizer will do")
+    try:
+        own = load_tokenizer(encoder.name, [], [], data.pad_token)
+    except InputError as error:
+        return Finding(
+            "tokenizer", "warning", f"{name}; the encoder's own cannot be read: {error}", "see that they fit"
+        )
+    meant, used = ({number: token for token, number in t.get_vocab().items()} for t in (own, data.tokenizer))
+    other = [number for number in used.keys() & meant.keys() if used[number] != meant[number]]
+    figures: dict[str, Any] = {"compared": len(used.keys() & meant.keys()), "other": len(other)}
+    told = f"{name}: {len(other):,} of {figures['compared']:,} ids mean another piece to the encoder"
+    if not other:
+        return Finding("tokenizer", "ok", told, "", figures)
+    few = ", ".join(f"{used[number]!r} is its {meant[number]!r}" for number in sorted(other)[-3:])
+    status: Status = "error" if len(other) > MISPLACED * figures["compared"] else "warning"
+    return Finding(
+        "tokenizer", status, f"{told}; {few}", "leave data.tokenizer out: the encoder's own is taken", figures
+    )
+
+
+def weights(encoder: Encoder, pretrained: bool) -> list[Finding]:
+    """Which weights came from the files, which are left random, and which of the files' are not used."""
+    if not pretrained:
+        told = "all random, as model.encoder.pretrained: false asks"
+        return [Finding("weights", "ok", told, "", {"loaded": 0})]
+    missing, unused = encoder.loading["missing_keys"], encoder.loading["unexpected_keys"]
+    loaded = len(encoder.model.state_dict()) - len(missing)
+    parts = {name for name, _ in encoder.model.named_children()}
+    lost = [key for key in unused if parts & set(key.split(".")[:2])]  # layers, not the head of another task
+    told = f"{loaded} tensors loaded, {_named(missing)} left random, {_named(unused)} in the files not used"
+    advice = ""
+    if missing:
+        advice = "what is random has to be learned anew; without PoolerOutput the pooler takes no part"
+    elif lost:
+        advice = f"the encoder leaves out layers that its files hold, such as {lost[0]}; see num_hidden_layers"
+    figures = {"loaded": loaded, "random": missing, "unused": unused}
+    return [Finding("weights", "warning" if advice else "ok", told, advice, figures)]
+
+
+def _named(keys: list[str]) -> str:
+    return f"{len(keys)} ({', '.join(keys[:2])}{', ...' if len(keys) > 2 else ''})" if keys else "0"
+
+
+def modes(module: TextModule) -> list[Finding]:
+    """Modules in eval mode, in which dropout is silent, and how many weights train."""
+    network: TextModel = module.network
+    asleep = [name or "the network" for name, part in network.named_modules() if not part.training]
+    told = f"{len(asleep)} modules in eval mode" + (f", such as {asleep[0]}" if asleep else "")
+    advice = "call train() on the network: dropout does nothing in eval mode"
+    lines = [Finding("modes", "warning" if asleep else "ok", told, advice * bool(asleep), {"eval": len(asleep)})]
+    trains, frozen = _sizes(network, True), _sizes(network, False)
+    told = f"{trains:,} weights train, {frozen:,} are frozen (model.encoder.freeze: {module.encoder.freeze})"
+    advice = ""
+    if not trains:
+        advice = "nothing would be learned: set model.encoder.freeze to none, or to fewer layers"
+    elif frozen and module.encoder.freeze == "none":
+        advice = "some are frozen though model.encoder.freeze is none; set requires_grad"
+    figures = {"trains": trains, "frozen": frozen}
+    return [*lines, Finding("trainable weights", "warning" if advice else "ok", told, advice, figures)]
+
+
+def _sizes(network: nn.Module, trains: bool) -> int:
+    return sum(weight.numel() for weight in network.parameters() if weight.requires_grad is trains)
