@@ -68,7 +68,10 @@ def arguments(tmp_path, request):
     return lambda name: (*TASKS[name], "--data.source", source, "--model.pooling", "MeanPooling")
 
 
-@pytest.mark.parametrize("name", TASKS)
+QUICK = ("regression", "contrastive", "questions")  # the others are `slow`
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in TASKS])
 def test_a_task_is_trained_alike_in_all_loops_scored_and_answers(name, train, cli, arguments, tmp_path):
     runs = {loop: train(loop, *arguments(name)) for loop in LOOPS}
     assert verdict({loop: [run] for loop, run in runs.items()}).startswith("identical for all ")

@@ -383,3 +383,10 @@ def test_any_other_name_is_left_to_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_
     (tmp_path / demo.NAME).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert demo.locate(demo.NAME) == demo.NAME  # a folder of that name is taken as it is
+
+
+@pytest.mark.parametrize("wrong", [{"hidden_act": "foo"}, {"pad_token_id": 99_999_999}], ids=str)
+def test_a_config_that_transformers_cannot_build_is_one_line(tiny: Tiny, wrong: dict[str, Any]) -> None:
+    options, config = tiny("bert", **wrong)
+    with pytest.raises(InputError, match=r"model\.encoder: cannot be built"):
+        Encoder(options, config, pretrained=False)

@@ -18,6 +18,9 @@ from litpool import InputError, demo
 from litpool.model import overrides, rows
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+BUILD_ERRORS = (  # of files that are no use, and of configs that transformers does not check before it builds
+    OSError, ValueError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError, KeyError, AssertionError,
+)  # fmt: skip
 NUMBERED_FROM_PADDING = (  # RoBERTa and its kin number positions from padding_idx + 1
     "camembert", "data2vec-text", "ibert", "longformer", "luke", "markuplm", "mpnet", "roberta",
     "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
@@ -197,7 +200,7 @@ def _build(
         model, info = transformers.AutoModel.from_pretrained(
             demo.locate(name), config=config, output_loading_info=True, **arguments
         )
-    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+    except BUILD_ERRORS as error:
         where = f"model.encoder.name={name}: its weights cannot be loaded" if name else "model.encoder: cannot be built"
         raise InputError(f"{where} ({_reason(error)}); check the files and model.encoder.overrides") from error
     loading = {key: sorted(info[key]) for key in ("missing_keys", "unexpected_keys")}

@@ -88,6 +88,9 @@ def check(module: TextModule, options: StudyOptions) -> None:
     layers = config.num_hidden_layers
     if options.seeds < 1:
         raise InputError(f"study.seeds={options.seeds}: give the number of seeds, 1 or more")
+    flags = module.config["trainer"]
+    if flags["max_epochs"] is None and flags["max_steps"] == -1:
+        raise InputError("trainer.max_epochs=null: say how many epochs the fine-tuned arm trains, such as 1")
     if not options.tuned:
         raise InputError("study.tuned=[]: name at least one pooling, such as [ClsPooling, MeanPooling]")
     if options.layers is not None and not options.layers:
