@@ -69,6 +69,7 @@ def test_two_processes_report_exactly_the_metrics_of_one(trained):
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)  # other padding, other rounding
 
 
+@pytest.mark.slow  # half a minute of starting processes
 def test_two_processes_predict_what_one_does_in_input_order(trained):
     folder, one, _ = trained
     checkpoint = one / "checkpoints/best.ckpt"
