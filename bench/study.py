@@ -20,7 +20,6 @@ os.environ["LITPOOL_CACHE"] = tempfile.mkdtemp(prefix="litpool-bench-")
 
 import shutil
 
-import numpy as np
 import torch
 
 from litpool import CACHE
@@ -30,13 +29,14 @@ from litpool.model.network import TextModel
 from litpool.model.pooling import ClsPooling, MeanPooling
 from litpool.study import geometry, vectors
 from litpool.study.cells import Cell, list_cells
-from litpool.study.statistics import observe, spearman
+from litpool.study.scores import read
+from litpool.study.statistics import observe
 from litpool.tasks.similarity import Similarity
 
 REPEATS = 3
 
 
-def read(folder: Path) -> TextDataModule:
+def read_data(folder: Path) -> TextDataModule:
     source = {"validation": str(folder / "stsb-en-dev.csv"), "test": str(folder / "stsb-en-test.csv")}
     columns = ["sentence1", "sentence2", "score"]
     task = Similarity(score_range=(0, 5))
@@ -53,7 +53,7 @@ def plain(network: TextModel, data: TextDataModule) -> torch.Tensor:
 def study(encoder: Encoder, cells: list[Cell], data: TextDataModule) -> None:
     shutil.rmtree(CACHE / "vectors", ignore_errors=True)
     files = vectors.encode(encoder, cells, data, "test", vectors.fingerprint(encoder))
-    score = spearman(np.array(data.rows["test"]["score"], dtype=float))
+    score = read(data).score
     for file in files.values():
         for cell in file:
             observe(geometry.cosine(cell[None, 0], cell[None, 1]).double().numpy(), score)
@@ -66,7 +66,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def main(folder: str) -> None:
-    data, options = read(Path(folder)), EncoderOptions()
+    data, options = read_data(Path(folder)), EncoderOptions()
     encoder = Encoder(options, load_config(options), True, pooler=True, all_layers=True, attention="eager").eval()
     cells = list_cells(encoder, True, [])
     networks = [

@@ -130,7 +130,7 @@ def test_the_verdict_stays_with_the_frozen_arm(study):
     found = study("--study.arms", "[frozen, finetuned]", "--study.seeds", "2", "--study.tuned", "[MeanPooling]")
     assert found["verdict"] == found["data"][0]["verdict"]
     assert found["data"][0]["cells"]
-    note = found["notes"][-1]
+    note = found["data"][0]["notes"][-1]
     assert note.startswith("fine-tuned: MeanPooling of layer 2 ")
     assert note.endswith("; the spread over 2 seeds, which is no confidence interval")
 

@@ -96,9 +96,10 @@ def encoder(encoder_folder):
 
 
 def encode(encoder, data, cells, split="test"):
-    """The vectors of each cell, (K, n, d), by its name."""
+    """The vectors of each cell, (K, n, d), by its name; the rows as they stand in the data."""
     files = vectors.encode(encoder, cells, data, split, vectors.fingerprint(encoder))
-    return {cell.name: np.array(files[w][i]) for w, c in vectors.widths(cells).items() for i, cell in enumerate(c)}
+    place = np.argsort(vectors.order(data.encoded[split]))
+    return {cell.name: files[w][i][:, place] for w, c in vectors.widths(cells).items() for i, cell in enumerate(c)}
 
 
 def plain(encoder, data, cells, split="test"):

@@ -90,7 +90,7 @@ def few(name: str = "few") -> dict[str, Any]:
 def study(*data: dict[str, Any]) -> dict[str, Any]:
     encoder = {"name": "sentence-transformers/all-MiniLM-L6-v2", "pretrained": True}
     return {
-        **{"verdict": data[0]["verdict"], "notes": ["seeds: 0, 1, 2"], "data": list(data)},
+        **{"verdict": data[0]["verdict"], "data": list(data)},
         "command": "python cli.py study --config configs/study_stsb.yaml --study.seed 0",
         "config": {"seed_everything": 0, "model": {"encoder": encoder}, "data": {"batch_size": 32, "max_length": 128}},
         **{"versions": {"litpool": "0.1.0", "torch": "2.13.0"}, "seconds": {"encoding": 41.2, "whole": 63.55}},

@@ -41,6 +41,7 @@ OF_A_LAYER: tuple[Make, ...] = (
     LastTokenPooling,
 )
 LINEAR = (ClsPooling, MeanPooling, MeanSqrtLenPooling, WeightedMeanPooling, LastTokenPooling)
+OF_MEANS = (FirstLastPooling, LastNPooling)
 STATIC = "static embeddings, mean"
 
 
@@ -140,13 +141,20 @@ def pool(cells: Sequence[Cell], encoder: Encoder, batch: Mapping[str, Tensor]) -
 def _weighted_sums(
     cells: Sequence[Cell], hidden_states: Sequence[Tensor], masks: tuple[Tensor, Tensor | None]
 ) -> dict[tuple[str, int | None], Tensor]:
-    """Those poolings of a layer that are weighted sums of its tokens: one product a layer gives all of them.
+    """Those poolings that are weighted sums of the tokens: one product a layer gives all of them.
 
-    Their weights are what they make of unit vectors, one a token.
+    Their weights are what they make of unit vectors, one a token. Those that average over layers and tokens may do the
+    tokens first.
     """
     modules = {cell.pooling: cell.module for cell in cells if type(cell.module) in LINEAR and not cell.static}
     rows, tokens, _ = hidden_states[0].shape
     unit = torch.eye(tokens, device=hidden_states[0].device, dtype=hidden_states[0].dtype).expand(rows, -1, -1)
     weights = torch.stack([module((unit,), *masks) for module in modules.values()], dim=1)  # (B, poolings, T)
     sums = [(weights @ hidden).unbind(1) for hidden in hidden_states]  # a layer: (B, D) a pooling
-    return {(name, layer): row[place] for layer, row in enumerate(sums) for place, name in enumerate(modules)}
+    found = {(name, layer): row[place] for layer, row in enumerate(sums) for place, name in enumerate(modules)}
+    means = [row[[*modules].index("MeanPooling")].unsqueeze(1) for row in sums]  # each (B, 1, D), a text of one token
+    return found | {
+        (cell.pooling, None): cell.module(means, masks[0].any(1, keepdim=True))
+        for cell in cells
+        if type(cell.module) in OF_MEANS
+    }

@@ -18,8 +18,7 @@ from litpool.study import statistics, vectors, word_vectors
 from litpool.study.cells import Cell, list_cells
 from litpool.study.choice import Choice, Json, baselines, choose, tell_cells, tell_chosen, tell_comparison
 from litpool.study.options import StudyOptions
-from litpool.study.scores import SPLITS, Parts, Row, compare_cells, probe_cells
-from litpool.study.statistics import Score
+from litpool.study.scores import Examples, Parts, Row, compare_cells, probe_cells, read
 from litpool.study.word_vectors import WordVectors
 from litpool.tasks.classification import Classification, MultiLabelClassification
 from litpool.tasks.regression import Regression
@@ -27,20 +26,6 @@ from litpool.tasks.similarity import Similarity
 from litpool.tasks.task import Task
 
 ANY_SCORE = (-1e300, 1e300)
-
-
-class Examples(NamedTuple):
-    """What is known of the examples of each split; `gold` is there for pairs, else `labels`."""
-
-    texts: dict[str, list[list[str]]]  # K columns of n
-    gold: dict[str, NDArray[np.float64]]  # (n,)
-    labels: dict[str, torch.Tensor]  # (n,), or for several labels at once (n, labels)
-    score: Score  # of the outcomes on test
-
-    @property
-    def unit(self) -> str:
-        """What the verdict calls them."""
-        return "pairs" if self.gold else "examples"
 
 
 class Studied(NamedTuple):
@@ -119,18 +104,6 @@ def timed(clock: dict[str, float], what: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     clock[what] = round(time.perf_counter() - start, 3)
-
-
-def read(data: TextDataModule) -> Examples:
-    """Texts and labels of the splits that are tokenized."""
-    task, splits = data.task, [split for split in SPLITS if split in data.encoded]
-    texts = {split: [list(data.rows[split][column]) for column in task.texts] for split in splits}
-    given = {split: list(data.rows[split][task.label]) for split in splits}
-    if not isinstance(task, Similarity):
-        labels = {split: torch.tensor(task.targets(values)) for split, values in given.items()}
-        return Examples(texts, {}, labels, statistics.accuracy)
-    gold = {split: np.array([float(value) for value in values]) for split, values in given.items()}
-    return Examples(texts, gold, {}, statistics.spearman(gold["test"]))
 
 
 def load_encoder(

@@ -24,6 +24,7 @@ from litpool.study.frozen import timed
 from litpool.study.options import StudyOptions
 from litpool.study.scores import SPLITS
 from litpool.study.sets import DataSet
+from litpool.study.vectors import order
 
 PROJECTED = 2_000  # texts in TensorBoard's projector
 
@@ -66,8 +67,6 @@ def conduct(
         logger: Gets the test texts' vectors if it writes for TensorBoard.
         parent: Where the results of single trainings are kept.
     """
-    from litpool.study import report  # late: it draws
-
     told, seconds = [], dict[str, float]()
     for one in found:
         entry, clock = _study(module, one, options, device, logger, parent, len(found) > 1)
@@ -75,14 +74,21 @@ def conduct(
         seconds = {name: round(seconds.get(name, 0) + clock.get(name, 0), 3) for name in seconds | clock}
     result = {
         "verdict": sets.verdict(told),
-        "notes": told[0]["notes"] if len(told) == 1 else [],
         "command": shlex.join(["python", "cli.py", *sys.argv[1:]]),
         "config": module.config,
         "versions": {**versions(), "numpy": version("numpy"), "scikit-learn": version("scikit-learn")},
         "seconds": seconds,
         "data": told,
     }
-    result = rounded(result)
+    _write(folder, rounded(result), logger)
+    for line in (result["verdict"], *(told[0]["notes"] if len(told) == 1 else []), f"wrote {folder}"):
+        print(line)
+
+
+def _write(folder: Path, result: Json, logger: Logger | None) -> None:
+    """study.json and what is made of it, the heat maps for TensorBoard among them."""
+    from litpool.study import report  # late: it draws
+
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / "study.json").write_text(f"{text}\n", encoding="utf-8")
@@ -92,8 +98,6 @@ def conduct(
             if entry["cells"]:  # a fine-tuned arm alone has no map
                 logger.experiment.add_figure(f"study/{entry['name']}", report.heat_map(entry))
         logger.save()
-    for line in (result["verdict"], *result["notes"], f"wrote {folder}"):
-        print(line)
 
 
 def _study(
@@ -153,15 +157,16 @@ def rounded(value: Any) -> Any:
 
 def _project(logger: TensorBoardLogger, data: TextDataModule, cells: Mapping[str, Any]) -> None:
     """The vectors of at most 2,000 test texts for TensorBoard's projector, with the texts and labels beside them."""
-    rows, columns = data.rows["test"], data.task.texts
-    for name, vectors in cells.items():
-        count = min(len(rows), PROJECTED // len(vectors))  # vectors are (K, n, d)
-        labels = [str(label) for label in rows[:count][data.task.label]] if data.task.label else [""] * count
-        texts = [rows[:count][column] for column in columns]
+    rows, columns = data.rows["test"].select(order(data.encoded["test"])), data.task.texts
+    for name, vectors in cells.items():  # each (K, n, d)
+        chosen = slice(None, None, -(-len(rows) * len(vectors) // PROJECTED))  # evenly spaced: texts of all lengths
+        part = rows[chosen]
+        labels = [str(label) for label in part[data.task.label]] if data.task.label else [""] * len(part[columns[0]])
+        texts = [part[column] for column in columns]
         texts = texts if len(vectors) > 1 else [[" / ".join(pair) for pair in zip(*texts, strict=True)]]
         shown = [
-            [" ".join(text.split())[:80], label] for part in texts for text, label in zip(part, labels, strict=True)
+            [" ".join(text.split())[:80], label] for column in texts for text, label in zip(column, labels, strict=True)
         ]
-        matrix = torch.from_numpy(np.concatenate([part[:count] for part in vectors]))
+        matrix = torch.from_numpy(np.concatenate(vectors[:, chosen]))
         logger.experiment.add_embedding(matrix, shown, metadata_header=["text", "label"], tag=name.replace(" ", "_"))
     logger.save()

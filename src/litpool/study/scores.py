@@ -8,17 +8,34 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from litpool.data.module import TextDataModule
 from litpool.study import geometry, statistics
 from litpool.study.cells import Cell
 from litpool.study.geometry import Geometry
 from litpool.study.probes import Split, Vectors, load, probe
-from litpool.study.vectors import bar, release
+from litpool.study.statistics import Score
+from litpool.study.vectors import bar, order, release
+from litpool.tasks.similarity import Similarity
 
 SPLITS = ("train", "validation", "test")
 TEXTS = 2_000  # of the test split, from which the geometry is told
 FITTED = 20_000  # texts of the train split that the whitening is fitted on, so that memory does not grow with them
 
 Parts = Mapping[str, NDArray[np.float32]]  # by split: (cells, K, n, d)
+
+
+class Examples(NamedTuple):
+    """What is known of the examples of each split; `gold` is there for pairs, else `labels`."""
+
+    texts: dict[str, list[list[str]]]  # K columns of n
+    gold: dict[str, NDArray[np.float64]]  # (n,)
+    labels: dict[str, torch.Tensor]  # (n,), or for several labels at once (n, labels)
+    score: Score  # of the outcomes on test
+
+    @property
+    def unit(self) -> str:
+        """What the verdict calls them."""
+        return "pairs" if self.gold else "examples"
 
 
 class Row(NamedTuple):
@@ -30,6 +47,19 @@ class Row(NamedTuple):
     validation: float | None  # points; None where there is no such split
     outcomes: NDArray[np.float64]  # (n,), of test: right or wrong; or the cosines
     geometry: Geometry | None
+
+
+def read(data: TextDataModule) -> Examples:
+    """Texts and labels of the splits that are tokenized, in the order of their vectors."""
+    task, splits = data.task, [split for split in SPLITS if split in data.encoded]
+    rows = {split: data.rows[split].select(order(data.encoded[split])) for split in splits}
+    texts = {split: [list(part[column]) for column in task.texts] for split, part in rows.items()}
+    given = {split: list(part[task.label]) for split, part in rows.items()}
+    if not isinstance(task, Similarity):
+        labels = {split: torch.tensor(task.targets(values)) for split, values in given.items()}
+        return Examples(texts, {}, labels, statistics.accuracy)
+    gold = {split: np.array([float(value) for value in values]) for split, values in given.items()}
+    return Examples(texts, gold, {}, statistics.spearman(gold["test"]))
 
 
 def probe_cells(

@@ -48,7 +48,7 @@ def summarize(result: dict[str, Any]) -> str:
     Args:
         result: The content of study.json.
     """
-    lines = [f"**{_plain(result['verdict'])}**", "", *_notes(result.get("notes"))]
+    lines = [f"**{_plain(result['verdict'])}**", ""]
     if len(result["data"]) > 1:
         lines += _side_by_side(result["data"])
     for data in result["data"]:
@@ -97,6 +97,7 @@ def _section(data: Row, said: str) -> list[str]:
     rows = ", ".join(f"{_count(count)} {split}" for split, count in data["rows"].items())
     lines = [f"## {_plain(data['name'])}", "", f"{_plain(data['task'])}, {data['metric']} x 100; rows: {rows}.", ""]
     lines += [f"**{_plain(data['verdict'])}**", ""] * (data["verdict"] != said)
+    lines += [*(f"- {_plain(note)}" for note in data["notes"]), ""] if data["notes"] else []
     if data["chosen"]:
         lines += ["### The chosen layer of each pooling", "", *_chosen_table(data), *_lead(data.get("lead"))]
     lines += _baselines(data.get("baselines") or []) + _finetuned(data.get("finetuned") or [])
@@ -105,7 +106,7 @@ def _section(data: Row, said: str) -> list[str]:
         lines += [f"### Test scores, poolings by layers{', whitened' * whitened}", ""]
         table = [(name, *map(number, row)) for name, row in zip(grid.poolings, grid.scores, strict=True)]
         lines += _table(("pooling", *(OWN if layer is None else f"layer {layer}" for layer in grid.layers)), table)
-    return lines + _geometry(data) + _notes(data.get("notes"), "### Notes")
+    return lines + _geometry(data)
 
 
 def _chosen_table(data: Row) -> list[str]:
@@ -160,12 +161,6 @@ def _geometry(data: Row) -> list[str]:
         found = cell.get("geometry") or {}
         rows.append([*_name(cell), *(number(found.get(n), 1 if n == "effective_rank" else 3) for n in GEOMETRY)])
     return ["### Geometry of the chosen cells", "", *_table(heads, rows)] if rows else []
-
-
-def _notes(notes: Sequence[str] | None, head: str | None = None) -> list[str]:
-    if not notes:
-        return []
-    return [*([head, ""] if head else []), *(f"- {_plain(note)}" for note in notes), ""]
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:

@@ -3,6 +3,8 @@
 The files are float32: half the size would move scores in the third digit after the point. What is in them depends on
 nothing but the token ids, the encoder and the cells, and these make the folder's name. It is written beside its place
 and moved there when it is whole; after an interruption the split is begun anew, and splits that are whole are kept.
+Rows stand as they are encoded, longest first (`order`): written in the rows' own order, each page of a file would go
+to disk several times, which takes longer than the poolings.
 """
 
 import hashlib
@@ -34,7 +36,7 @@ from litpool.study.cells import Cell, pool
 if TYPE_CHECKING:  # slow to import, and not needed until there are rows
     from datasets import Dataset
 
-Files = dict[int, NDArray[np.float32]]  # by width d: the cells of this width, in their order: (cells, K, rows, d)
+Files = dict[int, NDArray[np.float32]]  # by width d: the cells of this width, in their order: (cells, K, n, d)
 
 ABANDONED = 3600  # seconds without a write, after which an unfinished folder is taken for a killed run's
 
@@ -68,6 +70,11 @@ def encode(encoder: Encoder, cells: Sequence[Cell], data: TextDataModule, split:
     return {width: np.load(final / f"{width}.npy", mmap_mode="r") for width in widths(cells)}
 
 
+def order(encoded: "Dataset") -> NDArray[np.int64]:
+    """The rows of a split as they stand in the files."""
+    return np.concatenate(EvaluationOrder(encoded["length"], len(encoded)).batches)
+
+
 def widths(cells: Sequence[Cell]) -> dict[int, list[Cell]]:
     """The cells by the width of their vectors."""
     found: dict[int, list[Cell]] = {}
@@ -80,7 +87,7 @@ def fingerprint(encoder: Encoder) -> str:
     """A hash of all that turns token ids into vectors: weights, config, device, versions."""
     device = next(encoder.parameters()).device.type
     config = {key: value for key, value in encoder.config.to_dict().items() if key != "_name_or_path"}
-    facts = [config, device, __version__, version("torch"), version("transformers")]
+    facts = ["longest first", config, device, __version__, version("torch"), version("transformers")]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     for name, tensor in encoder.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -133,23 +140,22 @@ def _create(part: Path, cells: Sequence[Cell], encoded: "Dataset") -> Files:
 @torch.inference_mode()
 def _write(encoder: Encoder, cells: Sequence[Cell], data: TextDataModule, split: str, files: Files) -> None:
     """The pass: longest texts first, so that memory that is too small shows at once; any batch's vectors at a time."""
-    device = next(encoder.parameters()).device
+    device, done = next(encoder.parameters()).device, 0
     for batch in bar(batches(data, split), f"encoding {split}"):
-        index = batch.pop("index").numpy()
-        moved = {key: value.to(device) for key, value in batch.items()}
-        vectors = pool(cells, encoder, moved)
+        rows = slice(done, done := done + len(batch["input_ids"]))
+        vectors = pool(cells, encoder, {key: value.to(device) for key, value in batch.items()})
         for width, file in files.items():
             block = torch.stack([part for part in vectors if part.shape[-1] == width])  # (cells, B, K, d)
-            file[:, :, index] = block.transpose(1, 2).cpu().numpy()
+            file[:, :, rows] = block.transpose(1, 2).cpu().numpy()
         release(files.values())
 
 
 def batches(data: TextDataModule, split: str) -> DataLoader[dict[str, Any]]:
     """A split's batches as the data module makes them for evaluation: every text once, longest first."""
     encoded: Any = data.encoded[split]  # whose rows, asked for by a list, are columns
-    order = EvaluationOrder(encoded["length"], data.batch_size)
     collate: Any = Collator(data.tokenizer)
-    return DataLoader(encoded, sampler=order, batch_size=None, collate_fn=collate)
+    sampler = EvaluationOrder(encoded["length"], data.batch_size)
+    return DataLoader(encoded, sampler=sampler, batch_size=None, collate_fn=collate)
 
 
 def bar(steps: Any, what: str) -> Any:
