@@ -6,6 +6,7 @@ import os
 import random
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +30,7 @@ from litpool.commands import Trainer
 from litpool.data.module import TextDataModule
 from litpool.loops.lightning import TextModule
 from litpool.model.encoder import EncoderOptions
+from litpool.model.markers import MarkerPooling
 from litpool.model.pooling import MeanPooling, PoolerOutput
 from litpool.tasks.classification import Classification
 
@@ -266,6 +268,27 @@ def unused_layer(job: Job) -> None:
     job.options["overrides"] = {"num_hidden_layers": 1}
 
 
+def absent_token(job: Job) -> None:
+    job.data["add_tokens"] = ["endless", "zyzzyva"]
+    job.rows["test"][0] = (job.rows["test"][0][0] + " endless", "good")
+
+
+def unknown_marker(job: Job) -> None:
+    job.pooling = partial(MarkerPooling, markers=["[S1]"])
+
+
+def marked(job: Job) -> None:
+    """No fault."""
+    unknown_marker(job)
+    job.data["add_special_tokens"] = ["[S1]"]
+    every(job, lambda n, text, label: (f"[S1] {text}", label))
+
+
+def unmarked_text(job: Job) -> None:
+    marked(job)
+    job.rows["test"][7] = (job.rows["test"][7][0].removeprefix("[S1] "), "good")
+
+
 FAULTS: list[tuple[Callable[[Job], None], str, str, list[str]]] = [
     (korean, "script Hangul", "warning", KINDS),
     (korean, "unknown tokens", "warning", ["bert", "xlm-roberta"]),  # bytes are never unknown
@@ -286,6 +309,9 @@ FAULTS: list[tuple[Callable[[Job], None], str, str, list[str]]] = [
     (no_pooler, "weights", "error", KINDS),
     (missing_layer, "weights", "error", KINDS),
     (unused_layer, "weights", "warning", KINDS),
+    (absent_token, "added tokens", "warning", KINDS),
+    (unknown_marker, "markers", "error", KINDS),
+    (unmarked_text, "markers", "error", KINDS),
 ]
 PLANTED = [
     pytest.param(fault, line, status, kind, id=f"{fault.__name__}-{line}-{kind}")
@@ -308,6 +334,10 @@ def test_a_planted_fault_is_found(fault: Callable[[Job], None], line: str, statu
 def test_a_job_that_is_well_has_no_warning(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     assert [line for line in job.run().values() if line["status"] != "ok"] == []
     assert capsys.readouterr().out.splitlines()[-1] == f"wrote {job.folder / 'check.json'}"
+    marked(job)
+    lines = job.run()
+    assert [line for line in lines.values() if line["status"] != "ok"] == []
+    assert lines["markers"]["told"] == "[S1] in every text"
 
 
 def test_more_than_24_faults_are_planted() -> None:
@@ -325,6 +355,14 @@ def test_modules_in_eval_mode_and_frozen_weights_are_told() -> None:
     assert (trainable.status, trainable.figures) == ("warning", {"trains": 6, "frozen": 3})
     network.requires_grad_(False)
     assert "nothing would be learned" in check.modes(module)[1].advice
+
+
+def test_the_absent_token_and_the_text_without_its_marker_are_named(encoders: dict[str, Path], tmp_path: Path) -> None:
+    job = Job(encoders["bert"], tmp_path)
+    absent_token(job)
+    assert job.run()["added tokens"]["told"] == "2 added, of which 1 never occur in the texts: 'zyzzyva'"
+    unmarked_text(job)
+    assert "the test split, row 8: no '[S1]' among its tokens" in job.run()["markers"]["told"]
 
 
 def test_an_own_added_token_is_not_beyond_the_rows(encoders: dict[str, Path], tmp_path: Path) -> None:

@@ -151,15 +151,15 @@ class CLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Read and check the data before a run folder is made; the trainer's own call then finds all done."""
-        self.datamodule.setup("fit")
+        self.model.read(self.datamodule, "fit")
 
     def before_validate(self) -> None:
         """Likewise."""
-        self.datamodule.setup("validate")
+        self.model.read(self.datamodule, "validate")
 
     def before_test(self) -> None:
         """Likewise."""
-        self.datamodule.setup("test")
+        self.model.read(self.datamodule, "test")
 
     def before_predict(self) -> None:
         """Likewise."""
@@ -173,7 +173,7 @@ class CLI(LightningCLI):
                 f"output={given.output}: only vectors go into .npz, and the answers are others; use .jsonl"
             )
         self.datamodule.input = given.input
-        self.datamodule.setup("predict")
+        self.model.read(self.datamodule, "predict")
 
     def after_fit(self) -> None:
         """Score the best checkpoint on the test split, if there is one, and conclude."""

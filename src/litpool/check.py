@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 from tqdm import tqdm
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -21,18 +20,19 @@ from litpool.data.module import TextDataModule
 from litpool.data.tokenizer import load_tokenizer
 from litpool.loops.lightning import TextModule
 from litpool.model.encoder import NUMBERED_FROM_PADDING, Encoder
+from litpool.model.markers import resolve
 from litpool.model.network import TextModel
 
 ROWS = 5_000  # taken at a time, and so often the bar moves
 TOKENIZED = 5_000  # rows of a split that are tokenized, evenly spaced: words are counted in all of them
 MISPLACED = 0.01  # share of the ids: tokenizers of one family differ in a few special tokens and unused ids
 SPECIAL = {
-    "pad": ("pad",),
-    "cls": ("cls",),
-    "sep": ("sep",),
-    "bos": ("bos", "cls"),
-    "eos": ("eos", "sep"),
-    "mask": ("mask",),
+    "pad": ["pad"],
+    "cls": ["cls"],
+    "sep": ["sep"],
+    "bos": ["bos", "cls"],
+    "eos": ["eos", "sep"],
+    "mask": ["mask"],
 }
 """Ids of the config, and the tokenizer's that say the same: BERT's [CLS] begins a text as bos does elsewhere."""
 
@@ -84,7 +84,7 @@ def inspect_data(data: TextDataModule, told: list[str]) -> list[Finding]:
         data: With its rows read.
         told: What reading them warned of.
     """
-    words, tokens = _read(data)
+    words, tokens, absent = _read(data)
     task, rows = data.task, {split: found for split, found in data.rows.items() if split != "predict"}
     return [
         *inspection.inspect_scripts(inspection.judge(data.tokenizer, words)),
@@ -93,32 +93,29 @@ def inspect_data(data: TextDataModule, told: list[str]) -> list[Finding]:
         contents.inspect_empty(told, tokens.bare, len(tokens.lengths)),
         *contents.inspect_duplicates(rows, task.texts, task.label),
         *contents.inspect_labels(rows, task.label, task.labels),
-        _vocabulary_use(data, tokens),
+        contents.inspect_vocabulary(tokens.counts, len(tokens.lengths)),
+        *contents.inspect_added(len(data.new_ids), absent),
     ]
 
 
-def _read(data: TextDataModule) -> tuple[Counter[str], Tokens]:
-    """The words of all rows, and the tokens of at most TOKENIZED rows of each split."""
+def _read(data: TextDataModule) -> tuple[Counter[str], Tokens, list[str]]:
+    """The words of all rows, the tokens of at most TOKENIZED rows of each split, and the added tokens in no row."""
     words, parts = Counter[str](), []
+    absent = [*data.tokenizer.convert_ids_to_tokens(list(data.new_ids))]
     total = sum(map(len, data.rows.values()))
     with tqdm(total=total, desc="checking", unit=" rows", disable=not sys.stderr.isatty()) as bar:
         for rows in data.rows.values():
             step = -(-len(rows) // TOKENIZED)
             for start in range(0, len(rows), ROWS):
                 part = rows.select(range(start, min(start + ROWS, len(rows))))
-                words.update(inspection.count_words(text for column in data.task.texts for text in part[column][:]))
+                texts = "\n".join(text for column in data.task.texts for text in part[column][:])
+                words.update(inspection.count_words([texts]))
+                absent = [token for token in absent if token not in texts and token.lower() not in texts.lower()]
                 chosen = part.select(range(-start % step, len(part), step))
                 if len(chosen):
                     parts.append(inspection.count_tokens(data.task, data.tokenizer, chosen))
                 bar.update(len(part))
-    return words, inspection.merge(parts)
-
-
-def _vocabulary_use(data: TextDataModule, tokens: Tokens) -> Finding:
-    """How much of the vocabulary the texts use."""
-    used, size = int((tokens.counts > 0).sum()), len(data.tokenizer)
-    told = f"{used:,} of {size:,} ids occur in {len(tokens.lengths):,} tokenized texts"
-    return Finding("vocabulary use", "ok", told, "", {"used": used, "size": size, "texts": len(tokens.lengths)})
+    return words, inspection.merge(parts), absent
 
 
 # ---- the tokenizer and the encoder
@@ -127,12 +124,14 @@ def _vocabulary_use(data: TextDataModule, tokens: Tokens) -> Finding:
 def inspect_model(module: TextModule, data: TextDataModule) -> list[Finding]:
     """The lines about the encoder and what it has to do with the tokenizer."""
     config, tokenizer = module.encoder_config(), data.tokenizer
-    lines = [*special_tokens(config, tokenizer), embedding_rows(module.encoder.pretrained, config, data)]
-    lines.append(own_vocabulary(module, data))
+    rows = embedding_rows(module.encoder.pretrained, config, data)
+    lines = [*special_tokens(config, tokenizer), rows, own_vocabulary(module, data), *markers(module, data)]
+    if lines[-1].name == "markers" and lines[-1].status == "error":
+        return lines  # nor can the network be built
     try:
         module.configure_model()
-    except InputError as error:  # weights that are missing, or a pooler that would be random
-        return [*lines, Finding("weights", "error", str(error), "without its weights the encoder knows nothing")]
+    except InputError as error:  # missing weights, a random pooler
+        return [*lines, _refused("weights", error)]
     return [*lines, *weights(module.network.encoder, module.encoder.pretrained), *modes(module)]
 
 
@@ -179,9 +178,7 @@ def own_vocabulary(module: TextModule, data: TextDataModule) -> Finding:
     try:
         own = load_tokenizer(encoder.name, [], [], data.pad_token)
     except InputError as error:
-        return Finding(
-            "tokenizer", "warning", f"{name}; the encoder's own cannot be read: {error}", "see that they fit"
-        )
+        return Finding("tokenizer", "warning", f"{name}; the encoder's own cannot be read: {error}")
     meant, used = ({number: token for token, number in t.get_vocab().items()} for t in (own, data.tokenizer))
     other = [number for number in used.keys() & meant.keys() if used[number] != meant[number]]
     figures: dict[str, Any] = {"compared": len(used.keys() & meant.keys()), "other": len(other)}
@@ -190,9 +187,20 @@ def own_vocabulary(module: TextModule, data: TextDataModule) -> Finding:
         return Finding("tokenizer", "ok", told, "", figures)
     few = ", ".join(f"{used[number]!r} is its {meant[number]!r}" for number in sorted(other)[-3:])
     status: Status = "error" if len(other) > MISPLACED * figures["compared"] else "warning"
-    return Finding(
-        "tokenizer", status, f"{told}; {few}", "leave data.tokenizer out: the encoder's own is taken", figures
-    )
+    advice = "leave data.tokenizer out: the encoder's own is taken"
+    return Finding("tokenizer", status, f"{told}; {few}", advice, figures)
+
+
+def markers(module: TextModule, data: TextDataModule) -> list[Finding]:
+    """Whether each text has the markers that the pooling is to find; no line where there are none."""
+    try:
+        if not (sought := resolve(module.pooling_alone(), data.tokenizer)):
+            return []
+        with warnings.catch_warnings(action="ignore"):  # of added tokens that never occur, which have their line
+            module.read(data, "fit" if "train" in data.rows else "test" if "test" in data.rows else "validate")
+    except InputError as error:
+        return [_refused("markers", error)]
+    return [Finding("markers", "ok", f"{' '.join(sought)} in every text", "", {"markers": list(sought)})]
 
 
 def weights(encoder: Encoder, pretrained: bool) -> list[Finding]:
@@ -214,6 +222,12 @@ def weights(encoder: Encoder, pretrained: bool) -> list[Finding]:
     return [Finding("weights", "warning" if advice else "ok", told, advice, figures)]
 
 
+def _refused(name: str, error: InputError) -> Finding:
+    """What a run would end with; the last part of its message says what to do."""
+    told, _, advice = str(error).rpartition("; ")
+    return Finding(name, "error", told, advice)
+
+
 def _named(keys: list[str]) -> str:
     return f"{len(keys)} ({', '.join(keys[:2])}{', ...' if len(keys) > 2 else ''})" if keys else "0"
 
@@ -225,7 +239,10 @@ def modes(module: TextModule) -> list[Finding]:
     told = f"{len(asleep)} modules in eval mode" + (f", such as {asleep[0]}" if asleep else "")
     advice = "call train() on the network: dropout does nothing in eval mode"
     lines = [Finding("modes", "warning" if asleep else "ok", told, advice * bool(asleep), {"eval": len(asleep)})]
-    trains, frozen = _sizes(network, True), _sizes(network, False)
+    sizes = Counter[bool]()
+    for weight in network.parameters():
+        sizes[weight.requires_grad] += weight.numel()
+    trains, frozen = sizes[True], sizes[False]
     told = f"{trains:,} weights train, {frozen:,} are frozen (model.encoder.freeze: {module.encoder.freeze})"
     advice = ""
     if not trains:
@@ -234,7 +251,3 @@ def modes(module: TextModule) -> list[Finding]:
         advice = "some are frozen though model.encoder.freeze is none; set requires_grad"
     figures = {"trains": trains, "frozen": frozen}
     return [*lines, Finding("trainable weights", "warning" if advice else "ok", told, advice, figures)]
-
-
-def _sizes(network: nn.Module, trains: bool) -> int:
-    return sum(weight.numel() for weight in network.parameters() if weight.requires_grad is trains)

@@ -114,7 +114,7 @@ class Trainer(pl.Trainer):
         from litpool.loops import compare, stock
 
         flags = read_flags(model.config["trainer"], self, model.task, "one of the loops")
-        datamodule.setup("fit")
+        model.read(datamodule, "fit")
         config = {**model.config, "trainer": {**model.config["trainer"], **self._cut(steps, datamodule)}}
         parent = Path(self.logger.root_dir if isinstance(self.logger, TensorBoardLogger) else "logs")
         folder = compare.folder_of(config, parent)
@@ -192,7 +192,7 @@ class Trainer(pl.Trainer):
     def _start(self, model: TextModule, datamodule: TextDataModule, loop: str) -> Flags:
         """Check the flags, read the data, and only then write config.yaml."""
         flags = read_flags(model.config["trainer"], self, model.task, loop)
-        datamodule.setup("fit")
+        model.read(datamodule, "fit")
         self._save_config(model)
         return flags
 

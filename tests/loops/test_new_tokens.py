@@ -14,6 +14,7 @@ from litpool.loops.lightning import TextModule
 
 Cli = Callable[..., tuple[int, str, str]]
 WORDS = "network.encoder.model.embeddings.word_embeddings.weight"
+MEAN = ["--model.pooling", "MeanPooling"]
 
 
 @pytest.fixture
@@ -92,21 +93,25 @@ def test_predict_finds_the_markers_and_names_a_text_without(cli: Cli, marked: li
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--data.add_special_tokens", "['[S1]']"], "the tokenizer does not know '[S2]'; set data.add_special_tokens"),
+        (["--data.add_special_tokens", "['[S1]']"], "'[S2]' is no added token of this tokenizer; set"),
         (["--data.max_length", "7"], "no '[S2]' among its tokens; mark every text, and if it is cut off, raise"),
         (["--model.pooling.markers", "[]"], "MarkerPooling: markers=[]; give each once"),
         (["--data.add_tokens", "[covid, ' ']"], "a token is empty or only spaces; leave it out"),
         (["--data.add_tokens", "[covid, covid]"], "data.add_tokens: 'covid' is named twice; once is enough"),
         (["--data.add_tokens", "['[S1]']"], "data.add_tokens and data.add_special_tokens both name '[S1]'"),
         (["--data.add_tokens", "['[CLS]']"], "'[CLS]' is a special token already and would become a plain one"),
+        (["--data.add_special_tokens", "[]", "--model.encoder.train_new_tokens", "true", *MEAN], "no token is new"),
         (["--data.pad_token", "<pad>"], "data.pad_token=<pad>: no token of"),
         (["--model.encoder.new_tokens", "mean"], "model.encoder"),
         (["--model.encoder.overrides", "{hidden_size: 64}"], "overrides.hidden_size=64: the pretrained weights"),
         (["--model.encoder.overrides", "{num_attention_heads: 2}"], "or set model.encoder.allow_unsafe: true"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(cli: Cli, marked: list[str], arguments: list[str], told: str) -> None:
+def test_what_cannot_be_is_refused_in_one_line_and_leaves_no_run(
+    cli: Cli, marked: list[str], arguments: list[str], told: str, tmp_path: Path
+) -> None:
     status, _, err = cli("fit", *marked, *arguments)
     assert status == 2
     assert told in err
     assert len(err.splitlines()) == 1
+    assert not (tmp_path / "logs").exists()

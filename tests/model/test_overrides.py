@@ -181,6 +181,8 @@ def test_fewer_layers_are_the_lower_ones_and_told_and_more_are_refused(
     for number in (3, -1):
         with pytest.raises(InputError, match="the pretrained weights have 2 layers; give 0 to 2"):
             load(folders(kind), num_hidden_layers=number)
+    with pytest.raises(InputError, match="num_hidden_layers=-1: give 0 or more"):
+        load_config(EncoderOptions(folders(kind), pretrained=False, overrides={"num_hidden_layers": -1}))
 
 
 @pytest.mark.parametrize("kind", NEED_A_LAYER)

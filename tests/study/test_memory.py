@@ -38,9 +38,9 @@ print(peak)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the memory from /proc")
-def test_a_study_of_four_times_the_texts_does_not_hold_their_vectors(tmp_path, tokenizer_folder, encoder_folder):
+def test_a_study_of_six_times_the_texts_does_not_hold_their_vectors(tmp_path, tokenizer_folder, encoder_folder):
     words, peaks = ["good", "bad", "dull", "film", "great", "play"], []
-    for count in (6_000, 24_000):
+    for count in (6_000, 36_000):
         rng = random.Random(0)
         lines = (f"{' '.join(rng.choices(words, k=8))},{rng.randint(0, 1)}" for _ in range(count))
         (tmp_path / f"{count}.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
@@ -48,5 +48,5 @@ def test_a_study_of_four_times_the_texts_does_not_hold_their_vectors(tmp_path, t
         arguments += ["--model.encoder.name", encoder_folder, "--data.max_length", "24", "--trainer.accelerator", "cpu"]
         out = subprocess.check_output([sys.executable, "-c", STUDY, *arguments], cwd=tmp_path, text=True)
         peaks.append(int(out.split()[-1]))
-    vectors = 18_000 * 28 * 32 * 4 / 1024  # KB: 28 cells of 32 float32 numbers
-    assert peaks[1] - peaks[0] < vectors / 2
+    vectors = 30_000 * 28 * 32 * 4 / 1024  # KB: 28 cells of 32 float32 numbers
+    assert peaks[1] - peaks[0] < 0.75 * vectors  # texts, labels and TF-IDF take about 0.4 of it, give or take 0.15

@@ -1,10 +1,13 @@
-"""What a look at the rows finds, without a tokenizer: missing texts, duplicates, the balance of the labels."""
+"""What a look at the rows finds: missing texts, duplicates, the balance of the labels, which tokens they use."""
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from litpool.data.inspection import Finding, Status
 
@@ -135,3 +138,21 @@ def _scores(values: Mapping[str, Sequence[Any]]) -> list[Finding]:
 
 def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def inspect_vocabulary(counts: NDArray[np.int64], texts: int) -> Finding:
+    """How much of the vocabulary so many texts use; `counts` (V,) says how often each id occurs in them."""
+    used, size = int((counts > 0).sum()), len(counts)
+    told = f"{used:,} of {size:,} ids occur in {texts:,} tokenized texts"
+    return Finding("vocabulary use", "ok", told, "", {"used": used, "size": size, "texts": texts})
+
+
+def inspect_added(count: int, absent: list[str]) -> list[Finding]:
+    """Whether the tokens that were added, so many, stand in the texts; no line where there are none."""
+    if not count:
+        return []
+    told = f"{count} added, of which {len(absent)} never occur in the texts"
+    told += f": {', '.join(map(repr, absent))}" if absent else ""
+    advice = "what never occurs learns nothing: leave it out, or see how the texts spell it"
+    status: Status = "warning" if absent else "ok"
+    return [Finding("added tokens", status, told, advice * bool(absent), {"absent": absent})]

@@ -59,6 +59,12 @@ class TextModule(LightningModule):
         """The encoder's config: the checkpoint's if there is one, else what the options say."""
         return load_config(self.encoder) if self.restored is None else encoder_config(self.restored)
 
+    def pooling_alone(self) -> Pooling:
+        """The pooling without weights, on the meta device."""
+        config = self.encoder_config()
+        with torch.device("meta"):
+            return self.pooling(config.hidden_size, config.num_hidden_layers)
+
     def check(self, length: int) -> None:
         """Refuse what the encoder does not bear, before data are read: it is built on the meta device, without weights.
 
@@ -69,12 +75,23 @@ class TextModule(LightningModule):
         limit = max_length(config) or length
         if not 3 <= length <= limit:
             raise InputError(f"data.max_length={length}: this encoder takes texts of 3 to {limit} tokens")
+        pooling = self.pooling_alone()
+        if self.task.on_tokens and type(pooling) is not MeanPooling:  # the default, which is not used either
+            name, task = type(pooling).__name__, type(self.task).__name__
+            raise InputError(f"model.pooling={name}: {task} reads the tokens, not their pooling; leave it out")
         with torch.device("meta"):
-            pooling = self.pooling(config.hidden_size, config.num_hidden_layers)
-            if self.task.on_tokens and type(pooling) is not MeanPooling:  # the default, which is not used either
-                name, task = type(pooling).__name__, type(self.task).__name__
-                raise InputError(f"model.pooling={name}: {task} reads the tokens, not their pooling; leave it out")
             Encoder(self.encoder, config, pretrained=False, pooler=pooling.needs_pooler_output)
+
+    def read(self, data: TextDataModule, stage: str) -> None:
+        """Read and tokenize what a stage needs, before a run folder is made.
+
+        Raises:
+            InputError: The data are no use; or a text lacks a marker that the pooling is to find there.
+        """
+        data.setup(stage)
+        if self.encoder.train_new_tokens and self.restored is None and not data.new_ids:
+            raise InputError("model.encoder.train_new_tokens: no token is new; name some in data.add_tokens")
+        require(resolve(self.pooling_alone(), data.tokenizer), data.encoded, data.rows, self.task.texts)
 
     def configure_model(self) -> None:
         """Build the network, once the data have told the labels and the tokenizer."""
@@ -94,8 +111,7 @@ class TextModule(LightningModule):
             attention="eager" if device == "cpu" else "sdpa",  # CPU: sdpa is slow with attention dropout
             new_ids=new_ids,
         )
-        data, markers = self.datamodule, resolve(self.network.pooling, self.datamodule.tokenizer)
-        require(markers, data.encoded, data.rows, self.task.texts)
+        resolve(self.network.pooling, self.datamodule.tokenizer)
 
     def forward(self, batch: Batch) -> Tensor:
         """The task's output."""
@@ -180,19 +196,14 @@ class TextModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Feed the metrics."""
-        self._evaluate(batch)
+        self.evaluation.feed(batch, self.network(batch))
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Feed the metrics."""
-        self._evaluate(batch)
+    test_step = validation_step
 
     def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
         """Row numbers, and what the task keeps of the output."""
         kept = self.task.extract(self.network(batch), batch)
         return batch["index"].cpu(), kept.to(torch.promote_types(kept.dtype, torch.float32)).cpu()
-
-    def _evaluate(self, batch: Batch) -> None:
-        self.evaluation.feed(batch, self.network(batch))
 
     def on_validation_epoch_start(self) -> None:
         """Make ready the metrics of the validation split."""

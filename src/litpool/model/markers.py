@@ -1,4 +1,4 @@
-"""Entity markers: pooling at special tokens that were added to the texts."""
+"""Entity markers: pooling at tokens that were added to the texts."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from litpool.model.pooling import Pooling
 
 
 class MarkerPooling(Pooling):
-    """The state at an added special token, or those at several side by side: entity start of arXiv 1906.03158.
+    """The state at an added token, or those at several side by side: entity start of arXiv 1906.03158.
 
     Of a marker that stands in a text more than once, the first counts; one that is missing there gives zeros.
 
@@ -50,7 +50,7 @@ def resolve(pooling: nn.Module, tokenizer: PreTrainedTokenizerBase) -> dict[str,
     """Tell every MarkerPooling in `pooling` the ids of its markers, and return them all; none where there is none.
 
     Raises:
-        InputError: A marker is no token of its own to this tokenizer.
+        InputError: A marker is none of the tokens that were added to this tokenizer.
     """
     added = tokenizer.get_added_vocab()
     found: dict[str, int] = {}
@@ -58,8 +58,8 @@ def resolve(pooling: nn.Module, tokenizer: PreTrainedTokenizerBase) -> dict[str,
         if isinstance(module, MarkerPooling):
             if missing := [marker for marker in module.markers if marker not in added]:
                 raise InputError(
-                    f"MarkerPooling: the tokenizer does not know {missing[0]!r}; set data.add_special_tokens to "
-                    f"{module.markers}, and mark the texts with them"
+                    f"MarkerPooling: {missing[0]!r} is no added token of this tokenizer; set data.add_special_tokens "
+                    f"to {module.markers}, and mark the texts with them"
                 )
             found |= {marker: added[marker] for marker in module.markers}
             module.ids.copy_(torch.tensor([added[marker] for marker in module.markers]))

@@ -98,6 +98,8 @@ def check(config: PretrainedConfig, overrides: Mapping[str, Any], pretrained: bo
             raise InputError(f"{told}: litpool decides this itself; leave it out")
         if kind == "layers" and value == 0 and config.model_type in NEED_A_LAYER:
             raise InputError(f"{told}: {config.model_type} does not work without layers; give 1 or more")
+        if kind == "layers" and not pretrained and isinstance(value, int) and value < 0:
+            raise InputError(f"{told}: give 0 or more")
         if pretrained and value != present:
             _check_weights(kind, told, value, present, allow_unsafe, INSTEAD.get(key, ""))
 

@@ -10,6 +10,7 @@ from transformers import PretrainedConfig
 
 from litpool import InputError
 from litpool.model.encoder import Encoder, EncoderOptions
+from litpool.model.markers import MarkerPooling
 from litpool.model.network import TOKEN_INPUTS
 from litpool.model.pooling import (
     AttentionPooling,
@@ -91,6 +92,8 @@ def describe(pooling: Pooling) -> str:
         return "MeanPooling without special tokens"
     if isinstance(pooling, AttentionPooling) and pooling.attention.num_heads > 1:
         return f"AttentionPooling heads={pooling.attention.num_heads}"
+    if isinstance(pooling, MarkerPooling):
+        return f"MarkerPooling at {' '.join(pooling.markers)}"
     if isinstance(pooling, LayerMixPooling) and not isinstance(pooling.pooling, MeanPooling):
         return f"LayerMixPooling of {describe(pooling.pooling)}"
     return type(pooling).__name__
@@ -133,7 +136,7 @@ def pool(cells: Sequence[Cell], encoder: Encoder, batch: Mapping[str, Tensor]) -
     for cell in cells:
         layers = (words,) if cell.static else hidden_states if cell.layer is None else (hidden_states[cell.layer],)
         pooled = sums.get((cell.pooling, cell.layer))
-        pooled = cell.module(layers, *masks, pooler_output) if pooled is None else pooled
+        pooled = cell.module(layers, *masks, pooler_output, texts["input_ids"]) if pooled is None else pooled
         found.append(pooled.unflatten(0, (len(batch["input_ids"]), -1)))
     return found
 

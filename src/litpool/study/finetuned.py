@@ -228,7 +228,7 @@ def _files(name: str) -> list[Any]:
 
 def _name(pooling: Pooling, layer: int | None, seed: int) -> str:
     """The name of a result's file: the pooling with all of its settings, the layer, the seed."""
-    plain = (bool, int, float, str)
+    plain = (bool, int, float, str, list)
     parts = [
         [type(part).__name__, {key: value for key, value in vars(part).items() if isinstance(value, plain)}]
         for part in pooling.modules()

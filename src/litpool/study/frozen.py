@@ -14,7 +14,8 @@ from litpool import InputError
 from litpool.data.module import TextDataModule
 from litpool.loops.lightning import TextModule
 from litpool.model.encoder import Encoder, load_config
-from litpool.study import statistics, vectors, word_vectors
+from litpool.model.markers import resolve
+from litpool.study import vectors, word_vectors
 from litpool.study.cells import Cell, list_cells
 from litpool.study.choice import Choice, Json, baselines, choose, tell_cells, tell_chosen, tell_comparison
 from litpool.study.options import StudyOptions
@@ -62,24 +63,32 @@ def _instead(task: Task) -> str:
     return "this one has no vector of a text to score: study a classification of the same texts"
 
 
-def study(module: TextModule, data: TextDataModule, options: StudyOptions, device: torch.device) -> Studied:
+def study(
+    module: TextModule,
+    data: TextDataModule,
+    averages: WordVectors | None,
+    options: StudyOptions,
+    device: torch.device,
+) -> Studied:
     """Encode, score, choose, compare.
 
     Args:
         module: Says which encoder.
         data: Its splits are tokenized, of pairs at least test; its task is one that `task_of` gave.
+        averages: The texts' word vectors, where there is a file of them.
         options: What is studied beside the rule.
         device: Where the encoder works and the scores are computed.
 
     Raises:
-        InputError: The encoder, the cache's folder or the word vectors are of no use.
+        InputError: The encoder or the cache's folder are of no use.
     """
     clock: dict[str, float] = {}
     examples = read(data)
-    averages = None if options.word_vectors is None else word_vectors.average(options.word_vectors, examples.texts)
     with timed(clock, "load the encoder"):
         encoder, note = load_encoder(module, data, options, device)
     cells = list_cells(encoder, not note, options.poolings)
+    for cell in cells:
+        resolve(cell.module, data.tokenizer)
     with timed(clock, "encode the texts"):
         salt = vectors.fingerprint(encoder)
         files = {split: vectors.encode(encoder, cells, data, split, salt) for split in examples.texts}
@@ -92,10 +101,14 @@ def study(module: TextModule, data: TextDataModule, options: StudyOptions, devic
         coverage = averages.coverage if averages else None
         told["baselines"] = baselines(outcomes, coverage, examples.score, options.seed)
     told["notes"] = [*([note] if note else []), *_notes(examples, choices, averages)]
-    facts: Json = {"task": type(data.task).__name__, "metric": "spearman" if examples.gold else "accuracy"}
-    facts |= {"unit": examples.unit, "rows": {split: len(data.rows[split]) for split in examples.texts}}
-    told = {"name": name_of(data), **facts, "layers": encoder.config.num_hidden_layers, **told}
+    told = {"name": name_of(data), **_facts(data, examples), "layers": encoder.config.num_hidden_layers, **told}
     return Studied(told, _projected(cells, files["test"], choices[0]), clock)
+
+
+def _facts(data: TextDataModule, examples: Examples) -> Json:
+    rows = {split: len(data.rows[split]) for split in examples.texts}
+    metric = "spearman" if examples.gold else "accuracy"
+    return {"task": type(data.task).__name__, "metric": metric, "unit": examples.unit, "rows": rows}
 
 
 @contextmanager
@@ -185,8 +198,6 @@ def _tell(rows: Sequence[Row], examples: Examples, seed: int) -> tuple[Json, lis
 
 def _notes(examples: Examples, choices: Sequence[Choice], averages: WordVectors | None) -> list[str]:
     notes = []
-    if len(examples.texts["test"][0]) < statistics.ENOUGH:
-        notes.append(f"the test split is too small for intervals: {statistics.ENOUGH} {examples.unit} are needed")
     if "validation" not in examples.texts:
         notes.append("There is no validation split to choose a layer on: each pooling stands with its last layer")
     if "train" not in examples.texts:

@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from litpool import InputError
+from litpool.data.added import require
 from litpool.data.module import TextDataModule
 from litpool.loops.compare import versions
 from litpool.loops.lightning import TextModule
 from litpool.model.encoder import load_config
+from litpool.model.markers import resolve
 from litpool.study import finetuned, frozen, sets
-from litpool.study.cells import check_asked
+from litpool.study.cells import Make, check_asked
 from litpool.study.choice import Json, tell_tuned
 from litpool.study.frozen import timed
 from litpool.study.options import StudyOptions
@@ -44,7 +46,21 @@ def prepare(module: TextModule, data: TextDataModule, options: StudyOptions) -> 
         finetuned.check(module, options)
     if options.word_vectors is not None and not Path(options.word_vectors).is_file():
         raise InputError(f"study.word_vectors={options.word_vectors}: no such file; name a text file of word vectors")
-    return sets.read(module, data, options)
+    found = sets.read(module, data, options)
+    for one in found:
+        _see_markers(module, one.frozen, options.poolings)
+        _see_markers(module, one.tuned, options.tuned)
+    return found
+
+
+def _see_markers(module: TextModule, data: TextDataModule | None, makes: Sequence[Make]) -> None:
+    """Refuse texts that lack a marker which a pooling is to find."""
+    config = load_config(module.encoder)
+    for make in makes if data else ():
+        assert data
+        with torch.device("meta"):
+            markers = resolve(make(config.hidden_size, config.num_hidden_layers), data.tokenizer)
+        require(markers, data.encoded, data.rows, data.task.texts)
 
 
 def conduct(
@@ -113,7 +129,7 @@ def _study(
     clock: dict[str, float] = {}
     entry = blank(one.data)
     if one.frozen:
-        studied = frozen.study(module, one.frozen, options, device)
+        studied = frozen.study(module, one.frozen, one.averages, options, device)
         entry, clock = studied.told, studied.seconds
         if isinstance(logger, TensorBoardLogger):
             names = {f"{one.name} {name}" if several else name: part for name, part in studied.projected.items()}

@@ -11,9 +11,10 @@ from jsonargparse import ArgumentParser, Namespace
 from litpool import InputError
 from litpool.data.module import TextDataModule
 from litpool.loops.lightning import TextModule
-from litpool.study import frozen
+from litpool.study import frozen, scores, word_vectors
 from litpool.study.choice import BASELINE, Json
 from litpool.study.options import StudyOptions
+from litpool.study.word_vectors import WordVectors
 from litpool.tasks.similarity import Similarity
 from litpool.tasks.task import Task
 
@@ -25,6 +26,7 @@ class DataSet(NamedTuple):
 
     name: str
     frozen: TextDataModule | None
+    averages: WordVectors | None  # of the frozen arm's texts, where there is a file of word vectors
     tuned: TextDataModule | None
     paper: list[Json]  # figures to be shown beside ours
 
@@ -114,7 +116,7 @@ def _read(
     name: str, task: Task, data: TextDataModule, settings: Mapping[str, Any], paper: list[Json], options: StudyOptions
 ) -> DataSet:
     """For each arm that is asked for a data module, the same one if both read the rows alike."""
-    as_frozen = as_tuned = None
+    as_frozen = as_tuned = averages = None
     if "finetuned" in options.arms:
         as_tuned = data
         data.setup("fit")
@@ -125,7 +127,9 @@ def _read(
         as_frozen = data if alike else _build(TextDataModule, settings, name, task=studied)
         as_frozen.task = studied
         _set_up(as_frozen)
-    return DataSet(name, as_frozen, as_tuned, paper)
+        if options.word_vectors is not None:
+            averages = word_vectors.average(options.word_vectors, scores.read(as_frozen).texts)
+    return DataSet(name, as_frozen, averages, as_tuned, paper)
 
 
 def _set_up(data: TextDataModule) -> None:
