@@ -26,14 +26,7 @@ from litpool.model.network import TextModel
 ROWS = 5_000  # taken at a time, and so often the bar moves
 TOKENIZED = 5_000  # rows of a split that are tokenized, evenly spaced: words are counted in all of them
 MISPLACED = 0.01  # share of the ids: tokenizers of one family differ in a few special tokens and unused ids
-SPECIAL = {
-    "pad": ["pad"],
-    "cls": ["cls"],
-    "sep": ["sep"],
-    "bos": ["bos", "cls"],
-    "eos": ["eos", "sep"],
-    "mask": ["mask"],
-}
+SPECIAL = {name: [name] for name in ("pad", "cls", "sep", "mask")} | {"bos": ["bos", "cls"], "eos": ["eos", "sep"]}
 """Ids of the config, and the tokenizer's that say the same: BERT's [CLS] begins a text as bos does elsewhere."""
 
 
