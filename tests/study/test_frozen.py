@@ -33,7 +33,10 @@ from litpool.model.pooling import (
 from litpool.study import cells as study_cells
 from litpool.study import frozen, run, vectors
 from litpool.study.cells import list_cells
+from litpool.study.choice import choose, tell_cells, tell_doubt
 from litpool.study.options import StudyOptions
+from litpool.study.scores import Row
+from litpool.study.statistics import accuracy
 from litpool.tasks.classification import Classification, MultiLabelClassification
 from litpool.tasks.question_answering import QuestionAnswering
 from litpool.tasks.regression import Regression
@@ -249,6 +252,23 @@ def test_each_pooling_has_the_layer_that_is_best_on_validation(study):
     assert told["verdict"].startswith("15 test pairs are too few for intervals")  # and it goes on
 
 
+@pytest.mark.parametrize(("other", "told"), [(0.80, True), (0.62, False)])
+def test_a_verdict_that_hangs_on_the_layer_is_told(other, told):
+    rng = np.random.default_rng(0)
+
+    def row(make, layer, validation, share):
+        cell = study_cells.Cell(make.__name__, layer, make(4, 2))
+        return Row(cell, False, 1.0, validation, (rng.random(1000) < share).astype(float), None)
+
+    rows = [row(ClsPooling, 1, 70.0, 0.60), row(ClsPooling, 2, 69.0, other), row(MeanPooling, 2, 70.0, 0.82)]
+    choice = choose(rows, False, accuracy, "examples", 0)
+    assert "beats ClsPooling of layer 1" in choice.analysis.verdict
+    notes = tell_doubt(tell_cells(rows, [choice], accuracy, 0), choice)
+    assert bool(notes) == told
+    if told:
+        assert notes[0].startswith("The verdict hangs on the choice of the layer: ClsPooling of layer 2 scores 80.0")
+
+
 def test_classification_is_told_with_its_baselines(study):
     told = study(pairs=False).told
     assert told["metric"] == "accuracy"
@@ -436,6 +456,7 @@ from litpool.data.module import TextDataModule
 from litpool.model.encoder import Encoder, EncoderOptions, load_config
 from litpool.study import vectors
 from litpool.study.cells import list_cells
+from litpool.study.choice import choose, tell_cells, tell_doubt
 from litpool.tasks.classification import Classification
 
 data = TextDataModule(Classification(), source=sys.argv[1], max_length=24, tokenizer=sys.argv[2])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from litpool.study import statistics
 from litpool.study.scores import Row
-from litpool.study.statistics import Analysis, Comparison, Estimate, Score
+from litpool.study.statistics import LEVEL, Analysis, Comparison, Estimate, Score
 
 BASELINE = "ClsPooling"
 RESAMPLES = 2_000  # of all cells together, which only colour a map; those that are chosen get more
@@ -95,6 +95,29 @@ def tell_comparison(comparison: Comparison | None, names: bool = False) -> Json 
         return None
     keys = ("difference", "low", "high", "p")
     return {key: getattr(comparison, key) for key in (*(("first", "second") if names else ()), *keys)}
+
+
+def tell_doubt(cells: Sequence[Json], choice: Choice) -> list[str]:
+    """A note where another layer of [CLS] would take away most of the difference that the verdict tells.
+
+    Args:
+        cells: What `tell_cells` gave.
+        choice: The one that the verdict is of, not whitened.
+    """
+    sure = [one for one in choice.analysis.against_baseline if one.p < LEVEL and one.difference > 0]
+    if not sure:
+        return []
+    verdict = max(sure, key=lambda one: one.difference)
+    own = [cell for cell in cells if cell["pooling"] == BASELINE and not cell["whitened"]]
+    rival = max(own, key=lambda cell: cell["test"])
+    chosen = choice.analysis.estimates[[row.cell.pooling for row in choice.rows].index(BASELINE)].value
+    if rival["test"] - chosen <= verdict.difference / 2:
+        return []
+    return [
+        f"The verdict hangs on the choice of the layer: {BASELINE} of layer {rival['layer']} scores "
+        f"{rival['test']:.1f} on test, which is {rival['test'] - chosen:.1f} points more than the layer that was best "
+        "on validation; more validation examples would make the choice surer"
+    ]
 
 
 def baselines(

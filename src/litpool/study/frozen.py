@@ -17,7 +17,16 @@ from litpool.model.encoder import Encoder, load_config
 from litpool.model.markers import resolve
 from litpool.study import vectors, word_vectors
 from litpool.study.cells import Cell, list_cells
-from litpool.study.choice import Choice, Json, baselines, choose, tell_cells, tell_chosen, tell_comparison
+from litpool.study.choice import (
+    Choice,
+    Json,
+    baselines,
+    choose,
+    tell_cells,
+    tell_chosen,
+    tell_comparison,
+    tell_doubt,
+)
 from litpool.study.options import StudyOptions
 from litpool.study.scores import Examples, Parts, Row, compare_cells, probe_cells, read
 from litpool.study.word_vectors import WordVectors
@@ -100,7 +109,7 @@ def study(
         told, choices = _tell([row for row in rows if not row.cell.static], examples, options.seed)
         coverage = averages.coverage if averages else None
         told["baselines"] = baselines(outcomes, coverage, examples.score, options.seed)
-    told["notes"] = [*([note] if note else []), *_notes(examples, choices, averages)]
+    told["notes"] += [*([note] if note else []), *_notes(examples, choices, averages)]
     told = {"name": name_of(data), **_facts(data, examples), "layers": encoder.config.num_hidden_layers, **told}
     return Studied(told, _projected(cells, files["test"], choices[0]), clock)
 
@@ -186,12 +195,14 @@ def _tell(rows: Sequence[Row], examples: Examples, seed: int) -> tuple[Json, lis
     families = (False, True) if examples.gold and "train" in examples.texts else (False,)
     choices = [choose(rows, whitened, examples.score, examples.unit, seed) for whitened in families]
     plain = choices[0].analysis
+    cells = tell_cells(rows, choices, examples.score, seed)
     told = {
-        "cells": tell_cells(rows, choices, examples.score, seed),
+        "cells": cells,
         "chosen": [cell for choice in choices for cell in tell_chosen(choice)],
         "lead": tell_comparison(plain.lead, names=True),
         "finetuned": [],
         "verdict": plain.verdict,
+        "notes": tell_doubt(cells, choices[0]),
     }
     return told, choices
 

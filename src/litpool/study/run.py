@@ -112,7 +112,7 @@ def _write(folder: Path, result: Json, logger: Logger | None) -> None:
     if isinstance(logger, TensorBoardLogger):
         for entry in result["data"]:
             if entry["cells"]:  # a fine-tuned arm alone has no map
-                logger.experiment.add_figure(f"study/{entry['name']}", report.heat_map(entry))
+                logger.experiment.add_figure(f"study/{entry['name'].strip('/')}", report.heat_map(entry))
         logger.save()
 
 
