@@ -249,3 +249,25 @@ def test_a_training_that_diverged_ends_with_status_1_and_says_so(cli, tmp_path, 
     for command in ("fit", "fit_plain", "fit_hf"):
         status, _, _ = cli(command, "--config", DEBUG, "--data.source", "rows.csv", *wild)
         assert str(status).startswith("error: val/loss is nan, the weights have diverged; lower model.recipe.lr")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--data.add_tokens", "covid"], "data.add_tokens=covid: give a list such as [a, b] or null"),
+        (["--data.batch_size", "x"], "data.batch_size=x: give a whole number"),
+        (["--model.encoder.overrides", "x"], "overrides=x: give a mapping such as {key: value}"),
+        (["--model.recipe.schedule", "x"], "model.recipe.schedule=x: give 'linear', 'cosine', 'constant'"),
+        (["--trainer.precision", "x"], "trainer.precision=x: give 64, 32, 16 or"),
+        (["--model.pooling.heads", "3"], "heads: an option of AttentionPooling, not of the class that is set"),
+        (["--model.pooling.head", "3"], "model.pooling.head: no such option; did you mean 'heads'?"),
+    ],
+)
+def test_a_value_of_another_type_is_told_in_plain_words(refused, arguments, said):
+    assert said in refused("fit", "--config", DEBUG, *arguments)
+
+
+def test_a_class_that_a_study_does_not_know_is_told_with_the_nearest(refused):
+    said = refused("study", "--config", DEBUG, "--study.tuned", "[MeenPooling]")
+    assert "study.tuned=MeenPooling: no such class; did you mean 'MeanPooling'?" in said
+    assert "study.arms=frozn: give 'frozen', 'finetuned'" in refused("study", "--study.arms", "[frozn]")

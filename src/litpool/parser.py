@@ -11,7 +11,19 @@ from litpool import InputError
 from litpool.model.pooling import Pooling
 from litpool.tasks.task import Task
 
-CLASSES = {"model.pooling": Pooling, "task": Task}
+CLASSES = {"model.pooling": Pooling, "study.poolings": Pooling, "study.tuned": Pooling, "task": Task}
+TYPES = {
+    "bool": "true or false",
+    "dict": "a mapping such as {key: value}",
+    "float": "a number",
+    "int": "a whole number",
+    "list": "a list such as [a, b]",
+    "NoneType": "null",
+    "PositiveInt": "a whole number over 0",
+    "str": "text",
+}
+TYPE = re.compile(rf"Literal\[([^]]*)\]|\b({'|'.join(TYPES)})\b(?:\[[^]]*\]+)?")
+WRONG_TYPE = re.compile(r"^(\S+): (?:Expected a|Does not .* Subtypes:) (.*?)[.\]] .*(?:Got|Given) value: (.*)")
 
 
 class Parser(LightningArgumentParser):
@@ -29,9 +41,9 @@ class Parser(LightningArgumentParser):
         raise InputError(self._explain(" ".join(message.split()))) from ex
 
     def _explain(self, message: str) -> str:
-        option = re.search(r"does not accept option '([^']+)'|unrecognized arguments: --([\w.]+)", message)
-        if option:
-            name = option[1] or option[2]
+        unknown = re.search(r"does not accept option '([^']+)'|unrecognized arguments: --([\w.]+)", message)
+        if unknown:
+            name = unknown[1] or unknown[2]
             return f"{name}: no such option; {_nearest(name, self._option_names())}"
         for key, base in CLASSES.items():
             classes = {c.__name__: c for c in _subclasses(base)}
@@ -39,14 +51,27 @@ class Parser(LightningArgumentParser):
                 near = _nearest(wrong[1], list(classes))
                 return f"{key}={wrong[1]}: no such class; {near} There are {', '.join(classes)}"
             if wrong := re.search(rf"\"{key}\".* Option '(\w+)' is not accepted", message):
-                options = sorted({name for c in classes.values() for name in inspect.signature(c).parameters})
-                return f"{key}.{wrong[1]}: no such option; {_nearest(wrong[1], options)}"
-        return re.sub(r'(Parser key "([^"]+)": )+', r"\2: ", message)[:500]
+                owners: dict[str, list[str]] = {}
+                for name, known in ((n, o) for n, c in classes.items() for o in inspect.signature(c).parameters):
+                    owners.setdefault(known, []).append(name)
+                if wrong[1] in owners:
+                    return f"{key}.{wrong[1]}: an option of {', '.join(owners[wrong[1]])}, not of the class that is set"
+                return f"{key}.{wrong[1]}: no such option; {_nearest(wrong[1], sorted(owners))}"
+        message = re.sub(r'(Parser key "([^"]+)": )+', r"\2: ", message)
+        if wrong := WRONG_TYPE.search(message):
+            return f"{wrong[1]}={wrong[3]}: give {_wanted(wrong[2])}"
+        return message[:500]
 
     def _option_names(self) -> list[str]:
         subcommands = getattr(self, "_subcommands_action", None)
         parsers = [self, *(subcommands._name_parser_map.values() if subcommands else [])]
         return [action.dest for parser in parsers for action in parser._actions]
+
+
+def _wanted(types: str) -> str:
+    """Python's names of types in the words of a person who writes YAML."""
+    told = [literals or TYPES[name] for literals, name in TYPE.findall(types)]
+    return " or ".join(dict.fromkeys(told)) or types
 
 
 def _subclasses(base: type) -> list[type]:
