@@ -36,7 +36,7 @@ from litpool.study.cells import list_cells
 from litpool.study.choice import choose, tell_cells, tell_doubt
 from litpool.study.options import StudyOptions
 from litpool.study.scores import Row
-from litpool.study.statistics import accuracy
+from litpool.study.statistics import accuracy, observe, spearman
 from litpool.tasks.classification import Classification, MultiLabelClassification
 from litpool.tasks.question_answering import QuestionAnswering
 from litpool.tasks.regression import Regression
@@ -490,5 +490,5 @@ def test_the_known_truths_of_stsb_come_from_one_pass():
         if known := TRUTHS.get((cell.pooling, cell.layer)):
             first, second = found[cell.name].astype(float)
             cosines = (first * second).sum(1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
-            points = frozen.statistics.observe(cosines[None], frozen.statistics.spearman(gold))[0]
+            points = observe(cosines[None], spearman(gold))[0]
             assert points == pytest.approx(known, abs=0.01), cell.name
