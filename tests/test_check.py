@@ -362,7 +362,7 @@ def test_the_absent_token_and_the_text_without_its_marker_are_named(encoders: di
     absent_token(job)
     assert job.run()["added tokens"]["told"] == "2 added, of which 1 never occur in the texts: 'zyzzyva'"
     unmarked_text(job)
-    assert "the test split, row 8: no '[S1]' among its tokens" in job.run()["markers"]["told"]
+    assert "the test split, row 8: no '[S1]' in the text" in job.run()["markers"]["told"]
 
 
 def test_an_own_added_token_is_not_beyond_the_rows(encoders: dict[str, Path], tmp_path: Path) -> None:

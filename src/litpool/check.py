@@ -94,7 +94,7 @@ def inspect_data(data: TextDataModule, told: list[str]) -> list[Finding]:
 def _read(data: TextDataModule) -> tuple[Counter[str], Tokens, list[str]]:
     """The words of all rows, the tokens of at most TOKENIZED rows of each split, and the added tokens in no row."""
     words, parts = Counter[str](), []
-    absent = [*data.tokenizer.convert_ids_to_tokens(list(data.new_ids))]
+    absent: Any = [*data.tokenizer.convert_ids_to_tokens(list(data.new_ids))]
     total = sum(map(len, data.rows.values()))
     with tqdm(total=total, desc="checking", unit=" rows", disable=not sys.stderr.isatty()) as bar:
         for rows in data.rows.values():
@@ -108,7 +108,10 @@ def _read(data: TextDataModule) -> tuple[Counter[str], Tokens, list[str]]:
                 if len(chosen):
                     parts.append(inspection.count_tokens(data.task, data.tokenizer, chosen))
                 bar.update(len(part))
-    return words, inspection.merge(parts), absent
+    tokens = inspection.merge(parts)
+    if max(map(len, data.rows.values())) <= TOKENIZED:  # all of them
+        absent = data.tokenizer.convert_ids_to_tokens([number for number in data.new_ids if not tokens.counts[number]])
+    return words, tokens, absent
 
 
 # ---- the tokenizer and the encoder

@@ -148,6 +148,8 @@ class Trainer(pl.Trainer):
 
         if self.world_size > 1:
             raise InputError(f"trainer.devices={self.world_size}: a study runs on one device; set trainer.devices=1")
+        if self.logger is None:
+            raise InputError("trainer.logger=false: a study needs its run folder; leave it out")
         found = studies.prepare(model, datamodule, study)
         self._save_config(model)
         parent = Path(self.logger.root_dir if isinstance(self.logger, TensorBoardLogger) else "logs")

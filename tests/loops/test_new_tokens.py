@@ -85,8 +85,7 @@ def test_predict_finds_the_markers_and_names_a_text_without(cli: Cli, marked: li
     assert (status, len(out.splitlines())) == (0, 2), err
     status, out, err = cli(*command, stdin="[S1] good [S2] film\n[S1] a film\n")
     assert status == 2
-    assert "the predict split, row 2: no '[S2]' among its tokens" in err
-    assert "'[S1] a film'" in err
+    assert "the predict split, row 2: no '[S2]' in the text '[S1] a film'; mark every text" in err
     assert len(err.splitlines()) == 1
 
 
@@ -94,10 +93,15 @@ def test_predict_finds_the_markers_and_names_a_text_without(cli: Cli, marked: li
     ("arguments", "told"),
     [
         (["--data.add_special_tokens", "['[S1]']"], "'[S2]' is no added token of this tokenizer; set"),
-        (["--data.max_length", "7"], "no '[S2]' among its tokens; mark every text, and if it is cut off, raise"),
+        (["--data.max_length", "7"], "; raise data.max_length"),
         (["--model.pooling.markers", "[]"], "MarkerPooling: markers=[]; give each once"),
         (["--data.add_tokens", "[covid, ' ']"], "a token is empty or only spaces; leave it out"),
         (["--data.add_tokens", "[covid, covid]"], "data.add_tokens: 'covid' is named twice; once is enough"),
+        (["--data.add_tokens", "[' covid']"], "' covid' has spaces at its ends; give 'covid'"),
+        (
+            ["--data.add_tokens", "[COVID, covid]"],
+            "'COVID', 'covid': the tokenizer reads 'covid' for each; name one of them",
+        ),
         (["--data.add_tokens", "['[S1]']"], "data.add_tokens and data.add_special_tokens both name '[S1]'"),
         (["--data.add_tokens", "['[CLS]']"], "'[CLS]' is a special token already and would become a plain one"),
         (["--data.add_special_tokens", "[]", "--model.encoder.train_new_tokens", "true", *MEAN], "no token is new"),

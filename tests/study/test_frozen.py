@@ -29,11 +29,12 @@ from litpool.model.pooling import (
     MaxPooling,
     MeanPooling,
     PoolerOutput,
+    Pooling,
 )
 from litpool.study import cells as study_cells
 from litpool.study import frozen, run, vectors
 from litpool.study.cells import list_cells
-from litpool.study.choice import choose, tell_cells, tell_doubt
+from litpool.study.choice import choose, tell_cells, tell_doubt, tell_rival
 from litpool.study.options import StudyOptions
 from litpool.study.scores import Row
 from litpool.study.statistics import accuracy, observe, spearman
@@ -163,6 +164,42 @@ def test_other_texts_weights_lengths_or_cells_are_encoded_anew(encoder, data, ca
     assert len(list(cache.iterdir())) == len(jobs) + 1
 
 
+class TokenAt(Pooling):
+    """A pooling of a user's own: the state at a place."""
+
+    def __init__(self, width, num_layers, at=0):
+        super().__init__(width, num_layers)
+        self.at = at
+
+    def forward(self, hidden_states, *_):
+        return hidden_states[-1][:, self.at]
+
+
+def test_own_poolings_are_told_apart_by_their_settings(encoder, data):
+    first, third = partial(TokenAt, at=0), partial(TokenAt, at=2)
+    cells = list_cells(encoder, True, [first, third])
+    own = [f"{study_cells.describe(make(32, 2))} of layer 2" for make in (first, third)]
+    assert own[0].endswith("TokenAt at=0 of layer 2")
+    alone = encode(encoder, data(), list_cells(encoder, True, [third]))
+    both = encode(encoder, data(), cells)
+    np.testing.assert_array_equal(both[own[1]], alone[own[1]])
+    np.testing.assert_allclose(both[own[0]], both["ClsPooling of layer 2"], atol=2e-6)
+    assert (both[own[0]] != both[own[1]]).any()
+
+
+def test_other_settings_under_the_same_name_are_other_vectors(encoder, data):
+    one, other = (study_cells.Cell("name", 2, TokenAt(32, 2, at)) for at in (0, 1))
+    before = encode(encoder, data(), [*list_cells(encoder, True, []), one])
+    after = encode(encoder, data(), [*list_cells(encoder, True, []), other])
+    assert (before["name of layer 2"] != after["name of layer 2"]).any()
+
+
+def test_a_concatenation_of_one_stands_beside_that_one(encoder, data):
+    cells = list_cells(encoder, True, [partial(ConcatPooling, poolings=[MeanPooling])])
+    found = encode(encoder, data(), cells)
+    assert (found["ConcatPooling of MeanPooling of layer 1"] - found["MeanPooling of layer 1"]).max() < 2e-6
+
+
 def test_an_interrupted_pass_leaves_nothing_that_could_be_taken_for_vectors(encoder, data, cache, monkeypatch):
     cells, calls = list_cells(encoder, True, []), []
 
@@ -267,6 +304,24 @@ def test_a_verdict_that_hangs_on_the_layer_is_told(other, told):
     assert bool(notes) == told
     if told:
         assert notes[0].startswith("The verdict hangs on the choice of the layer: ClsPooling of layer 2 scores 80.0")
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.60, False), (0.80, True), (0.99, True)])
+def test_a_baseline_that_no_pooling_is_ahead_of_is_told(share, told):
+    rng = np.random.default_rng(0)
+
+    def answers(right):
+        return (rng.random(1000) < right).astype(float)
+
+    pair = ((ClsPooling, 0.6), (MeanPooling, 0.8))
+    cells = [study_cells.Cell(make.__name__, 1, make(4, 2)) for make, _ in pair]
+    rows = [Row(cell, False, 1.0, 70.0, answers(right), None) for cell, (_, right) in zip(cells, pair, strict=True)]
+    choice, outcomes = choose(rows, False, accuracy, "examples", 0), {"TF-IDF": answers(share)}
+    notes = tell_rival(choice, {"majority": np.zeros(1000), **outcomes}, accuracy, "examples", 0)
+    assert bool(notes) == told
+    if told:
+        assert "MeanPooling of layer 1 with" in notes[0]
+        assert "is not shown to be ahead of TF-IDF with" in notes[0]
 
 
 def test_classification_is_told_with_its_baselines(study):
@@ -393,6 +448,14 @@ def test_a_killed_study_ends_as_if_nothing_had_happened(job, tmp_path):
         (["--study.poolings", "[{class_path: MarkerPooling, init_args: {markers: ['[S1]']}}]"], "is no added token"),
         (["--study.poolings", "[AttentionPooling]"], "error: study.poolings: AttentionPooling has weights"),
         (["--study.poolings", "[MeanPool]"], "MeanPool"),
+        (["--study.seed", "-1"], "error: study.seed=-1: give 0 or more"),
+        (["--study.layers", "[1]"], "error: study.layers: it is of the arm finetuned; add that to study.arms"),
+        (["--study.arms", "[finetuned]", "--study.word_vectors", "ragged.txt"], "it is of the arm frozen"),
+        (["--trainer.logger", "false"], "error: trainer.logger=false: a study needs its run folder"),
+        (
+            ["--data.source", "{train: a.csv, validation: a.csv, test: one.csv}"],
+            "every row of the test split has label",
+        ),
         (["--study.sed", "1"], "study.sed: no such option; did you mean 'study.seed'?"),
         (["--task", "QuestionAnswering"], "error: task=QuestionAnswering: a study takes Classification"),
         (["--trainer.devices", "2"], "error: trainer.devices=2: a study runs on one device"),
@@ -401,6 +464,8 @@ def test_a_killed_study_ends_as_if_nothing_had_happened(job, tmp_path):
 def test_bad_input_is_one_line_and_exit_status_2(arguments, message, cli, job, monkeypatch, tmp_path):
     monkeypatch.setattr(frozen, "load_encoder", None)  # no weights are loaded for it
     (tmp_path / "ragged.txt").write_text("film 1 2\ngood 1\n")
+    (tmp_path / "a.csv").write_text("text,label\n" + "a film,good\nthe film,bad\n" * 9)
+    (tmp_path / "one.csv").write_text("text,label\n" + "a film,good\n" * 9)
     status, _, err = cli(*job, *arguments)
     assert status == 2, err
     assert message in err
@@ -421,7 +486,16 @@ def test_markers_are_pooled_at_in_a_frozen_study(cli, job, rows, tmp_path):
     (tmp_path / "marked.jsonl").write_text("\n".join(map(json.dumps, [*lines[:-1], rows[-1]])))
     status, _, err = cli(*job, *arguments, "--study.poolings", f"[{poolings[0]}]")
     assert status == 2
-    assert "no '[S1]' among its tokens" in err
+    assert "no '[S1]' in the text" in err
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_anything_is_read(cli, job, monkeypatch, tmp_path):
+    monkeypatch.setattr(vectors, "CACHE", Path("/proc/litpool"))
+    status, _, err = cli(*job)
+    assert status == 2
+    assert err.startswith("error: /proc/litpool: cannot be written (")
+    assert err.endswith("); set LITPOOL_CACHE to another folder\n")
+    assert not (tmp_path / "logs").exists()
 
 
 def test_one_label_only_is_told(cli, job, tmp_path):
@@ -456,7 +530,7 @@ from litpool.data.module import TextDataModule
 from litpool.model.encoder import Encoder, EncoderOptions, load_config
 from litpool.study import vectors
 from litpool.study.cells import list_cells
-from litpool.study.choice import choose, tell_cells, tell_doubt
+from litpool.study.choice import choose, tell_cells, tell_doubt, tell_rival
 from litpool.tasks.classification import Classification
 
 data = TextDataModule(Classification(), source=sys.argv[1], max_length=24, tokenizer=sys.argv[2])

@@ -49,10 +49,15 @@ def test_a_word_as_it_stands_comes_before_its_lower_case(write):
     np.testing.assert_allclose(found.vectors["test"][0, 0], [[2], [3]])
 
 
-def test_without_any_known_word_there_are_zeros(write):
-    found = word_vectors.average(write("other 1 2\n"), TEXTS)
-    assert found.coverage == 0
-    assert not found.vectors["train"].any()
+def test_a_file_that_knows_no_word_of_the_texts_is_refused(write):
+    with pytest.raises(InputError, match="it knows none of the words of the texts; take another file"):
+        word_vectors.average(write("other 1 2\n"), TEXTS)
+
+
+def test_a_file_with_fewer_words_than_its_first_line_promises_is_refused(write):
+    assert len(word_vectors.read(write("2 2\nfilm 1 2\nfine 3 6\n"), {"film", "fine"})) == 2
+    with pytest.raises(InputError, match="2 words, of 99 that the first line promises; take the whole file"):
+        word_vectors.read(write("99 2\nfilm 1 2\nfine 3 6\n"), {"film"})
 
 
 def test_pairs_have_a_vector_for_each_text(write):

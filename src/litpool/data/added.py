@@ -1,5 +1,6 @@
 """Added tokens: how the tokenizer takes them up, what stood in their place before, and whether the texts have them."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -52,14 +53,26 @@ def _check(tokenizer: PreTrainedTokenizerBase, plain: Sequence[str], special: Se
     for name, tokens in (("add_tokens", plain), ("add_special_tokens", special)):
         if any(not token.strip() for token in tokens):
             raise InputError(f"data.{name}={list(tokens)}: a token is empty or only spaces; leave it out")
+        if spaced := [token for token in tokens if token != token.strip()]:
+            raise InputError(f"data.{name}: {spaced[0]!r} has spaces at its ends; give {spaced[0].strip()!r}")
         if twice := [token for token in tokens if tokens.count(token) > 1]:
             raise InputError(f"data.{name}: {twice[0]!r} is named twice; once is enough")
+    alike = Counter(read := [_as_read(tokenizer, token) for token in plain])
+    if same := [token for token, form in zip(plain, read, strict=True) if alike[form] > 1]:
+        told = f"{_named(same)}: the tokenizer reads {_as_read(tokenizer, same[0])!r} for each"
+        raise InputError(f"data.add_tokens: {told}; name one of them")
     if both := [token for token in plain if token in special]:
         raise InputError(f"data.add_tokens and data.add_special_tokens both name {both[0]!r}; leave it in one of them")
     if lost := [token for token in plain if token in tokenizer.all_special_tokens]:
         raise InputError(
             f"data.add_tokens: {lost[0]!r} is a special token already and would become a plain one; leave it out"
         )
+
+
+def _as_read(tokenizer: PreTrainedTokenizerBase, token: str) -> str:
+    """The token as the tokenizer finds it in texts, such as in lower case."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend.normalizer.normalize_str(token) if backend is not None and backend.normalizer else token
 
 
 def _is_whole(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
@@ -114,12 +127,14 @@ def require(
         for token, number in tokens.items():
             if (text := _first_without(dataset, number)) is not None:
                 first = dataset[0]["input_ids"]
-                row, part = divmod(text, len(first) if isinstance(first[0], list) else 1)
+                several = isinstance(first[0], list)  # else two columns are read as one text
+                row, part = divmod(text, len(first) if several else 1)
                 index = dataset[row]["index"]
-                raise InputError(
-                    f"the {split} split, row {index + 1}: no {token!r} among its tokens; mark every text, and if it is "
-                    f"cut off, raise data.max_length; the text: {rows[split][index][columns[part]][:80]!r}"
-                )
+                whole = " ".join(rows[split][index][name] for name in (columns[part:][:1] if several else columns))
+                cut = token in whole
+                told = f"{token!r} is cut off from the text" if cut else f"no {token!r} in the text"
+                advice = "raise data.max_length" if cut else "mark every text"
+                raise InputError(f"the {split} split, row {index + 1}: {told} {whole[:80]!r}; {advice}")
 
 
 def _first_without(encoded: "Dataset", number: int) -> int | None:

@@ -114,7 +114,9 @@ def _of(value: Any, known: set[str]) -> list[str]:
 def _balance(split: str, counts: Counter[str]) -> Finding:
     ranked, total = counts.most_common(), counts.total()
     shown = ranked if len(ranked) <= 6 else [*ranked[:3], *ranked[-3:]]
-    told = f"{len(ranked)} labels in {split}: " + ", ".join(f"{name} {count / total:.1%}" for name, count in shown)
+    parts = [f"{name} {count / total:.1%}" for name, count in shown]
+    parts[3:3] = ["..."] if len(shown) < len(ranked) else []
+    told = f"{len(ranked)} labels in {split}: {', '.join(parts)}"
     rare = [name for name, count in ranked if count < FEW]
     advice = ""
     if ranked[0][1] > MAJORITY * total:

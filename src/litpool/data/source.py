@@ -156,6 +156,8 @@ def _load(name: str, source: Source) -> Mapping[str, Dataset]:
         found: Mapping[str, Dataset] = datasets.load_dataset(name, name=source.hub_config, revision=source.revision)
     except Exception as error:  # the network, the Hub and the data set's own files each fail in their own way
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        if Path(name).exists():
+            raise InputError(f"data.source {name!r}: {reason}; for your own files set data.splits to null") from error
         raise InputError(
             f"data.source {name!r}: neither a file nor a folder here, nor a Hub data set that loads ({reason}); "
             "check the spelling, the network, data.hub_config and data.revision"

@@ -1,8 +1,9 @@
 """What is studied: the poolings without weights of their own, each of every layer, and those over several layers."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import NamedTuple
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +72,7 @@ def list_cells(encoder: Encoder, pooler: bool, asked: Sequence[Make]) -> list[Ce
     size, layers = encoder.config.hidden_size, encoder.config.num_hidden_layers
     makes = [*OF_A_LAYER, *([PoolerOutput] if pooler else []), FirstLastPooling]
     makes += [partial(LastNPooling, n=n) for n in (2, 4) if n <= layers]
-    modules = {describe(module): module for module in (make(size, layers) for make in (*makes, *asked))}
+    modules = {describe(module): module for module in (make(size, layers) for make in (*asked, *makes))}
     cells = [
         Cell(name, layer, module)
         for name, module in modules.items()
@@ -85,7 +86,8 @@ def list_cells(encoder: Encoder, pooler: bool, asked: Sequence[Make]) -> list[Ce
 def describe(pooling: Pooling) -> str:
     """The name of a pooling with what sets it apart."""
     if isinstance(pooling, ConcatPooling):
-        return " + ".join(describe(part) for part in pooling.poolings if isinstance(part, Pooling))
+        names = [describe(part) for part in pooling.poolings if isinstance(part, Pooling)]
+        return " + ".join(names) if len(names) > 1 else f"ConcatPooling of {names[0]}"
     if isinstance(pooling, LastNPooling):
         return f"LastNPooling n={pooling.n}"
     if isinstance(pooling, MeanPooling) and not pooling.special_tokens:
@@ -96,7 +98,29 @@ def describe(pooling: Pooling) -> str:
         return f"MarkerPooling at {' '.join(pooling.markers)}"
     if isinstance(pooling, LayerMixPooling) and not isinstance(pooling.pooling, MeanPooling):
         return f"LayerMixPooling of {describe(pooling.pooling)}"
+    if not type(pooling).__module__.startswith("litpool."):  # a user's own
+        own = f"{type(pooling).__module__}.{type(pooling).__qualname__}"
+        return " ".join([own, *(f"{name}={value}" for name, value in _plain(pooling).items())])
     return type(pooling).__name__
+
+
+def settings(pooling: nn.Module) -> list[Any]:
+    """What sets the vectors of a pooling apart: its class, that of each part, their settings and their code."""
+    parts = [*pooling.modules()]
+    return [[type(part).__qualname__, _plain(part), _code(type(part))] for part in parts]  # type: ignore[arg-type]
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    plain, left_out = (bool, int, float, str, list), ("training", "out_features")
+    return {k: v for k, v in vars(module).items() if isinstance(v, plain) and k not in left_out and k[0] != "_"}
+
+
+@cache
+def _code(kind: type) -> str:
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):  # not from a file
+        return ""
 
 
 def check_asked(asked: Sequence[Make], options: EncoderOptions, config: PretrainedConfig) -> None:

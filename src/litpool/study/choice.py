@@ -120,6 +120,31 @@ def tell_doubt(cells: Sequence[Json], choice: Choice) -> list[str]:
     ]
 
 
+def tell_rival(
+    choice: Choice, baselines: Mapping[str, NDArray[np.float64]], score: Score, unit: str, seed: int
+) -> list[str]:
+    """A note where the best pooling on test is not shown to be ahead of the best baseline.
+
+    Args:
+        choice: The one that the verdict is of.
+        baselines: The outcomes of each on test, (n,).
+        score: Of outcomes.
+        unit: What the verdict calls the examples.
+        seed: Of the resamples.
+    """
+    best, ours = max(zip(choice.rows, choice.analysis.estimates, strict=True), key=lambda pair: pair[1].value)
+    values = {name: float(statistics.observe(found[None], score)[0]) for name, found in baselines.items()}
+    rival = max(values, key=values.__getitem__)
+    names, outcomes = [best.cell.name, rival], np.stack([best.outcomes, baselines[rival]])
+    found = statistics.analyse(names, outcomes, score, 1, unit, seed=seed).against_baseline
+    if not found or (found[0].difference > 0 and found[0].p < LEVEL):  # none: too few examples for intervals
+        return []
+    told = f"the best pooling on test, {best.cell.name} with {ours.value:.1f}, "
+    return [
+        f"Mind the baseline: {told}is not shown to be ahead of {rival} with {values[rival]:.1f} (p = {found[0].p:.3f})"
+    ]
+
+
 def baselines(
     outcomes: Mapping[str, NDArray[np.float64]], coverage: float | None, score: Score, seed: int
 ) -> list[Json]:

@@ -25,7 +25,7 @@ from litpool.loops.lightning import TextModule
 from litpool.model.encoder import Encoder, EncoderOptions, load_config
 from litpool.model.pooling import Pooling
 from litpool.study import training
-from litpool.study.cells import describe
+from litpool.study.cells import describe, settings
 from litpool.study.choice import Json
 from litpool.study.options import StudyOptions
 from litpool.tasks.task import Task
@@ -89,8 +89,10 @@ def check(module: TextModule, options: StudyOptions) -> None:
     if options.seeds < 1:
         raise InputError(f"study.seeds={options.seeds}: give the number of seeds, 1 or more")
     flags = module.config["trainer"]
-    if flags["max_epochs"] is None and flags["max_steps"] == -1:
-        raise InputError("trainer.max_epochs=null: say how many epochs the fine-tuned arm trains, such as 1")
+    if not flags["max_epochs"] and flags["max_steps"] == -1:
+        raise InputError(
+            f"trainer.max_epochs={flags['max_epochs']}: say how many epochs the fine-tuned arm trains, such as 1"
+        )
     if not options.tuned:
         raise InputError("study.tuned=[]: name at least one pooling, such as [ClsPooling, MeanPooling]")
     if options.layers is not None and not options.layers:
@@ -228,12 +230,7 @@ def _files(name: str) -> list[Any]:
 
 def _name(pooling: Pooling, layer: int | None, seed: int) -> str:
     """The name of a result's file: the pooling with all of its settings, the layer, the seed."""
-    plain = (bool, int, float, str, list)
-    parts = [
-        [type(part).__name__, {key: value for key, value in vars(part).items() if isinstance(value, plain)}]
-        for part in pooling.modules()
-    ]
-    return f"{type(pooling).__name__}-{'all' if layer is None else layer}-{seed}-{_hash(parts)}.json"
+    return f"{type(pooling).__name__}-{'all' if layer is None else layer}-{seed}-{_hash(settings(pooling))}.json"
 
 
 def _hash(facts: Any) -> str:

@@ -26,6 +26,7 @@ from litpool.study.choice import (
     tell_chosen,
     tell_comparison,
     tell_doubt,
+    tell_rival,
 )
 from litpool.study.options import StudyOptions
 from litpool.study.scores import Examples, Parts, Row, compare_cells, probe_cells, read
@@ -109,6 +110,7 @@ def study(
         told, choices = _tell([row for row in rows if not row.cell.static], examples, options.seed)
         coverage = averages.coverage if averages else None
         told["baselines"] = baselines(outcomes, coverage, examples.score, options.seed)
+    told["notes"] += tell_rival(choices[0], outcomes, examples.score, examples.unit, options.seed)
     told["notes"] += [*([note] if note else []), *_notes(examples, choices, averages)]
     told = {"name": name_of(data), **_facts(data, examples), "layers": encoder.config.num_hidden_layers, **told}
     return Studied(told, _projected(cells, files["test"], choices[0]), clock)
@@ -233,8 +235,8 @@ def name_of(data: TextDataModule) -> str:
 
 
 def _projected(cells: Sequence[Cell], test: vectors.Files, choice: Choice) -> dict[str, NDArray[np.float32]]:
-    """The test vectors of [CLS] and of the pooling that is best on validation, each of its chosen layer."""
-    best = max(choice.rows, key=lambda row: row.validation or 0.0)
+    """The test vectors of [CLS] and of the pooling that is best on test, each of its chosen layer."""
+    best = max(zip(choice.rows, choice.analysis.estimates, strict=True), key=lambda pair: pair[1].value)[0]
     shown = [row.cell for row in choice.rows if row.cell.pooling == "ClsPooling" or row is best]
     grouped = vectors.widths(cells)
     return {

@@ -26,7 +26,7 @@ from litpool.study.frozen import timed
 from litpool.study.options import StudyOptions
 from litpool.study.scores import SPLITS
 from litpool.study.sets import DataSet
-from litpool.study.vectors import order
+from litpool.study.vectors import check_cache, order
 
 PROJECTED = 2_000  # texts in TensorBoard's projector
 
@@ -37,20 +37,42 @@ def prepare(module: TextModule, data: TextDataModule, options: StudyOptions) -> 
     Raises:
         InputError: An arm, a task, a pooling, a file or a split that is no use; weights were not loaded for it.
     """
-    if not options.arms:
-        raise InputError("study.arms=[]: name frozen, finetuned or both")
+    _check_options(options)
+    check_cache()
     if "frozen" in options.arms:
         frozen.task_of(module.task)
         check_asked(options.poolings, module.encoder, load_config(module.encoder))
     if "finetuned" in options.arms:
         finetuned.check(module, options)
-    if options.word_vectors is not None and not Path(options.word_vectors).is_file():
-        raise InputError(f"study.word_vectors={options.word_vectors}: no such file; name a text file of word vectors")
     found = sets.read(module, data, options)
     for one in found:
+        _see_difference(one)
         _see_markers(module, one.frozen, options.poolings)
         _see_markers(module, one.tuned, options.tuned)
     return found
+
+
+def _check_options(options: StudyOptions) -> None:
+    if not options.arms:
+        raise InputError("study.arms=[]: name frozen, finetuned or both")
+    if options.seed < 0:
+        raise InputError(f"study.seed={options.seed}: give 0 or more")
+    others = {"frozen": ["poolings", "word_vectors"], "finetuned": ["layers"]}
+    for arm, names in others.items():
+        for name in names if arm not in options.arms else ():
+            if getattr(options, name):
+                raise InputError(f"study.{name}: it is of the arm {arm}; add that to study.arms, or leave it out")
+    if options.word_vectors is not None and not Path(options.word_vectors).is_file():
+        raise InputError(f"study.word_vectors={options.word_vectors}: no such file; name a text file of word vectors")
+
+
+def _see_difference(one: DataSet) -> None:
+    """Refuse a test split that ranks nothing, whatever the vectors."""
+    label = one.data.task.label
+    if label and len(values := {str(value) for value in one.data.rows["test"][label]}) == 1:
+        raise InputError(
+            f"{one.name}: every row of the test split has {label}={values.pop()}; take a split with several"
+        )
 
 
 def _see_markers(module: TextModule, data: TextDataModule | None, makes: Sequence[Make]) -> None:

@@ -99,7 +99,7 @@ def _section(data: Row, said: str) -> list[str]:
     lines += [f"**{_plain(data['verdict'])}**", ""] * (data["verdict"] != said)
     lines += [*(f"- {_plain(note)}" for note in data["notes"]), ""] if data["notes"] else []
     if data["chosen"]:
-        lines += ["### The chosen layer of each pooling", "", *_chosen_table(data), *_lead(data.get("lead"))]
+        lines += ["### The chosen layer of each pooling", "", *_chosen_table(data), *_lead(data)]
     lines += _baselines(data.get("baselines") or []) + _finetuned(data.get("finetuned") or [])
     for whitened in sorted({bool(cell["whitened"]) for cell in data["cells"]}):
         grid = grid_of(data, whitened)
@@ -114,7 +114,7 @@ def _chosen_table(data: Row) -> list[str]:
     heads = ["pooling", "layer", "whitened", "test", "95% interval", "against [CLS]", "95% interval", "p"]
     paper = {one["pooling"]: one["test"] for one in data.get("paper") or []}
     rows = []
-    for one in sorted(data["chosen"], key=lambda one: -one["test"]):
+    for one in sorted(data["chosen"], key=lambda one: (bool(one["whitened"]), -one["test"])):
         against = one.get("against_cls") or {}
         row = [*_name(one), number(one["test"]), _interval(one), _signed(against.get("difference"))]
         row += [_interval(against, _signed), _p(against.get("p"))]
@@ -122,11 +122,12 @@ def _chosen_table(data: Row) -> list[str]:
     return _table(heads + ["paper"] * bool(paper), rows)
 
 
-def _lead(lead: Row | None) -> list[str]:
-    if not lead:
+def _lead(data: Row) -> list[str]:
+    if not (lead := data.get("lead")):
         return []
     size = f"{_signed(lead['difference'])} points (95% interval {_interval(lead, _signed)}, p {_p(lead['p'])})"
-    return [f"{_plain(lead['first'])} against the runner-up {_plain(lead['second'])}: {size}.", ""]
+    raw = "Not whitened: " if any(one["whitened"] for one in data["chosen"]) else ""
+    return [f"{raw}{_plain(lead['first'])} against the runner-up {_plain(lead['second'])}: {size}.", ""]
 
 
 def _baselines(baselines: list[Row]) -> list[str]:

@@ -13,6 +13,7 @@ import mmap
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
@@ -31,7 +32,7 @@ from litpool import CACHE, InputError, __version__
 from litpool.data.batches import TOKENS, Collator, EvaluationOrder
 from litpool.data.module import TextDataModule
 from litpool.model.encoder import Encoder
-from litpool.study.cells import Cell, pool
+from litpool.study.cells import Cell, pool, settings
 
 if TYPE_CHECKING:  # slow to import, and not needed until there are rows
     from datasets import Dataset
@@ -39,6 +40,21 @@ if TYPE_CHECKING:  # slow to import, and not needed until there are rows
 Files = dict[int, NDArray[np.float32]]  # by width d: the cells of this width, in their order: (cells, K, n, d)
 
 ABANDONED = 3600  # seconds without a write, after which an unfinished folder is taken for a killed run's
+
+
+def check_cache() -> None:
+    """Refuse a cache that cannot be written.
+
+    Raises:
+        InputError: The folder cannot be made, or is not ours to write to.
+    """
+    try:
+        (CACHE / "vectors").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=CACHE / "vectors"):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{CACHE}: cannot be written ({reason}); set LITPOOL_CACHE to another folder") from error
 
 
 def encode(encoder: Encoder, cells: Sequence[Cell], data: TextDataModule, split: str, salt: str) -> Files:
@@ -96,7 +112,9 @@ def fingerprint(encoder: Encoder) -> str:
 
 
 def _key(encoded: "Dataset", cells: Sequence[Cell], salt: str) -> str:
-    digest = hashlib.sha256(json.dumps([salt, [(cell.pooling, cell.layer) for cell in cells]]).encode())
+    digest = hashlib.sha256(
+        json.dumps([salt, [(settings(cell.module), cell.layer, cell.static) for cell in cells]]).encode()
+    )
     columns = [name for name in (*TOKENS, "index") if name in encoded.column_names]
     for table in encoded.select_columns(columns).with_format("arrow").iter(10_000):
         for name in columns:
@@ -110,11 +128,8 @@ def _key(encoded: "Dataset", cells: Sequence[Cell], salt: str) -> str:
 
 
 def _clean(final: Path) -> None:
-    """Make the cache's folder, and remove from it what killed runs left of these vectors."""
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{final.parent}: cannot be made ({error}); set LITPOOL_CACHE to another folder") from error
+    """Remove from the cache's folder what killed runs left of these vectors."""
+    final.parent.mkdir(parents=True, exist_ok=True)
     for part in final.parent.glob("*.part"):
         last = max((path.stat().st_mtime for path in [part, *part.glob("*")]), default=0.0)
         if time.time() - last > ABANDONED:

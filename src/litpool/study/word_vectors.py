@@ -38,14 +38,16 @@ def average(path: str, texts: Texts) -> WordVectors:
         texts: Of all splits.
 
     Raises:
-        InputError: As `read` does.
+        InputError: As `read` does, or the file knows no word of the texts.
     """
     counts = Counter(
         word for columns in texts.values() for column in columns for text in column for word in words(text)
     )
     known = read(path, {form for word in counts for form in (word, word.lower())})
+    if not known:
+        raise InputError(f"study.word_vectors={path}: it knows none of the words of the texts; take another file")
     found = {word: known[form] for word in counts for form in (word.lower(), word) if form in known}
-    size = len(next(iter(known.values()), [0.0]))
+    size = len(next(iter(known.values())))
     vectors = {split: np.stack([_averages(column, found, size) for column in part]) for split, part in texts.items()}
     share = sum(counts[word] for word in found) / max(1, counts.total())
     return WordVectors({split: part[None] for split, part in vectors.items()}, share)
@@ -73,16 +75,19 @@ def read(path: str, wanted: set[str]) -> dict[str, NDArray[np.float32]]:
     found: dict[str, NDArray[np.float32]] = {}
     try:
         with Path(path).open(encoding="utf-8", newline="\n") as lines:
-            size = 0
+            size = promised = number = 0
             for number, line in enumerate(lines, start=1):
                 parts = line.rstrip().split(" ")
                 if number == 1 and len(parts) == 2 and all(part.isdigit() for part in parts):
-                    size = int(parts[1])  # a header
+                    promised, size = map(int, parts)  # a header
                     continue
                 size = size or len(parts) - 1
                 word = _word(parts, size, f"study.word_vectors={path}, line {number}")
                 if word in wanted and word not in found:
                     found[word] = _numbers(parts[-size:], f"study.word_vectors={path}, line {number}")
+            if promised > number - 1:
+                told = f"{number - 1:,} words, of {promised:,} that the first line promises"
+                raise InputError(f"study.word_vectors={path}: {told}; take the whole file")
     except OSError as error:
         raise InputError(f"study.word_vectors={path}: cannot be read ({error.strerror}); name a text file") from error
     except UnicodeDecodeError as error:
