@@ -94,6 +94,7 @@ def test_a_number_in_json_where_a_text_should_be_is_named(refused, tmp_path, mon
         (["--task", "Clasification"], "did you mean 'Classification'?"),
         (["--task.label_smoothing", "2"], "task.label_smoothing=2"),
         (["--task.class_weights", "{positiv: 2}"], "'positiv'"),
+        (["--seed_everything", "-2"], "seed_everything=-2: give 0 to 4294967295"),
         (["--data.batch_size", "x"], "data.batch_size"),
         (["--data.batch_size", "0"], "data.batch_size=0"),
         (["--data.num_workers", "-1"], "data.num_workers=-1"),

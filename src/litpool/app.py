@@ -81,6 +81,9 @@ class CLI(LightningCLI):
         elif arguments[0] == "predict" and not {"-h", "--help"}.intersection(arguments):
             raise InputError("predict needs --ckpt_path RUN/checkpoints/best.ckpt; `fit` writes it")
         self.config = parser.parse_args(arguments)
+        seed = self.config[arguments[0]].seed_everything
+        if not 0 <= int(seed) < 2**32:
+            raise InputError(f"seed_everything={seed}: give 0 to {2**32 - 1}")
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: LightningCLI would let the checkpoint beat the command line."""
