@@ -169,7 +169,7 @@ def test_a_rare_script_has_no_line(minilm: PreTrainedTokenizerBase) -> None:
 
 def test_tokens_are_counted_uncut_and_texts_that_leave_nothing_are_told(tokenizer: PreTrainedTokenizerBase) -> None:
     rows = Dataset.from_dict({"text": ["the film is good", "\u200b", "the film"]})
-    tokens = count_tokens(Classification(), tokenizer, rows)
+    tokens = count_tokens(Classification(), tokenizer, rows[:])
     assert tokens.lengths.tolist() == [6, 2, 4]
     assert tokens.counts[tokenizer.convert_tokens_to_ids("film")] == 2
     assert tokens.bare == 1
@@ -177,13 +177,13 @@ def test_tokens_are_counted_uncut_and_texts_that_leave_nothing_are_told(tokenize
 
 def test_texts_that_are_encoded_by_themselves_are_counted_by_themselves(tokenizer: PreTrainedTokenizerBase) -> None:
     rows = Dataset.from_dict({"a": ["the film is good"], "b": ["the film"]})
-    assert count_tokens(Similarity(["a", "b"]), tokenizer, rows).lengths.tolist() == [6, 4]
-    assert count_tokens(Classification(["a", "b"]), tokenizer, rows).lengths.tolist() == [9]
+    assert count_tokens(Similarity(["a", "b"]), tokenizer, rows[:]).lengths.tolist() == [6, 4]
+    assert count_tokens(Classification(["a", "b"]), tokenizer, rows[:]).lengths.tolist() == [9]
 
 
 def test_what_is_cut_is_told_by_texts_and_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
     rows = Dataset.from_dict({"text": ["the film is good", "the film"]})  # 6 and 4 tokens
-    tokens = count_tokens(Classification(), tokenizer, rows)
+    tokens = count_tokens(Classification(), tokenizer, rows[:])
     cut = inspection.inspect_lengths(tokens, 4, windows=False)[1]
     assert (cut.status, cut.figures) == ("warning", {"texts": 0.5, "tokens": 0.2})
     assert inspection.inspect_lengths(tokens, 6, windows=False)[1].status == "ok"

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import regex
@@ -17,9 +17,6 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from litpool.tasks.task import Task
-
-if TYPE_CHECKING:  # slow to import, and not needed until there are rows
-    from datasets import Dataset
 
 Status = Literal["ok", "warning", "error"]
 
@@ -177,9 +174,9 @@ class Tokens:
     bare: int = 0  # texts of which nothing but special tokens is left
 
 
-def count_tokens(task: Task, tokenizer: PreTrainedTokenizerBase, rows: "Dataset") -> Tokens:
-    """Tokenize rows as the task does, but whole; texts that the task reads as one count as one."""
-    encoded = task.encode(rows[:], tokenizer, UNCUT)
+def count_tokens(task: Task, tokenizer: PreTrainedTokenizerBase, rows: dict[str, list[Any]]) -> Tokens:
+    """Tokenize rows, given by columns, as the task does, but whole; texts that the task reads as one count as one."""
+    encoded = task.encode(rows, tokenizer, UNCUT)
     ids, masks = ([*_flat(encoded[key])] for key in ("input_ids", "special_tokens_mask"))
     lengths = np.array([len(text) for text in ids], dtype=np.int64)
     joined = np.fromiter((number for text in ids for number in text), dtype=np.int64, count=int(lengths.sum()))
