@@ -49,4 +49,4 @@ def test_a_study_of_six_times_the_texts_does_not_hold_their_vectors(tmp_path, to
         out = subprocess.check_output([sys.executable, "-c", STUDY, *arguments], cwd=tmp_path, text=True)
         peaks.append(int(out.split()[-1]))
     vectors = 30_000 * 28 * 32 * 4 / 1024  # KB: 28 cells of 32 float32 numbers
-    assert peaks[1] - peaks[0] < 0.75 * vectors  # texts, labels and TF-IDF take about 0.4 of it, give or take 0.15
+    assert peaks[1] - peaks[0] < 0.75 * vectors  # 0.1 to 0.5 of them were seen: texts, labels, TF-IDF, noise

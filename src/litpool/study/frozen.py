@@ -108,8 +108,7 @@ def study(
         outcomes = _baselines(rows, averages, examples, options, device)
     with timed(clock, "compare"):
         told, choices = _tell([row for row in rows if not row.cell.static], examples, options.seed)
-        coverage = averages.coverage if averages else None
-        told["baselines"] = baselines(outcomes, coverage, examples.score, options.seed)
+        told["baselines"] = baselines(outcomes, averages.coverage if averages else None, examples.score, options.seed)
     told["notes"] += tell_rival(choices[0], outcomes, examples.score, examples.unit, options.seed)
     told["notes"] += [*([note] if note else []), *_notes(examples, choices, averages)]
     told = {"name": name_of(data), **_facts(data, examples), "layers": encoder.config.num_hidden_layers, **told}

@@ -115,7 +115,7 @@ def _key(encoded: "Dataset", cells: Sequence[Cell], salt: str) -> str:
     digest = hashlib.sha256(
         json.dumps([salt, [(settings(cell.module), cell.layer, cell.static) for cell in cells]]).encode()
     )
-    columns = [name for name in (*TOKENS, "index") if name in encoded.column_names]
+    columns = [name for name in TOKENS if name in encoded.column_names]
     for table in encoded.select_columns(columns).with_format("arrow").iter(10_000):
         for name in columns:
             digest.update(name.encode())
