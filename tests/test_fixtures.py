@@ -1,0 +1,96 @@
+"""Files that version 0.1.0 wrote are still read, and give the same numbers: fixtures/make.py made them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from litpool.loops.verdict import verdict
+from litpool.study import report
+
+FOLDER = Path(__file__).parent / "fixtures/v0.1.0"
+TASKS = sorted(path.parent.name for path in FOLDER.glob("*/plain.ckpt"))
+LOOPS = ["lightning", "plain", "huggingface"]
+DIGITS = {"rel": 1e-4, "abs": 1e-5}  # another processor adds up in another order
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The variance of predictions:UserWarning"  # torchmetrics; some fixtures answer nearly the same to all
+)
+
+
+@pytest.fixture
+def here(cli, tmp_path):
+    """The command line, run where the rows and the tokenizer lie as they did then."""
+    for name in ("rows", "tokenizer"):
+        (tmp_path / name).symlink_to(FOLDER / name)
+    return cli
+
+
+def equal(new, old):
+    """Whether values from JSON are the same but for rounding."""
+    if isinstance(old, dict):
+        return new.keys() == old.keys() and all(equal(new[key], old[key]) for key in old)
+    if isinstance(old, list):
+        return len(new) == len(old) and all(map(equal, new, old))
+    return new == pytest.approx(old, **DIGITS) if isinstance(old, float) else new == old
+
+
+def test_there_is_a_checkpoint_of_every_task_and_loop():
+    assert len(TASKS) == 7
+    assert all((FOLDER / task / f"{loop}.ckpt").exists() for task in TASKS for loop in LOOPS)
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 5e6
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("task", TASKS)
+def test_a_checkpoint_gives_the_same_metrics_and_answers(here, task, loop):
+    checkpoint = ["--ckpt_path", FOLDER / task / f"{loop}.ckpt"]
+    status, out, err = here("test", *checkpoint)
+    assert status == 0, err
+    new = json.loads((Path(out.split()[-1]) / "metrics.json").read_text())
+    old = json.loads((FOLDER / task / f"{loop}.json").read_text())
+    assert equal(new, {name: value for name, value in old.items() if name.startswith("test/")})
+
+    status, _, err = here("predict", *checkpoint, "--input", "rows/test.jsonl")
+    assert status == 0, err
+    files = Path("predictions.jsonl"), FOLDER / task / "predictions.jsonl"
+    answers = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+    assert equal(*answers)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_training_resumes(here, task):
+    last = Path(f"runs/{task}-lightning/checkpoints/last.ckpt")  # where its logger puts the run
+    last.parent.mkdir(parents=True)
+    shutil.copy(FOLDER / task / "last.ckpt", last)
+    shutil.copy(FOLDER / task / "lightning.ckpt", last.with_name("best.ckpt"))
+    before = torch.load(last, weights_only=True)["global_step"]
+    status, _, err = here("fit", "--ckpt_path", last, "--trainer.max_epochs", 3)
+    assert status == 0, err
+    assert torch.load(last, weights_only=True)["global_step"] == before * 3 // 2
+
+
+def test_a_study_gives_the_same_numbers(here):
+    old = json.loads((FOLDER / "study.json").read_text())
+    del old["config"]["model"]["recipe"]["eps"]  # rounded to 0 in those days
+    Path("job.yaml").write_text(yaml.safe_dump({**old["config"], "trainer": {"accelerator": "cpu", "max_epochs": 2}}))
+    status, out, err = here("study", "--config", "job.yaml")
+    assert status == 0, err
+    new = json.loads((Path(out.split()[-1]) / "study.json").read_text())
+    assert new.keys() == old.keys()
+    assert new["verdict"] == old["verdict"]
+    assert equal(new["data"], old["data"])
+
+
+def test_a_study_of_then_is_drawn(tmp_path):
+    report.write(tmp_path, json.loads((FOLDER / "study.json").read_text()))
+    assert {path.name for path in tmp_path.iterdir()} >= {"study.csv", "study.md", "study.html"}
+
+
+def test_a_comparison_of_then_gets_the_same_verdict():
+    old = json.loads((FOLDER / "compare.json").read_text())
+    assert verdict({loop: runs for loop, runs in old["runs"].items() if loop != "stock"}) == old["verdict"]
+    assert old["verdict"].startswith("identical for all 6 steps")
