@@ -3,11 +3,11 @@
 import gc
 import sys
 
-from litpool import COMMANDS
+from litpool import COMMANDS, interrupt
 
 
 def overview() -> str:
-    """The help of the whole: had without the slow imports that a command needs."""
+    """The help of the whole, without the slow imports that a command needs."""
     lines = [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
     return "\n".join([__doc__ or "", "commands (COMMAND --help lists the options):", *lines])
 
@@ -19,8 +19,9 @@ if __name__ == "__main__":
         print(f"error: {sys.argv[1]!r} is no command; there are {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
     else:
-        gc.disable()  # imports leave next to no garbage, and looking for it takes a tenth of their time
-        from litpool.app import main
+        with interrupt.exit_status():
+            gc.disable()  # imports leave next to no garbage, and looking for it takes a tenth of their time
+            from litpool.app import main
 
-        gc.enable()
-        main()
+            gc.enable()
+            main()

@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def fitted(cli, rows, tmp_path):
 def test_fit_writes_the_run_folder_and_ends_with_the_test_score(fitted):
     folder, out, _ = fitted
     assert {path.name for path in folder.iterdir()} >= {"config.yaml", "checkpoints", "metrics.json"}
-    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "last.prev.ckpt"}
     metrics = json.loads((folder / "metrics.json").read_text())
     assert out.splitlines()[-1] == "wrote logs/debug/version_0"
     assert f"accuracy {metrics['test/accuracy']:.4f}" in out
@@ -155,13 +156,13 @@ def test_an_interrupted_fit_goes_on_to_the_same_weights(cli, rows, tmp_path, mon
 
     def interrupted(self, batch, batch_idx):
         calls.append(batch_idx)
-        if len(calls) == steps + 1:
-            raise KeyboardInterrupt
+        if len(calls) == steps:
+            signal.raise_signal(signal.SIGINT)
         return step(self, batch, batch_idx)
 
     monkeypatch.setattr(app.TextModule, "training_step", interrupted)
     status, _, err = cli(*arguments)
-    assert status == 1
+    assert status == 130
     last = "logs/debug/version_1/checkpoints/last.ckpt"
     assert f"go on with: python cli.py fit --ckpt_path {last}" in err
     status, out, err = cli("fit", "--ckpt_path", last)
@@ -171,6 +172,22 @@ def test_an_interrupted_fit_goes_on_to_the_same_weights(cli, rows, tmp_path, mon
     assert resumed["global_step"] == whole["global_step"] == 20
     for name, weight in whole["state_dict"].items():
         assert torch.equal(weight, resumed["state_dict"][name]), name
+
+
+def test_a_fit_resumes_from_the_checkpoint_before_a_damaged_one(fitted, cli, tmp_path):
+    folder = fitted[0] / "checkpoints"
+    whole = torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
+    (folder / "last.ckpt").write_bytes((folder / "last.ckpt").read_bytes()[:9999])
+    (folder / "best.ckpt.part").write_bytes(b"of a killed run")
+    last = "logs/debug/version_0/checkpoints/last.ckpt"
+    status, out, err = cli("fit", "--ckpt_path", last)
+    assert status == 0, err
+    assert err.startswith(f"warning: ckpt_path={last}: not a whole checkpoint")
+    assert err.endswith(f"resuming from {last.replace('last', 'last.prev')} instead\n")
+    assert out.splitlines()[-1] == "wrote logs/debug/version_0"
+    assert not list(folder.glob("*.part"))
+    for name, weight in torch.load(folder / "last.ckpt", weights_only=True)["state_dict"].items():
+        assert torch.equal(weight, whole[name]), name
 
 
 def test_dropout_is_active_in_fit(cli, rows, monkeypatch):

@@ -242,16 +242,6 @@ def test_weights_of_another_network_are_refused_in_one_line(cli, tmp_path, monke
     assert re.fullmatch(r"error: ckpt_path: its weights are not this network's .*; leave out --model\n", err)
 
 
-@pytest.mark.filterwarnings("ignore:Encountered .nan. values in tensor:UserWarning")  # torchmetrics, before the end
-def test_a_training_that_diverged_ends_with_status_1_and_says_so(cli, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write("rows.csv", GOOD)
-    wild = ["--model.recipe.lr", "1e30", "--model.recipe.warmup", "0", "--trainer.gradient_clip_val", "null"]
-    for command in ("fit", "fit_plain", "fit_hf"):
-        status, _, _ = cli(command, "--config", DEBUG, "--data.source", "rows.csv", *wild)
-        assert str(status).startswith("error: val/loss is nan, the weights have diverged; lower model.recipe.lr")
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -51,7 +51,12 @@ def write_pairs(folder):
     """Sentence pairs with scores, and with labels."""
     for name in ("STSB", "KorSTS", "MNLI", "NLI"):
         (folder / name).mkdir()
-    pairs = [("a film plays", "the film is on", number % 11 / 2) for number in range(40)]
+    rng, words = (
+        random.Random(1),
+        ["a", "fine", "dull", "film", "that", "plays", "is", "on", "the", "good", "old", "screen"],
+    )
+    texts = [" ".join(rng.choices(words, k=rng.randint(3, 9))) for _ in range(80)]
+    pairs = [(texts[number], texts[number + 40], number % 11 / 2) for number in range(40)]
     for part in ("train", "dev", "test"):
         lines = "\n".join(f"{a},{b} {part},{score}" for a, b, score in pairs)
         (folder / f"STSB/stsb-en-{part}.csv").write_text(f"{lines}\n")

@@ -30,3 +30,10 @@ class InputError(ValueError):
 
     The message is one line: the value, what is allowed, how to mend it. The command line prints it and exits with 2.
     """
+
+
+class JobError(RuntimeError):
+    """A job that has failed, such as a training that diverged.
+
+    The message is one line: what happened, and how to mend it. The command line prints it and exits with 1.
+    """

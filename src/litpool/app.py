@@ -9,18 +9,19 @@ import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from litpool import InputError
+from litpool import InputError, JobError, interrupt, trust
 from litpool.commands import Trainer
 from litpool.data.module import TextDataModule
 from litpool.data.tokenizer import restore_tokenizer
 from litpool.loops import checkpoint, run
-from litpool.loops.lightning import TextModule
+from litpool.loops.lightning import LastCheckpoint, TextModule, WholeCheckpoints
 from litpool.parser import Parser
 from litpool.tasks import classification, question_answering, regression, similarity  # noqa: F401 (the parser looks)
 from litpool.tasks.task import Task
-from litpool.terminal import ProgressBar, TellHowToResume, quiet
+from litpool.terminal import OwnSignalHandlers, ProgressBar, quiet
 
 TRAINER_DEFAULTS = {
     "use_distributed_sampler": False,  # the data module shares the batches between devices
@@ -47,12 +48,31 @@ def _stored_config(saved: dict[str, Any], command: str) -> dict[str, Any]:
     """The part of a checkpoint's config that a command goes by."""
     stored = saved["config"]
     if command == "fit":
-        return stored
+        flags = dict(stored.get("trainer", {}))
+        flags["callbacks"] = [entry for entry in flags.get("callbacks") or [] if not _is_recorder(entry)] or None
+        return {**stored, "trainer": flags}
     # how it was trained says nothing about how to score it, nor the training files' format about a file to predict
     data = stored["data"]
     if command == "predict":
         data = {key: value for key, value in data.items() if key in ("batch_size", "max_length", "tokenizer")}
     return {**{key: value for key, value in stored.items() if key != "trainer"}, "data": data}
+
+
+def _is_recorder(callback: Any) -> bool:
+    """Whether a callback is the one by which `compare` looks on: a resumed run has nothing to compare."""
+    return isinstance(callback, dict) and str(callback.get("class_path")).endswith(".Recorder")
+
+
+def _read_checkpoint(path: str, arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """A checkpoint, and the command line; a fit whose last.ckpt cannot be read is resumed from the one before."""
+    if arguments[0] == "fit":
+        checkpoint.remove_unfinished(Path(path).parent)
+        usable, reason = checkpoint.resumable(path)
+        if reason:
+            print(f"warning: {reason}; resuming from {usable} instead", file=sys.stderr)
+            swap = {path: usable, f"--ckpt_path={path}": f"--ckpt_path={usable}"}
+            return checkpoint.read(usable), [swap.get(argument, argument) for argument in arguments]
+    return checkpoint.read(path), arguments
 
 
 class CLI(LightningCLI):
@@ -73,14 +93,22 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; what a checkpoint stores stands before the command line, so that an explicit value beats it."""
-        arguments = sys.argv[1:]
-        self.saved = None
+        arguments, trusted = trust.split(sys.argv[1:])
+        self.saved: dict[str, Any] | None = None
         if path := _option("ckpt_path", arguments):
-            self.saved = checkpoint.read(path)
-            arguments[1:1] = ["--config", yaml.safe_dump(_stored_config(self.saved, arguments[0]))]
+            self.saved, arguments = _read_checkpoint(path, arguments)
+            stored = ["--config", yaml.safe_dump(_stored_config(self.saved, arguments[0]))]
+            trust.only_known(trusted)
+            try:
+                parser.parse_args([arguments[0], *stored])
+            except InputError as error:
+                raise InputError(f"ckpt_path={path}: its config cannot be used: {error}") from error
+            arguments[1:1] = stored
         elif arguments[0] == "predict" and not {"-h", "--help"}.intersection(arguments):
             raise InputError("predict needs --ckpt_path RUN/checkpoints/best.ckpt; `fit` writes it")
+        trust.own_code(trusted)
         self.config = parser.parse_args(arguments)
+        trust.check_classes(self.config[arguments[0]])
         seed = self.config[arguments[0]].seed_everything
         if not 0 <= int(seed) < 2**32:
             raise InputError(f"seed_everything={seed}: give 0 to {2**32 - 1}")
@@ -132,8 +160,11 @@ class CLI(LightningCLI):
         if self.subcommand == "fit" and not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
             task = self._get(self.config_init, "task")
             best = ModelCheckpoint(filename="best", monitor=task.monitor, mode=task.monitor_mode, **OVERWRITE)
-            last = ModelCheckpoint(filename="last", save_on_exception=True, **OVERWRITE)
-            callbacks += [best, last, TellHowToResume()]
+            last = LastCheckpoint(filename="last", save_on_exception=True, **OVERWRITE)
+            callbacks += [best, last]
+        callbacks.append(OwnSignalHandlers())
+        if not any(isinstance(plugin, CheckpointIO) for plugin in _listed(given.plugins)):
+            kwargs["plugins"] = [*_listed(given.plugins), WholeCheckpoints()]
         wanted = sys.stdout.isatty() if given.enable_progress_bar is None else given.enable_progress_bar
         if self.config[self.subcommand].get("output") == "-":
             wanted = False  # it would stand between the answers
@@ -202,8 +233,18 @@ class CLI(LightningCLI):
             run.conclude(folder, self.trainer.logger, self.model.config, metrics, best)
 
 
+def _listed(value: Any) -> list[Any]:
+    """The value of an option that takes one thing or several."""
+    return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
+
+
 def main() -> None:
-    """Run a command; bad input is told in one line, and the exit status is 2."""
+    """Run a command; bad input is reported in one line, with exit status 2, and a failed job likewise, with 1."""
+    with interrupt.exit_status():
+        _run()
+
+
+def _run() -> None:
     quiet()
     try:
         CLI(
@@ -220,3 +261,6 @@ def main() -> None:
     except (InputError, MisconfigurationException) as error:  # the latter: what Lightning makes of the trainer's flags
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except JobError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)

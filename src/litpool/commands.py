@@ -10,7 +10,7 @@ from jsonargparse.typing import PositiveInt
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from litpool import InputError
+from litpool import InputError, JobError, interrupt
 from litpool.data.module import TextDataModule
 from litpool.loops import run
 from litpool.loops.flags import Flags, read_flags
@@ -18,6 +18,7 @@ from litpool.loops.job import Job
 from litpool.loops.lightning import TextModule
 from litpool.loops.recorder import Recorder
 from litpool.study.options import StudyOptions
+from litpool.tasks.task import Task
 
 Loop = Literal["plain", "lightning", "huggingface", "stock"]
 
@@ -31,7 +32,8 @@ class Trainer(pl.Trainer):
         Args:
             ckpt_path: A checkpoint to go on from, such as RUN/checkpoints/last.ckpt.
         """
-        super().fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+        with interrupt.deferred():
+            super().fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
 
     def validate(self, model: TextModule, datamodule: TextDataModule, ckpt_path: str | None = None) -> Any:  # type: ignore[override]  # noqa: D417
         """Score a checkpoint (or the untrained network) on the validation split.
@@ -71,6 +73,7 @@ class Trainer(pl.Trainer):
         if self.world_size > 1:
             index, kept = _from_all_devices(index), _from_all_devices(kept)
         if self.is_global_zero:
+            _check_finite(kept, index, model.task)
             rows = datamodule.rows["predict"]
             answers = model.task.decode(model.task.assemble(kept, index), rows)
             run.write_predictions(output, rows.select_columns(model.task.shown), answers)
@@ -79,13 +82,17 @@ class Trainer(pl.Trainer):
         """Train as `fit` does, with the Hugging Face Trainer around the same network."""
         from litpool.loops import huggingface  # late: importing the Trainer takes its time
 
-        huggingface.fit(self._job(model, datamodule, "the Hugging Face Trainer"))
+        job = self._job(model, datamodule, "the Hugging Face Trainer")
+        with interrupt.deferred():
+            huggingface.fit(job)
 
     def fit_plain(self, model: TextModule, datamodule: TextDataModule) -> None:
         """Train as `fit` does, with a loop written by hand."""
         from litpool.loops import plain
 
-        plain.fit(self._job(model, datamodule, "the plain loop"))
+        job = self._job(model, datamodule, "the plain loop")
+        with interrupt.deferred():
+            plain.fit(job)
 
     def fit_stock(self, model: TextModule, datamodule: TextDataModule) -> None:
         """Train as the Trainer does by default, for `compare`."""
@@ -208,6 +215,15 @@ class Trainer(pl.Trainer):
 
     def _recorder(self) -> Recorder | None:
         return next((c for c in self.callbacks if isinstance(c, Recorder)), None)  # type: ignore[attr-defined]
+
+
+def _check_finite(kept: torch.Tensor, index: torch.Tensor, task: Task) -> None:
+    """Refuse to answer from an output that is not a number; a span that is not there scores minus infinity."""
+    wrong = kept.isnan() if task.on_tokens else ~kept.isfinite()
+    if wrong.any():
+        rows = index[wrong.flatten(1).any(1)].unique().tolist()
+        several = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+        raise JobError(f"the output for row {rows[0] + 1}{several} is not finite; no answer was written")
 
 
 def _from_all_devices(part: torch.Tensor) -> torch.Tensor:

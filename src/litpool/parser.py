@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from litpool import InputError
+from litpool import InputError, trust
 from litpool.model.pooling import Pooling
 from litpool.tasks.task import Task
 
@@ -41,6 +41,8 @@ class Parser(LightningArgumentParser):
         raise InputError(self._explain(" ".join(message.split()))) from ex
 
     def _explain(self, message: str) -> str:
+        if denied := re.search(r"Importing '([\w.]+)' is not allowed", message):
+            return trust.denied(denied[1])
         unknown = re.search(r"does not accept option '([^']+)'|unrecognized arguments: --([\w.]+)", message)
         if unknown:
             name = unknown[1] or unknown[2]

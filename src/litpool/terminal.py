@@ -1,14 +1,14 @@
 """What the terminal shows: a progress bar, warnings in one line, and nothing of the libraries' own affairs."""
 
 import logging
-import sys
 import warnings
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from transformers.utils import logging as transformers_logging
+
+from litpool import interrupt
 
 HARMLESS = (
     ".*does not have many workers.*",  # texts are tokenized beforehand: workers would only cost
@@ -29,14 +29,14 @@ class ProgressBar(TQDMProgressBar):
         return {"loss": f"{float(pl_module.loss_now):.3f}"} if trainer.training else {}  # type: ignore[arg-type]
 
 
-class TellHowToResume(Callback):
-    """Says after Ctrl-C, or when the job is ended from outside, how to go on."""
+class OwnSignalHandlers(Callback):
+    """Puts our signal handlers back: Lightning has put one of its own before them, which ends with status 0."""
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Name the command that goes on from the last checkpoint."""
-        if isinstance(exception, KeyboardInterrupt | SIGTERMException) and trainer.is_global_zero:
-            path = f"{trainer.log_dir}/checkpoints/last.ckpt"
-            print(f"\ninterrupted; go on with: python cli.py fit --ckpt_path {path}", file=sys.stderr)
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Training is about to start."""
+        interrupt.install()
+
+    on_validation_start = on_test_start = on_predict_start = on_train_start
 
 
 def quiet() -> None:

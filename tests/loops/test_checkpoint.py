@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import zipfile
 from collections.abc import Callable
@@ -14,9 +15,17 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from litpool import InputError, __version__
+from litpool import InputError, JobError, __version__
 from litpool.data.tokenizer import dump_tokenizer, restore_tokenizer
-from litpool.loops.checkpoint import contents, encoder_config, read, restore_rng
+from litpool.loops.checkpoint import (
+    contents,
+    encoder_config,
+    read,
+    remove_unfinished,
+    restore_rng,
+    resumable,
+    write,
+)
 from litpool.model.encoder import EncoderOptions
 from litpool.model.network import TextModel
 from litpool.model.pooling import FirstLastPooling
@@ -27,6 +36,7 @@ Build = Callable[..., TextModel]
 CONFIG = {
     "seed_everything": 42,
     "task": {"class_path": "Classification"},
+    "model": {},
     "data": {"add_tokens": ["ü"], "columns": None},
 }
 KINDS = ["bert", "roberta", "distilbert", "albert", "electra", "mpnet", "deberta-v2", "modernbert", "xlm-roberta"]
@@ -120,6 +130,108 @@ def test_reading_moves_no_random_numbers(path: str) -> None:
     before = torch.get_rng_state()
     read(path)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+# ---- written whole, or not at all
+
+STEPS = ["torch.save", "os.fsync", "os.link", "os.replace"]
+
+
+def content(number: int) -> dict[str, Any]:
+    return {"state_dict": {"weight": torch.full((1000,), float(number))}, "litpool": {}}
+
+
+def number_in(path: Path) -> int:
+    return int(torch.load(path, weights_only=True)["state_dict"]["weight"][0])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+@pytest.mark.parametrize("call", [1, 2, 3])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_kill_at_any_step_leaves_a_whole_checkpoint(step: str, call: int, links: bool, tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    for number in (1, 2):
+        write(content(number), path)
+    child = os.fork()
+    if not child:
+        if not links:
+            os.link = lambda *_: (_ for _ in ()).throw(OSError("no links here"))  # type: ignore[assignment]
+        module, name = {"torch": torch, "os": os}[step.split(".")[0]], step.split(".")[1]
+        original, calls = getattr(module, name), []
+
+        def dying(*arguments: Any) -> Any:
+            calls.append(name)
+            if len(calls) == call:
+                if name == "save":  # half of it
+                    arguments[1].write(b"PK" * 100)
+                    arguments[1].flush()
+                os._exit(9)
+            return original(*arguments)
+
+        setattr(module, name, dying)
+        write(content(3), path)
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert {number_in(found) for found in tmp_path.glob("last*.ckpt")} <= {1, 2, 3}
+    assert path.exists() or (not links and number_in(tmp_path / "last.prev.ckpt") == 2)
+    assert not path.exists() or number_in(path) >= 2
+    write(content(4), path)
+    assert number_in(path) == 4
+    remove_unfinished(tmp_path)
+    assert {found.name for found in tmp_path.iterdir()} == {"last.ckpt", "last.prev.ckpt"}
+
+
+def test_the_last_but_one_is_kept_of_last_only(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        write(content(number), tmp_path / "last.ckpt")
+        write(content(number), tmp_path / "best.ckpt")
+    assert {path.name: number_in(path) for path in tmp_path.iterdir()} == {
+        "last.ckpt": 3,
+        "last.prev.ckpt": 2,
+        "best.ckpt": 3,
+    }
+
+
+def test_an_error_while_writing_leaves_no_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(content(1), tmp_path / "last.ckpt")
+
+    def full(number: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write(content(2), tmp_path / "last.ckpt")
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+    assert number_in(tmp_path / "last.ckpt") == 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_not_written(tmp_path: Path, value: float) -> None:
+    write(content(1), tmp_path / "last.ckpt")
+    bad = content(2)
+    bad["state_dict"]["weight"][7] = value
+    with pytest.raises(JobError, match="weight is not finite"):
+        write(bad, tmp_path / "last.ckpt")
+    assert number_in(tmp_path / "last.ckpt") == 1
+
+
+def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(path: str, tmp_path: Path) -> None:
+    whole = Path(path).read_bytes()
+    (tmp_path / "last.prev.ckpt").write_bytes(whole)
+    for damaged in (whole[:5000], b"", None):
+        (tmp_path / "last.ckpt").unlink(missing_ok=True)
+        if damaged is not None:
+            (tmp_path / "last.ckpt").write_bytes(damaged)
+        usable, reason = resumable(str(tmp_path / "last.ckpt"))
+        assert usable == str(tmp_path / "last.prev.ckpt")
+        assert reason
+        assert reason.startswith(f"ckpt_path={tmp_path / 'last.ckpt'}: ")
+    assert resumable(path) == (path, None)
+    (tmp_path / "last.prev.ckpt").write_bytes(whole[:5000])
+    with pytest.raises(InputError, match=r"last.prev.ckpt: not a whole checkpoint"):
+        resumable(str(tmp_path / "last.ckpt"))
 
 
 # ---- what is no checkpoint

@@ -8,6 +8,7 @@ import torch
 from test_plain import flags
 
 from litpool.loops import huggingface
+from litpool.loops.divergence import FiniteCheck
 from litpool.loops.huggingface import LossModel, TextTrainer, arguments
 from litpool.tasks.classification import Classification
 
@@ -49,7 +50,7 @@ def test_the_seed_is_that_of_seed_everything(settings):
 
 def test_the_loss_is_the_tasks_own(build, batch):
     network = build().eval()
-    outputs = LossModel(network, task := Classification())(**batch)
+    outputs = LossModel(network, task := Classification(), FiniteCheck(None))(**batch, index=torch.arange(3))
     torch.testing.assert_close(outputs["loss"], task.loss(network(batch), batch["labels"]))
     torch.testing.assert_close(outputs["logits"], network(batch))
 

@@ -1,6 +1,7 @@
 """Added tokens, MarkerPooling and overrides through the commands: trained by each loop, resumed, predicted, refused."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_weights(
     def interrupted(self: TextModule, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         calls.append(batch_idx)
         if len(calls) == 4:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         return step(self, batch, batch_idx)
 
     monkeypatch.setattr(TextModule, "training_step", interrupted)

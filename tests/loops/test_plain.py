@@ -67,7 +67,8 @@ def test_the_run_folder_is_that_of_fit(train):
     logs = [{name for name in found if name.startswith("events")} for found in names.values()]
     assert all(logs)
     assert names["fit"] - logs[0] == names["fit_plain"] - logs[1]
-    assert {path.name for path in (folders["fit_plain"] / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    checkpoints = {path.name for path in (folders["fit_plain"] / "checkpoints").iterdir()}
+    assert checkpoints == {"best.ckpt", "last.ckpt", "last.prev.ckpt"}
     config = yaml.safe_load((folders["fit_plain"] / "config.yaml").read_text())
     assert config["trainer"]["max_epochs"] == 2
 

@@ -1,6 +1,5 @@
 """Scoring a split: metrics fed batch by batch, the same in every loop."""
 
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics import MeanMetric
 
+from litpool import JobError
 from litpool.loops import run
 from litpool.tasks.task import Task
 
@@ -42,12 +42,13 @@ class Evaluation(nn.Module):
     def compute(self) -> dict[str, float]:
         """Every metric that is one number, over the whole split and all devices, such as `val/accuracy`; in float32.
 
-        Ends the program with exit status 1 if the loss is no finite number.
+        Raises:
+            JobError: The loss is not finite.
         """
         loss = self.mean_loss.compute()
         if not loss.isfinite():  # the other metrics would be drawn from noise
             mend = "lower model.recipe.lr, or set trainer.gradient_clip_val"
-            sys.exit(f"error: {self.prefix}/loss is {loss.item()}, the weights have diverged; {mend}")
+            raise JobError(f"{self.prefix}/loss is {loss.item()}, the weights have diverged; {mend}")
         computed = {**self.metrics.compute(), "loss": loss}
         return {f"{self.prefix}/{name}": value.float().item() for name, value in computed.items() if value.ndim == 0}
 

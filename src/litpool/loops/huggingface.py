@@ -23,6 +23,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from litpool.loops.divergence import FiniteCheck
 from litpool.loops.job import Batch, Job, Log
 from litpool.loops.recipe import configure
 from litpool.model.network import TextModel
@@ -35,13 +36,14 @@ class LossModel(nn.Module):
     Args:
         network: Gives the logits.
         task: Gives the loss.
+        finite: Is shown every loss.
     """
 
     accepts_loss_kwargs = False  # because of **batch, the Trainer would else take the loss for one that is scaled
 
-    def __init__(self, network: TextModel, task: Task) -> None:
+    def __init__(self, network: TextModel, task: Task, finite: FiniteCheck) -> None:
         super().__init__()
-        self.network, self.task = network, task
+        self.network, self.task, self.finite = network, task, finite
         self.loss_now = torch.tensor(math.nan)
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
@@ -49,6 +51,7 @@ class LossModel(nn.Module):
         logits = self.network(batch)
         loss = self.task.loss(logits, batch["labels"])
         self.loss_now = loss.detach()
+        self.finite.add(loss, batch)
         return {"loss": loss, "logits": logits}
 
 
@@ -58,14 +61,15 @@ class TextTrainer(Trainer):
     Args:
         job: What is trained, and how.
         log: Counts tokens.
+        finite: Is shown every gradient's norm.
         **options: The Trainer's own.
     """
 
     loss_is_scaled_for_ga = True  # by compute_loss; the Trainer would divide a short last window by its true length
 
-    def __init__(self, job: Job, log: Log, **options: Any) -> None:
+    def __init__(self, job: Job, log: Log, finite: FiniteCheck, **options: Any) -> None:
         super().__init__(**options)
-        self.job, self.log_lines = job, log
+        self.job, self.log_lines, self.finite = job, log, finite
         self.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)  # as in the other loops
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
@@ -82,6 +86,12 @@ class TextTrainer(Trainer):
         """The batch's share of the loss that the step goes down on."""
         self.log_lines.count(inputs)
         return model(**inputs)["loss"] / self.args.gradient_accumulation_steps
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> float:
+        """The gradient's norm, which the Trainer asks for before it updates the weights; checked here."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        self.finite.check(self.state.global_step + 1, norm)
+        return norm
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Score the validation split with the task's own metrics, and tell the callbacks."""
@@ -119,6 +129,7 @@ class Housekeeping(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Evaluate when the flags say so; the Trainer counts steps on across epochs, Lightning batches within one."""
+        self.job.stop_if_interrupted(state.global_step)
         window = self.job.flags.accumulate
         epoch, steps = divmod(state.global_step - 1, math.ceil(self.batches / window))
         control.should_evaluate = self.job.flags.due(epoch, min((steps + 1) * window, self.batches), self.batches)
@@ -184,13 +195,15 @@ def fit(job: Job) -> None:
     steps = job.flags.steps(batches)
     job.network.to(job.flags.device)
     log = Log(job)
+    finite = FiniteCheck(job.checkpoint("last").parent, scaled=job.flags.precision == "16-mixed")
     callbacks: list[TrainerCallback] = [Housekeeping(job, log, batches)]
     if job.flags.patience is not None:
         callbacks.append(EarlyStoppingCallback(job.flags.patience))
     trainer = TextTrainer(
         job,
         log,
-        model=LossModel(job.network, job.task),
+        finite,
+        model=LossModel(job.network, job.task, finite),
         args=arguments(job, steps),
         train_dataset=job.data.encoded["train"],
         eval_dataset=job.data.encoded["validation"],

@@ -10,9 +10,10 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from litpool import interrupt
 from litpool.data.module import TextDataModule
 from litpool.loops import run
-from litpool.loops.checkpoint import contents
+from litpool.loops.checkpoint import contents, write
 from litpool.loops.evaluation import Evaluation
 from litpool.loops.flags import Flags
 from litpool.loops.recipe import Recipe
@@ -72,6 +73,7 @@ class Job:
         for batch in map(self.moved, loader):
             with self.autocast():
                 evaluation.feed(batch, self.network(batch))
+            self.stop_if_interrupted(step if split == "validation" else 0)
         self.network.train()
         metrics = evaluation.compute()
         if self.logger is not None:
@@ -98,8 +100,16 @@ class Job:
             "state_dict": {f"network.{key}": value for key, value in self.network.state_dict().items()},
             "litpool": contents(self.network, self.task, self.data.tokenizer_files, self.config, metrics),
         }
-        self.checkpoint(name).parent.mkdir(parents=True, exist_ok=True)
-        torch.save(checkpoint, self.checkpoint(name))
+        write(checkpoint, self.checkpoint(name))
+
+    def stop_if_interrupted(self, step: int) -> None:
+        """Write last.ckpt, if a step has been taken since it was written, and end the run if SIGINT or SIGTERM came."""
+        if interrupt.received():
+            if step:
+                self.save("last", {}, step)
+            if self.checkpoint("last").exists():
+                interrupt.advise(f"interrupted; the weights so far are in {self.checkpoint('last')}")
+            interrupt.check()
 
     def checkpoint(self, name: str) -> Path:
         """Where the checkpoint `best` or `last` is."""

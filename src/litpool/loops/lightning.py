@@ -2,20 +2,24 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 from transformers import PretrainedConfig
 
-from litpool import InputError
+from litpool import InputError, JobError, interrupt, trust
 from litpool.data.added import require
 from litpool.data.module import TextDataModule
-from litpool.loops.checkpoint import contents, encoder_config, restore_rng, rng_state
+from litpool.loops.checkpoint import contents, encoder_config, restore_rng, rng_state, write
+from litpool.loops.divergence import FiniteCheck
 from litpool.loops.evaluation import Evaluation
 from litpool.loops.recipe import Recipe, configure
 from litpool.model.encoder import Encoder, EncoderOptions, load_config, max_length
@@ -129,6 +133,7 @@ class TextModule(LightningModule):
         """The loss of a batch."""
         loss = self.task.loss(self.network(batch), batch["labels"])
         self.loss_now = loss.detach()
+        self.finite.add(loss, batch)
         self.tokens += batch["attention_mask"].sum()
         self.slots += batch["attention_mask"].numel()
         return loss
@@ -139,18 +144,23 @@ class TextModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip as the trainer says; where that is by norm, or not at all, the norm is had on the way."""
+        """Clip as the trainer says, and record the gradient's norm before; a norm that is not finite ends the run."""
         most = gradient_clip_val or torch.inf
         if gradient_clip_algorithm == "value":
+            gradients = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
+            self.grad_norm = torch.nn.utils.get_total_norm(gradients)
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif isinstance(self.trainer.strategy, FSDPStrategy):  # only the sharded whole knows its norm
             self.grad_norm = self.trainer.strategy.model.clip_grad_norm_(most)  # type: ignore[union-attr,operator]
         else:
             self.grad_norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), most)
+        self.finite.check(self.trainer.global_step + 1, self.grad_norm)
 
     def on_train_start(self) -> None:
         """Start the random numbers anew, or where the resumed run stood, so that dropout goes on as well."""
         trainer = self.trainer
+        folder = getattr(trainer.checkpoint_callback, "dirpath", None)
+        self.finite = FiniteCheck(Path(folder) if folder else None, scaled=trainer.precision == "16-mixed")
         batches = trainer.max_steps * trainer.accumulate_grad_batches
         if 0 < batches < trainer.val_check_batch:  # type: ignore[operator]
             trainer.val_check_batch = batches  # a run of less than an epoch is validated at its end, too
@@ -166,8 +176,10 @@ class TextModule(LightningModule):
         self.clock, self.clock_tokens = time.perf_counter(), 0
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Note the random numbers, to which an interrupted batch goes back."""
+        """Note the random numbers, to which an interrupted batch goes back; stop here if SIGINT or SIGTERM came."""
         self.rng_before = rng_state()
+        if self.trainer.strategy.reduce_boolean_decision(interrupt.received(), all=False):  # on any device
+            interrupt.stop()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Write a line of the log; by hand, since `self.log` at each step costs a tiny encoder a tenth of its time."""
@@ -196,6 +208,8 @@ class TextModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Feed the metrics."""
+        if self.trainer.world_size == 1:  # several devices stop together, at the next training batch
+            interrupt.check()
         self.evaluation.feed(batch, self.network(batch))
 
     test_step = validation_step
@@ -248,3 +262,35 @@ class TextModule(LightningModule):
         progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
         if progress.processed < progress.ready:  # type: ignore[attr-defined]  # interrupted within a batch, which a resumed run takes again
             checkpoint["litpool"]["rng"] = self.rng_before
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes checkpoints as the other loops do: whole or not at all."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Write to a local path; others, such as s3://, are Lightning's to write."""
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+        else:
+            write(checkpoint, path)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """last.ckpt, written after each validation and when training is interrupted or fails."""
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write it, unless training diverged: what was written before is worth more."""
+        if not isinstance(exception, JobError):
+            super().on_exception(trainer, pl_module, exception)
+            self._advise(pl_module.config)  # type: ignore[arg-type]
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Training is done; an interrupt may still come before the test."""
+        super().on_train_end(trainer, pl_module)
+        self._advise(pl_module.config)  # type: ignore[arg-type]
+
+    def _advise(self, config: dict[str, Any]) -> None:
+        """Say how to resume, if the run is interrupted."""
+        path = Path(str(self.dirpath), "last.ckpt")
+        resume = f"go on with: python cli.py fit --ckpt_path {path}{trust.options(config)}"
+        interrupt.advise(f"interrupted; {resume if path.exists() else 'nothing was trained yet'}")

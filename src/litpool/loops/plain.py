@@ -6,6 +6,7 @@ It is the reference for what is right, and the floor for what is fast.
 import torch
 from tqdm import tqdm
 
+from litpool.loops.divergence import FiniteCheck
 from litpool.loops.job import Job, Log
 from litpool.loops.recipe import configure
 
@@ -21,6 +22,7 @@ def fit(job: Job) -> None:
     network.to(flags.device).train()
     optimizer, schedule = configure(network, job.recipe, steps, fused=not half)
     scaler = torch.amp.GradScaler(flags.device.type, enabled=half)
+    finite = FiniteCheck(job.checkpoint("last").parent, scaled=half)
     log, bar = Log(job), tqdm(total=steps, desc="training", disable=not flags.progress)
     if job.recorder:
         job.recorder.watch(network, optimizer)
@@ -39,6 +41,7 @@ def fit(job: Job) -> None:
                 loss = task.loss(network(batch), batch["labels"])
             scaled = loss / flags.accumulate  # in a short last window too, as Lightning has it
             scaler.scale(scaled).backward()
+            finite.add(loss, batch)
             window += scaled.detach()
             if number % flags.accumulate and number < batches:
                 continue
@@ -46,6 +49,7 @@ def fit(job: Job) -> None:
             # clip, step, and move on the learning rate
             scaler.unscale_(optimizer)
             grad_norm = torch.nn.utils.clip_grad_norm_(network.parameters(), flags.clip)
+            finite.check(step + 1, grad_norm)
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad()
@@ -60,6 +64,7 @@ def fit(job: Job) -> None:
             bar.update()
 
             # evaluate, keep, stop
+            job.stop_if_interrupted(step)
             if flags.due(epoch, number, batches):
                 better = job.keep(job.evaluate("validation", step), step)
                 waited = 0 if better else waited + 1

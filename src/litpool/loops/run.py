@@ -1,6 +1,7 @@
 """What a run leaves behind: the confusion matrix and wrong answers in TensorBoard, hparams, metrics.json, a summary."""
 
 import json
+import math
 import re
 import sys
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics import MetricCollection
 
+from litpool import trust
 from litpool.tasks.task import Task
 
 if TYPE_CHECKING:  # slow to import, and not needed until there are rows
@@ -69,10 +71,10 @@ def write_predictions(path: str, texts: "Dataset", answers: list[dict[str, Any]]
     elif path.endswith(".parquet"):
         pq.write_table(pa.Table.from_pylist(rows), path)
     elif path == "-":
-        sys.stdout.writelines(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+        sys.stdout.writelines(f"{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n" for row in rows)
         return
     else:
-        lines = (f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+        lines = (f"{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n" for row in rows)
         Path(path).write_text("".join(lines), encoding="utf-8")
     print(f"wrote {path}")
 
@@ -90,7 +92,8 @@ def conclude(
         best: The best checkpoint, if there was training.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(dict(metrics), indent=2)
+    defined = {name: value if math.isfinite(value) else None for name, value in metrics.items()}  # NaN is not JSON
+    text = json.dumps(defined, indent=2, allow_nan=False)
     (folder / "metrics.json").write_text(f"{text}\n", encoding="utf-8")
     if isinstance(logger, TensorBoardLogger):
         logger.experiment.add_text("config", f"```yaml\n{yaml.safe_dump(dict(config), sort_keys=False)}```")
@@ -102,7 +105,8 @@ def conclude(
         if numbers:
             print(f"{split:<12}" + ", ".join(f"{name} {value:.4f}" for name, value in numbers.items()))
     if best:
-        print(f"predict     python cli.py predict --ckpt_path {best} --input FILE")
+        read = {key: value for key, value in config.items() if key != "trainer"}
+        print(f"predict     python cli.py predict --ckpt_path {best} --input FILE{trust.options(read)}")
     print("curves      tensorboard --logdir logs")
     print(f"wrote {folder}")
 

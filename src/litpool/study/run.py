@@ -116,9 +116,9 @@ def conduct(
         "config": module.config,
         "versions": {**versions(), "numpy": version("numpy"), "scikit-learn": version("scikit-learn")},
         "seconds": seconds,
-        "data": told,
+        "data": rounded(told),
     }
-    _write(folder, rounded(result), logger)
+    _write(folder, result, logger)
     for line in (result["verdict"], *(told[0]["notes"] if len(told) == 1 else []), f"wrote {folder}"):
         print(line)
 

@@ -60,9 +60,9 @@ def train(
     return _known(validation), _known(test)
 
 
-def _known(score: float) -> float:
+def _known(score: float | None) -> float:
     """The score; 0 in the place of a correlation that is not defined, as that of equal outputs."""
-    return score if math.isfinite(score) else 0.0
+    return score if score is not None and math.isfinite(score) else 0.0
 
 
 def free() -> None:

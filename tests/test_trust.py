@@ -1,0 +1,160 @@
+"""A checkpoint or a config runs nobody's code: names are checked before anything is imported or called."""
+
+import copy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+FIXTURE = Path(__file__).parent / "fixtures/v0.1.0"
+DEBUG = str(Path(__file__).parent.parent / "configs/debug.yaml")
+
+NAMES = [  # functions and classes of the standard library, of torch, of installed packages, and ours
+    "os.system", "os.abort", "os.mkdir", "posix.system", "subprocess.getoutput", "subprocess.call",
+    "subprocess.Popen", "runpy.run_path", "runpy.run_module", "builtins.exec", "builtins.eval",
+    "builtins.print", "pathlib.Path.unlink", "shutil.rmtree", "pickle.loads", "importlib.import_module",
+    "antigravity.fly", "this.s", "idlelib.idle.idle", "turtle.Turtle", "lib2to3.main.main", "cgitb.enable",
+    "webbrowser.open", "socket.create_connection", "functools.partial", "collections.OrderedDict",
+    "logging.FileHandler", "torch.load", "torch.hub.load", "torch.save", "torch.utils.cpp_extension.load",
+    "torch.nn.Linear", "torch.nn.Identity", "numpy.load", "pandas.read_pickle", "transformers.pipeline",
+    "huggingface_hub.snapshot_download", "datasets.load_dataset", "pip.main", "setuptools.setup",
+    "sklearn.datasets.fetch_openml", "planted.Pooling", "lightning.pytorch.Trainer",
+    "jsonargparse.set_parsing_settings", "litpool.app.main", "litpool.demo.locate",
+]  # fmt: skip
+
+PLACES = {  # where a config names code, and what stands there
+    "model.pooling": lambda name: {"class_path": name, "init_args": {"command": "touch ran"}},
+    "model.pooling.text": lambda name: name,
+    "model.pooling.nested": lambda name: {
+        "class_path": "litpool.model.pooling.ConcatPooling",
+        "init_args": {"poolings": [{"class_path": name}]},
+    },
+    "task": lambda name: {"class_path": name, "init_args": {}},
+}
+TRAINER = {
+    "trainer.callbacks": lambda name: [{"class_path": name, "init_args": {"on_fit_start": "os.abort"}}],
+    "trainer.logger": lambda name: {"class_path": name},
+    "trainer.strategy": lambda name: {"class_path": name},
+    "trainer.profiler": lambda name: {"class_path": name},
+    "trainer.plugins": lambda name: [{"class_path": name}],
+}
+
+
+@pytest.fixture
+def planted(tmp_path, monkeypatch):
+    """Modules that leave a mark when they are imported: an installed one, and one of the user's own."""
+    mark = "from pathlib import Path\nfrom litpool.model.pooling import MeanPooling\nPath({!r}).touch()\n"
+    mark += "class Pooling(MeanPooling): pass\ndef run(*_, **__) -> Pooling: Path('ran').touch()\n"
+    for folder, name in (("site-packages", "planted"), ("own", "mine")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{name}.py").write_text(mark.format(str(tmp_path / f"{name}-was-imported")))
+        monkeypatch.syspath_prepend(str(tmp_path / folder))
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return tmp_path
+
+
+def checkpoint_with(place, value, path):
+    """A good checkpoint whose stored config has another value somewhere."""
+    saved = torch.load(FIXTURE / "classification/plain.ckpt", weights_only=True)
+    config = saved["litpool"]["config"]
+    *parents, last = place.removesuffix(".text").removesuffix(".nested").split(".")
+    for parent in parents:
+        config = config.setdefault(parent, {})
+    config[last] = value
+    torch.save(saved, path)
+    return str(path)
+
+
+def refused(cli, folder, name, *arguments):
+    """Run a command that must be refused in one line, without a trace of the name's code."""
+    before = set(sys.modules)
+    status, out, err = cli(*arguments)
+    assert status == 2, out + err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1, err
+    assert name in err
+    assert not list(folder.glob("*ran*")) + list(folder.glob("*-was-imported"))
+    new = {module for module in set(sys.modules) - before if module.split(".")[0] == name.split(".")[0]}
+    assert not {module for module in new if not module.startswith(("lightning", "litpool", "torch"))}, new
+    return err
+
+
+@pytest.mark.parametrize("number", range(0, len(NAMES), 4))
+def test_a_checkpoint_names_only_classes_of_ours(cli, planted, number):
+    for offset, name in enumerate(NAMES[number : number + 4]):
+        place = [*PLACES][offset]
+        path = checkpoint_with(place, PLACES[place](name), planted / "evil.ckpt")
+        command = ["predict", "test", "validate", "fit"][offset]
+        assert "evil.ckpt" in refused(cli, planted, name, command, "--ckpt_path", path)
+
+
+@pytest.mark.parametrize("place", TRAINER)
+def test_a_checkpoint_does_not_bring_its_own_callbacks_loggers_and_strategies(cli, planted, place):
+    for name in ("os.system", "planted.Pooling", "mine.Pooling", "lightning.pytorch.callbacks.LambdaCallback"):
+        path = checkpoint_with(place, TRAINER[place](name), planted / "evil.ckpt")
+        refused(cli, planted, name, "fit", "--ckpt_path", path)
+
+
+@pytest.mark.parametrize("number", range(0, len(NAMES), 4))
+def test_a_config_names_only_plugins_and_the_users_own_modules(cli, planted, number):
+    for offset, name in enumerate(NAMES[number : number + 4]):
+        option = ["--model.pooling", "--task", "--trainer.callbacks+", "--trainer.logger"][offset]
+        refused(cli, planted, name, "fit", "--config", DEBUG, f"{option}={name}")
+
+
+@pytest.mark.parametrize("function", ["os.abort", "mine.run", "litpool.demo.locate"])
+def test_a_config_does_not_hand_functions_to_a_callback(cli, planted, function):
+    callback = f"[{{class_path: LambdaCallback, init_args: {{on_fit_start: {function}}}}}]"
+    status, _, err = cli("fit", "--config", DEBUG, "--trainer.callbacks", callback)
+    assert status == 2
+    assert err.count("\n") == 1
+    assert function in err
+    assert not (planted / "ran").exists()
+
+
+def test_a_function_of_the_users_own_is_not_called_for_a_pooling(cli, planted):
+    status, _, err = cli("fit", "--config", DEBUG, "--model.pooling", "mine.run")
+    assert (status, err.count("\n")) == (2, 1), err
+    assert "mine.run" in err
+    assert not (planted / "ran").exists()
+
+
+def test_a_pooling_of_the_users_own_works_from_yaml_and_needs_trust_from_a_checkpoint(cli, planted):
+    (planted / "rows.csv").write_text("text,label\n" + "a good film,pos\na bad film,neg\n" * 10)
+    job = ["fit", "--config", DEBUG, "--data.source", "rows.csv", "--model.pooling", "mine.Pooling"]
+    status, out, err = cli(*job)
+    assert status == 0, err
+    assert "best.ckpt --input FILE --trust mine\n" in out
+    (planted / "mine-was-imported").unlink()
+    sys.modules.pop("mine")
+    predict = ["predict", "--ckpt_path", "logs/debug/version_0/checkpoints/best.ckpt", "--input", "rows.csv"]
+    assert "--trust mine" in refused(cli, planted, "mine.Pooling", *predict)
+    status, _, err = cli(*predict, "--trust", "mine")
+    assert status == 0, err
+    status, _, err = cli(*predict, "--trust=planted")
+    assert status == 2, err
+
+
+def test_what_looks_like_a_class_in_a_free_form_value_stays_a_value(cli, planted):
+    override = "{id2label: {class_path: planted.Pooling}}"
+    cli("fit", "--config", DEBUG, "--model.encoder.overrides", override, "--trainer.max_steps", 1)
+    assert not (planted / "planted-was-imported").exists()
+
+
+@pytest.mark.parametrize("module", ["", "my-poolings", "jsonargparse"])
+def test_a_module_that_cannot_be_trusted_is_refused(cli, module):
+    status, _, err = cli("fit", "--config", DEBUG, f"--trust={module}")
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"trust={module}: " in err
+
+
+def test_a_checkpoint_of_another_shape_is_refused(cli, tmp_path):
+    good = torch.load(FIXTURE / "classification/plain.ckpt", weights_only=True)
+    for number, key in enumerate(("config", "task", "tokenizer", "encoder", "metrics", "rng")):
+        bad = copy.deepcopy(good)
+        bad["litpool"][key] = 7
+        torch.save(bad, tmp_path / f"{number}.ckpt")
+        status, _, err = cli("predict", "--ckpt_path", f"{number}.ckpt", "--input", "x.txt")
+        assert (status, err.count("\n")) == (2, 1)
+        assert "not written by litpool" in err
