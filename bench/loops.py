@@ -19,7 +19,10 @@ import time
 LOOPS = {"plain": "fit_plain", "lightning": "fit", "huggingface": "fit_hf"}
 REPEATS = 5
 STEPS = 10  # of a turn, and from one line of the log to the next
-SIZES = {"tiny": (40, 8, 2, 32, 4, 64), "minilm": (6, 8, 6, 384, 12, 1536)}  # turns, batch, layers, width, heads, inner
+SIZES = {
+    "tiny": (40, 8, 2, 32, 4, 64),
+    "minilm": (6, 8, 6, 384, 12, 1536),
+}  # turns, batch, layers, width, heads, inner
 
 
 def arguments(command: str, size: str) -> list[str]:
@@ -63,8 +66,15 @@ def work(command: str, size: str) -> None:
 def repeat(size: str) -> dict[str, float]:
     """Seconds a step of each loop."""
     start = [sys.executable, __file__, size]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    workers = {loop: subprocess.Popen([*start, command], **pipes) for loop, command in LOOPS.items()}
+    pipes = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.DEVNULL,
+        "text": True,
+    }
+    workers = {
+        loop: subprocess.Popen([*start, command], **pipes) for loop, command in LOOPS.items()
+    }
     turns: dict[str, list[float]] = {loop: [] for loop in LOOPS}
     for worker in workers.values():
         worker.stdout.readline()  # ready: it has taken its first step
@@ -84,14 +94,17 @@ def main(size: str) -> None:
     repeats = [repeat(size) for _ in range(REPEATS)]
     threads = os.environ.get("OMP_NUM_THREADS", os.cpu_count())
     print(f"{size}: {threads} threads on {platform.machine()}\n")
-    print(f"| loop | ms a step, median of {REPEATS} | range | of plain, median of {REPEATS} | range |")
+    print(
+        f"| loop | ms a step, median of {REPEATS} | range | of plain, median of {REPEATS} | range |"
+    )
     print("|---|---|---|---|---|")
     for loop in LOOPS:
         times = [figures[loop] * 1e3 for figures in repeats]
         ratios = [figures[loop] / figures["plain"] for figures in repeats]
         ms = f"{statistics.median(times):.2f} | {min(times):.2f} to {max(times):.2f}"
         print(
-            f"| {loop} | {ms} | {statistics.median(ratios):.3f} | {min(ratios):.3f} to {max(ratios):.3f} |", flush=True
+            f"| {loop} | {ms} | {statistics.median(ratios):.3f} | {min(ratios):.3f} to {max(ratios):.3f} |",
+            flush=True,
         )
 
 

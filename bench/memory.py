@@ -23,7 +23,9 @@ def child() -> None:
     def watch() -> None:
         nonlocal peak
         while not done.wait(0.01):
-            peak = max(peak, int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[1]))  # type: ignore[index]
+            peak = max(
+                peak, int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+            )  # type: ignore[index]
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -41,14 +43,38 @@ def peak_of(lines: list[str], column: str, label: str) -> float:
     """MB."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "rows.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        arguments = ["study", "--data.source", "rows.tsv", "--task.text", column, "--task.label", label]
-        arguments += ["--data.quoting", "false", "--data.drop_empty", "true", "--data.max_length", "64"]
+        arguments = [
+            "study",
+            "--data.source",
+            "rows.tsv",
+            "--task.text",
+            column,
+            "--task.label",
+            label,
+        ]
+        arguments += [
+            "--data.quoting",
+            "false",
+            "--data.drop_empty",
+            "true",
+            "--data.max_length",
+            "64",
+        ]
         arguments += ["--model.encoder.name", "bert", "--model.encoder.pretrained", "false"]
         arguments += ["--model.encoder.overrides", TINY, "--trainer.accelerator", "cpu"]
         arguments += ["--data.tokenizer", "sentence-transformers/all-MiniLM-L6-v2"]
         command = [sys.executable, str(Path(__file__).resolve()), *arguments]
-        environment = {"LITPOOL_CACHE": f"{folder}/cache", "PYTHONPATH": ":".join(sys.path), "PATH": ""}
-        return int(subprocess.check_output(command, cwd=folder, env=environment, text=True).split()[-1]) / 1024
+        environment = {
+            "LITPOOL_CACHE": f"{folder}/cache",
+            "PYTHONPATH": ":".join(sys.path),
+            "PATH": "",
+        }
+        return (
+            int(
+                subprocess.check_output(command, cwd=folder, env=environment, text=True).split()[-1]
+            )
+            / 1024
+        )
 
 
 def main(file: str, column: str, label: str) -> None:

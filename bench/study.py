@@ -27,20 +27,25 @@ from litpool.data.module import TextDataModule
 from litpool.model.encoder import Encoder, EncoderOptions, load_config
 from litpool.model.network import TextModel
 from litpool.model.pooling import ClsPooling, MeanPooling
-from litpool.study import geometry, vectors
-from litpool.study.cells import Cell, list_cells
-from litpool.study.scores import read
-from litpool.study.statistics import observe
 from litpool.tasks.similarity import Similarity
+from litpool.tools.study import geometry, vectors
+from litpool.tools.study.grid import Cell, list_cells
+from litpool.tools.study.scores import read
+from litpool.tools.study.statistics import observe
 
 REPEATS = 3
 
 
 def read_data(folder: Path) -> TextDataModule:
-    source = {"validation": str(folder / "stsb-en-dev.csv"), "test": str(folder / "stsb-en-test.csv")}
+    source = {
+        "validation": str(folder / "stsb-en-dev.csv"),
+        "test": str(folder / "stsb-en-test.csv"),
+    }
     columns = ["sentence1", "sentence2", "score"]
     task = Similarity(score_range=(0, 5))
-    data = TextDataModule(task, source=source, columns=columns, max_length=256, tokenizer=EncoderOptions().name)
+    data = TextDataModule(
+        task, source=source, columns=columns, max_length=256, tokenizer=EncoderOptions().name
+    )
     data.setup("test")
     return data
 
@@ -67,7 +72,9 @@ def seconds(run: Callable[[], object]) -> float:
 
 def main(folder: str) -> None:
     data, options = read_data(Path(folder)), EncoderOptions()
-    encoder = Encoder(options, load_config(options), True, pooler=True, all_layers=True, attention="eager").eval()
+    encoder = Encoder(
+        options, load_config(options), True, pooler=True, all_layers=True, attention="eager"
+    ).eval()
     cells = list_cells(encoder, True, [])
     networks = [
         TextModel(data.task, pooling, options, load_config(options), True, attention="eager").eval()
@@ -76,7 +83,9 @@ def main(folder: str) -> None:
     plain(networks[0], data)  # warm
     ratios, against = [], []
     print(f"{len(data.rows['test'])} pairs, {len(cells)} cells, {torch.get_num_threads()} threads")
-    print("| plain encoding, s | study, s | ratio | anew for each cell, of study |\n|---|---|---|---|")
+    print(
+        "| plain encoding, s | study, s | ratio | anew for each cell, of study |\n|---|---|---|---|"
+    )
     for _ in range(REPEATS):
         before = seconds(lambda: plain(networks[0], data))
         taken = seconds(lambda: study(encoder, cells, data))
@@ -84,7 +93,10 @@ def main(folder: str) -> None:
         once = (before + after) / 2  # what else the machine does falls on both
         ratios.append(taken / once)
         against.append(len(cells) * once / taken)
-        print(f"| {before:.1f}, {after:.1f} | {taken:.1f} | {ratios[-1]:.2f} | {against[-1]:.0f} |", flush=True)
+        print(
+            f"| {before:.1f}, {after:.1f} | {taken:.1f} | {ratios[-1]:.2f} | {against[-1]:.0f} |",
+            flush=True,
+        )
     print(f"median: {statistics.median(ratios):.2f}, {statistics.median(against):.0f}")
     shutil.rmtree(os.environ["LITPOOL_CACHE"])
 

@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 
 _cache = tempfile.TemporaryDirectory(prefix="litpool-tests-", ignore_cleanup_errors=True)
-os.environ["LITPOOL_CACHE"] = _cache.name  # litpool reads it once, when it is imported; so do the tests' subprocesses
+os.environ["LITPOOL_CACHE"] = (
+    _cache.name
+)  # litpool reads it once, when it is imported; so do the tests' subprocesses
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test waits for the network
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import torch
 from datasets import Dataset
+from recording import Steps, scores
 from transformers import BertModel, BertTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from litpool.model.encoder import EncoderOptions, load_config
@@ -44,11 +47,28 @@ SIZE = {
     "hidden_dropout_prob": 0.1,  # ALBERT has none by default
     "pad_token_id": 1,  # RoBERTa's and MPNet's own; ModernBERT's is past this vocabulary
 }
-WORDS = ["a", "bad", "dull", "film", "fine", "good", "great", "is", "not", "play", "poor", "the", "this", "was"]
+WORDS = [
+    "a",
+    "bad",
+    "dull",
+    "film",
+    "fine",
+    "good",
+    "great",
+    "is",
+    "not",
+    "play",
+    "poor",
+    "the",
+    "this",
+    "was",
+]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def _tiny(kind: str = "bert", freeze: int | str = "none", **overrides: Any) -> tuple[EncoderOptions, PretrainedConfig]:
+def _tiny(
+    kind: str = "bert", freeze: int | str = "none", **overrides: Any
+) -> tuple[EncoderOptions, PretrainedConfig]:
     known = load_config(EncoderOptions(kind, pretrained=False))
     given = {name: value for name, value in SIZE.items() if hasattr(known, name)} | overrides
     options = EncoderOptions(kind, pretrained=False, overrides=given, freeze=freeze)
@@ -76,7 +96,9 @@ def build() -> Callable[..., TextModel]:
         if task is None:
             task = Classification()
             task.learn({"train": Dataset.from_dict({"label": ["bad", "good"]})})
-        return TextModel(task, pooling, *_tiny(kind, **options), pretrained=False, attention=attention)
+        return TextModel(
+            task, pooling, *_tiny(kind, **options), pretrained=False, attention=attention
+        )
 
     return build
 
@@ -100,7 +122,9 @@ def batch() -> dict[str, torch.Tensor]:
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A lower-case WordPiece tokenizer of 14 words, and of single letters for all others."""
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    vocabulary += [letter for letter in LETTERS if letter not in WORDS] + [f"##{letter}" for letter in LETTERS]
+    vocabulary += [letter for letter in LETTERS if letter not in WORDS] + [
+        f"##{letter}" for letter in LETTERS
+    ]
     folder = tmp_path_factory.mktemp("tokenizer")
     BertTokenizer({word: number for number, word in enumerate(vocabulary)}).save_pretrained(folder)
     return str(folder)
@@ -123,14 +147,22 @@ def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def rows() -> list[dict[str, str]]:
     """60 texts of 2 to 7 words, no two alike, that are good or bad."""
-    texts = {f"{a} {b} {' '.join(WORDS[9:][: n % 6])}".strip() for n, a in enumerate(WORDS[:8]) for b in WORDS[1:9]}
-    return [{"text": text, "label": ["bad", "good"][n % 2]} for n, text in enumerate(sorted(texts)[:60])]
+    texts = {
+        f"{a} {b} {' '.join(WORDS[9:][: n % 6])}".strip()
+        for n, a in enumerate(WORDS[:8])
+        for b in WORDS[1:9]
+    }
+    return [
+        {"text": text, "label": ["bad", "good"][n % 2]} for n, text in enumerate(sorted(texts)[:60])
+    ]
 
 
 @pytest.fixture(scope="session")
 def csv_file(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, str]]) -> str:
     path = tmp_path_factory.mktemp("rows") / "reviews.csv"
-    path.write_text("\n".join(["text,label", *(f"{row['text']},{row['label']}" for row in rows)]) + "\n")
+    path.write_text(
+        "\n".join(["text,label", *(f"{row['text']},{row['label']}" for row in rows)]) + "\n"
+    )
     return str(path)
 
 
@@ -144,22 +176,67 @@ def jsonl_file(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, st
 @pytest.fixture
 def cli(monkeypatch, tmp_path, capsys):
     """A function that runs a command in an empty folder and gives its exit status, stdout and stderr."""
-    from litpool import app  # late: most tests do without the command line
+    from litpool import app, interrupt  # late: most tests do without the command line
 
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments, stdin=""):
+    def run(*arguments, stdin="", log=None, command=None):
         monkeypatch.setattr(sys, "argv", ["cli.py", *map(str, arguments)])
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
         status = 0
         handler = signal.getsignal(signal.SIGINT)
         try:
-            app.main()
+            app.main(log=log, command=command)
         except SystemExit as stop:
             status = stop.code
         finally:
             signal.signal(signal.SIGINT, handler)  # after Ctrl-C, Lightning leaves it ignored
+            interrupt.disarm()
         out, err = capsys.readouterr()
         return status, out, err
 
     return run
+
+
+Train = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def job(csv_file: str, tokenizer_folder: str) -> list[str]:
+    """48 rows in batches of 10, so that the last one is short; a tiny encoder with dropout."""
+    shape = "{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 64, vocab_size: 60}"
+    return [
+        *(
+            "--model.encoder.name",
+            "bert",
+            "--model.encoder.pretrained",
+            "false",
+            "--model.encoder.overrides",
+            shape,
+        ),
+        *("--data.source", csv_file, "--data.tokenizer", tokenizer_folder),
+        *("--data.batch_size", "10", "--data.max_length", "24", "--model.recipe.lr", "0.01"),
+        *(
+            "--trainer.accelerator",
+            "cpu",
+            "--trainer.max_epochs",
+            "2",
+            "--trainer.gradient_clip_val",
+            "1.0",
+        ),
+        *("--trainer.enable_progress_bar", "false", "--trainer.log_every_n_steps", "1"),
+    ]
+
+
+@pytest.fixture
+def train(cli: Callable[..., tuple[int, str, str]], job: list[str], tmp_path: Path) -> Train:
+    """A function that runs a training command on the job: its steps, with its run folder and its metrics."""
+
+    def train(command: str, *arguments: Any) -> dict[str, Any]:
+        steps = Steps()
+        status, out, err = cli(command, *job, *arguments, log=steps)
+        assert status == 0, err
+        folder = tmp_path / out.split()[-1]
+        return {**steps.record, "folder": folder, "metrics": scores(folder)}
+
+    return train

@@ -47,7 +47,11 @@ class ForkServer:
 
     def start(self, folder: Path, *arguments: Any, **environment: str) -> Child:
         assert self.process.stdin
-        request = {"folder": str(folder), "arguments": [*map(str, arguments)], "environment": environment}
+        request = {
+            "folder": str(folder),
+            "arguments": [*map(str, arguments)],
+            "environment": environment,
+        }
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return Child(self.process, folder)

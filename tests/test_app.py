@@ -10,10 +10,16 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from litpool import app
+from litpool.data.tokenizer import restore_tokenizer
+from litpool.loops.evaluation import Evaluation
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 DEBUG = str(CONFIGS / "debug.yaml")
-WORDS = {"good": "bright warm lovely fine happy", "bad": "grim cold awful poor sad", "so": "plain usual even mild grey"}
+WORDS = {
+    "good": "bright warm lovely fine happy",
+    "bad": "grim cold awful poor sad",
+    "so": "plain usual even mild grey",
+}
 
 
 @pytest.fixture
@@ -23,7 +29,9 @@ def rows(tmp_path):
     lines = ["text,label"]
     for number in range(90):
         label = list(WORDS)[number % 3]
-        lines.append(" ".join(rng.choices(WORDS[label].split(), k=rng.randint(1, 12))) + f",{label}")
+        lines.append(
+            " ".join(rng.choices(WORDS[label].split(), k=rng.randint(1, 12))) + f",{label}"
+        )
     path = tmp_path / "rows.csv"
     path.write_text("\n".join(lines) + "\n")
     return path
@@ -32,15 +40,25 @@ def rows(tmp_path):
 @pytest.fixture
 def fitted(cli, rows, tmp_path):
     """A finished run on these rows: its folder and what it printed."""
-    status, out, err = cli("fit", "--config", DEBUG, "--data.source", rows, "--trainer.max_epochs", 4)
+    status, out, err = cli(
+        "fit", "--config", DEBUG, "--data.source", rows, "--trainer.max_epochs", 4
+    )
     assert status == 0, err
     return tmp_path / "logs/debug/version_0", out, err
 
 
 def test_fit_writes_the_run_folder_and_ends_with_the_test_score(fitted):
     folder, out, _ = fitted
-    assert {path.name for path in folder.iterdir()} >= {"config.yaml", "checkpoints", "metrics.json"}
-    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "last.prev.ckpt"}
+    assert {path.name for path in folder.iterdir()} >= {
+        "config.yaml",
+        "checkpoints",
+        "metrics.json",
+    }
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {
+        "best.ckpt",
+        "last.ckpt",
+        "last.prev.ckpt",
+    }
     metrics = json.loads((folder / "metrics.json").read_text())
     assert out.splitlines()[-1] == "wrote logs/debug/version_0"
     assert f"accuracy {metrics['test/accuracy']:.4f}" in out
@@ -49,7 +67,17 @@ def test_fit_writes_the_run_folder_and_ends_with_the_test_score(fitted):
 
 def test_the_terminal_is_quiet(fitted):
     _, out, err = fitted
-    for noise in ("GPU", "TPU", "Tip", "litmodels", "warning", "Warning", "Seed set", "LOAD REPORT", "Sanity"):
+    for noise in (
+        "GPU",
+        "TPU",
+        "Tip",
+        "litmodels",
+        "warning",
+        "Warning",
+        "Seed set",
+        "LOAD REPORT",
+        "Sanity",
+    ):
         assert noise not in out + err
 
 
@@ -58,7 +86,9 @@ def test_test_of_the_best_checkpoint_needs_no_config_and_repeats_the_score(fitte
     status, out, _ = cli("test", "--ckpt_path", folder / "checkpoints/best.ckpt")
     again = json.loads((Path(out.split()[-1]) / "metrics.json").read_text())
     assert status == 0
-    assert again == {k: v for k, v in json.loads((folder / "metrics.json").read_text()).items() if k in again}
+    assert again == {
+        k: v for k, v in json.loads((folder / "metrics.json").read_text()).items() if k in again
+    }
     assert "test/accuracy" in again
 
 
@@ -66,10 +96,14 @@ def test_validate_repeats_the_validation_score_of_the_best_checkpoint(fitted, cl
     folder, _, _ = fitted
     _, out, _ = cli("validate", "--ckpt_path", folder / "checkpoints/best.ckpt")
     again = json.loads((Path(out.split()[-1]) / "metrics.json").read_text())
-    assert again["val/accuracy"] == json.loads((folder / "metrics.json").read_text())["val/accuracy"]
+    assert (
+        again["val/accuracy"] == json.loads((folder / "metrics.json").read_text())["val/accuracy"]
+    )
 
 
-def test_a_checkpoint_predicts_elsewhere_without_the_original_weights(fitted, cli, monkeypatch, tmp_path):
+def test_a_checkpoint_predicts_elsewhere_without_the_original_weights(
+    fitted, cli, monkeypatch, tmp_path
+):
     folder, _, _ = fitted
     elsewhere = tmp_path / "elsewhere.ckpt"
     (folder / "checkpoints/best.ckpt").rename(elsewhere)
@@ -77,7 +111,7 @@ def test_a_checkpoint_predicts_elsewhere_without_the_original_weights(fitted, cl
     def gone(name):
         raise AssertionError(f"asked for the files of {name}")
 
-    monkeypatch.setattr("litpool.demo.locate", gone)
+    monkeypatch.setattr("litpool.demo.encoder.locate", gone)
     texts = ["bright warm", "grim", "mild grey even plain usual", "lovely"]
     status, out, err = cli("predict", "--ckpt_path", elsewhere, stdin="\n".join(texts) + "\n")
     assert status == 0, err
@@ -92,13 +126,22 @@ def test_a_checkpoint_predicts_elsewhere_without_the_original_weights(fitted, cl
 
 def test_predict_gives_the_same_answers_from_every_kind_of_file(fitted, cli, tmp_path):
     checkpoint = fitted[0] / "checkpoints/best.ckpt"
-    texts = ["bright warm day", "grim 'quoted', cold", "mild", "a longer text that is not like the others at all"]
+    texts = [
+        "bright warm day",
+        "grim 'quoted', cold",
+        "mild",
+        "a longer text that is not like the others at all",
+    ]
     (tmp_path / "in.txt").write_text("\n".join(texts))
-    (tmp_path / "in.jsonl").write_text("\n".join(json.dumps({"id": 1, "text": text}) for text in texts))
+    (tmp_path / "in.jsonl").write_text(
+        "\n".join(json.dumps({"id": 1, "text": text}) for text in texts)
+    )
     (tmp_path / "in.csv").write_text("id,text\n" + "\n".join(f'1,"{text}"' for text in texts))
     outputs = []
     for name in ("in.txt", "in.jsonl", "in.csv"):
-        status, _, err = cli("predict", "--ckpt_path", checkpoint, "--input", name, "--output", f"{name}.jsonl")
+        status, _, err = cli(
+            "predict", "--ckpt_path", checkpoint, "--input", name, "--output", f"{name}.jsonl"
+        )
         assert status == 0, err
         outputs.append(Path(f"{name}.jsonl").read_text())
     _, out, _ = cli("predict", "--ckpt_path", checkpoint, "--output", "-", stdin="\n".join(texts))
@@ -107,36 +150,64 @@ def test_predict_gives_the_same_answers_from_every_kind_of_file(fitted, cli, tmp
 
 def test_an_explicit_value_beats_the_checkpoint(fitted, cli, tmp_path):
     other = tmp_path / "other.csv"
-    other.write_text("review,stars\n" + "bright warm,good\n" * 20 + "grim,bad\n" * 19 + "plain,so\n" * 20)
-    arguments = ["--data.source", f"{{test: {other}}}", "--task.text", "review", "--task.label", "stars"]
+    other.write_text(
+        "review,stars\n" + "bright warm,good\n" * 20 + "grim,bad\n" * 19 + "plain,so\n" * 20
+    )
+    arguments = [
+        "--data.source",
+        f"{{test: {other}}}",
+        "--task.text",
+        "review",
+        "--task.label",
+        "stars",
+    ]
     _, out, err = cli("test", "--ckpt_path", fitted[0] / "checkpoints/best.ckpt", *arguments)
-    assert json.loads((Path(out.split()[-1]) / "metrics.json").read_text())["test/accuracy"] > 0.9, err
+    assert (
+        json.loads((Path(out.split()[-1]) / "metrics.json").read_text())["test/accuracy"] > 0.9
+    ), err
 
 
 def test_another_file_is_scored_as_a_whole(fitted, cli, tmp_path):
     lines = ["bright warm,good"] * 29 + ["grim,good"] + ["plain,so"] * 10
     (tmp_path / "other.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
-    _, out, err = cli("test", "--ckpt_path", fitted[0] / "checkpoints/best.ckpt", "--data.source", "other.csv")
+    _, out, err = cli(
+        "test", "--ckpt_path", fitted[0] / "checkpoints/best.ckpt", "--data.source", "other.csv"
+    )
     accuracy = json.loads((Path(out.split()[-1]) / "metrics.json").read_text())["test/accuracy"]
-    assert accuracy * 40 == pytest.approx(round(accuracy * 40), abs=1e-4), err  # of 40 rows, not of a tenth
+    assert accuracy * 40 == pytest.approx(round(accuracy * 40), abs=1e-4), (
+        err
+    )  # of 40 rows, not of a tenth
     assert accuracy >= 38 / 40 - 1e-6
 
 
 def test_the_checkpoint_holds_nothing_but_plain_values(fitted):
     checkpoint = torch.load(fitted[0] / "checkpoints/best.ckpt", weights_only=True)
-    assert checkpoint["litpool"]["task"]["labels"] == ["bad", "good", "so"]
-    assert checkpoint["litpool"]["config"]["model"]["pooling"]["class_path"].endswith("MeanPooling")
-    assert "val/accuracy" in checkpoint["litpool"]["metrics"]
+    assert checkpoint["job"]["task"]["labels"] == ["bad", "good", "so"]
+    assert checkpoint["job"]["config"]["model"]["pooling"]["class_path"].endswith("MeanPooling")
+    assert "val/accuracy" in checkpoint["job"]["metrics"]
 
 
 def test_tensorboard_has_curves_matrix_wrong_answers_config_and_hparams(fitted):
-    tags = [EventAccumulator(str(path)).Reload().Tags() for path in sorted(fitted[0].glob("events*"))]
+    tags = [
+        EventAccumulator(str(path)).Reload().Tags() for path in sorted(fitted[0].glob("events*"))
+    ]
     scalars = {tag for found in tags for tag in found["scalars"]}
     tensors = {tag for found in tags for tag in found["tensors"]}
     images = {tag for found in tags for tag in found["images"]}
-    train = {f"train/{name}" for name in ("loss", "lr", "grad_norm", "tokens_per_second", "padding")}
+    train = {
+        f"train/{name}" for name in ("loss", "lr", "grad_norm", "tokens_per_second", "padding")
+    }
     assert (
-        train | {"val/accuracy", "val/f1", "val/f1/good", "val/loss", "test/accuracy", "final/test/accuracy"} <= scalars
+        train
+        | {
+            "val/accuracy",
+            "val/f1",
+            "val/f1/good",
+            "val/loss",
+            "test/accuracy",
+            "final/test/accuracy",
+        }
+        <= scalars
     )
     assert {"val/confusion_matrix", "test/confusion_matrix"} <= images
     assert {"val/wrong/text_summary", "test/wrong/text_summary", "config/text_summary"} <= tensors
@@ -174,6 +245,28 @@ def test_an_interrupted_fit_goes_on_to_the_same_weights(cli, rows, tmp_path, mon
         assert torch.equal(weight, resumed["state_dict"][name]), name
 
 
+def test_a_fit_interrupted_in_a_validation_scores_the_whole_of_it(cli, rows, tmp_path, monkeypatch):
+    """Three batches a validation, two epochs; the signal comes in the second batch of the first."""
+    arguments = ["fit", "--config", DEBUG, "--data.source", rows, "--data.batch_size", 3]
+    arguments += ["--trainer.max_epochs", 2]
+    status, out, err = cli(*arguments)
+    assert status == 0, err
+    whole = json.loads((tmp_path / out.split()[-1] / "metrics.json").read_text())
+    feed, calls = Evaluation.feed, []
+
+    def interrupted(self, *given):
+        calls.append(1)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        feed(self, *given)
+
+    monkeypatch.setattr(Evaluation, "feed", interrupted)
+    assert cli(*arguments)[0] == 143
+    status, out, err = cli("fit", "--ckpt_path", "logs/debug/version_1/checkpoints/last.ckpt")
+    assert status == 0, err
+    assert json.loads((tmp_path / out.split()[-1] / "metrics.json").read_text()) == whole
+
+
 def test_a_fit_resumes_from_the_checkpoint_before_a_damaged_one(fitted, cli, tmp_path):
     folder = fitted[0] / "checkpoints"
     whole = torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
@@ -182,7 +275,7 @@ def test_a_fit_resumes_from_the_checkpoint_before_a_damaged_one(fitted, cli, tmp
     last = "logs/debug/version_0/checkpoints/last.ckpt"
     status, out, err = cli("fit", "--ckpt_path", last)
     assert status == 0, err
-    assert err.startswith(f"warning: ckpt_path={last}: not a whole checkpoint")
+    assert err.startswith(f"warning: ckpt_path={last}: damaged or incomplete")
     assert err.endswith(f"resuming from {last.replace('last', 'last.prev')} instead\n")
     assert out.splitlines()[-1] == "wrote logs/debug/version_0"
     assert not list(folder.glob("*.part"))
@@ -216,15 +309,25 @@ def test_help_comes_from_the_docstrings(cli):
 
 
 def test_pairs_of_texts_are_trained_and_answered(cli, tmp_path):
-    lines = [f'"{a}","{b}",{"same" if a == b else "other"}' for a in WORDS for b in WORDS for _ in range(8)]
+    lines = [
+        f'"{a}","{b}",{"same" if a == b else "other"}'
+        for a in WORDS
+        for b in WORDS
+        for _ in range(8)
+    ]
     (tmp_path / "pairs.csv").write_text("\n".join(["left,right,label", *lines]) + "\n")
     arguments = ["--data.source", "pairs.csv", "--task.text", "[left, right]"]
     assert cli("fit", "--config", DEBUG, *arguments)[0] == 0
     checkpoint = "logs/debug/version_0/checkpoints/best.ckpt"
-    status, out, err = cli("predict", "--ckpt_path", checkpoint, "--output", "-", stdin="good\tgood\ngood\tbad\n")
+    status, out, err = cli(
+        "predict", "--ckpt_path", checkpoint, "--output", "-", stdin="good\tgood\ngood\tbad\n"
+    )
     answers = [json.loads(line) for line in out.splitlines()]
     assert status == 0, err
-    assert [(answer["left"], answer["right"]) for answer in answers] == [("good", "good"), ("good", "bad")]
+    assert [(answer["left"], answer["right"]) for answer in answers] == [
+        ("good", "good"),
+        ("good", "bad"),
+    ]
     assert set(answers[0]["probabilities"]) == {"same", "other"}
 
 
@@ -233,14 +336,37 @@ def test_several_labels_for_a_text_are_trained_and_answered(cli, tmp_path):
     rows = [{"text": " ".join(chosen) or "none", "labels": chosen} for chosen in
             ([name for name in WORDS if rng.random() < 0.5] for _ in range(200))]  # fmt: skip
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    task = ["--task", "MultiLabelClassification", "--task.label", "labels", "--task.class_weights", "balanced"]
+    task = [
+        "--task",
+        "MultiLabelClassification",
+        "--task.label",
+        "labels",
+        "--task.class_weights",
+        "balanced",
+    ]
     data = ["--task.label_smoothing", "0.1", "--data.source", "rows.jsonl"]
-    status, _, err = cli("fit", "--config", DEBUG, *task, *data, "--trainer.max_epochs", 15, "--model.recipe.lr", 4e-3)
+    status, _, err = cli(
+        "fit",
+        "--config",
+        DEBUG,
+        *task,
+        *data,
+        "--trainer.max_epochs",
+        15,
+        "--model.recipe.lr",
+        4e-3,
+    )
     assert status == 0, err
     assert json.loads(Path("logs/debug/version_0/metrics.json").read_text())["test/f1"] > 0.9
     checkpoint = "logs/debug/version_0/checkpoints/best.ckpt"
-    _, out, err = cli("predict", "--ckpt_path", checkpoint, "--output", "-", stdin="good so\nnone\nbad\n")
-    assert [json.loads(line)["labels"] for line in out.splitlines()] == [["good", "so"], [], ["bad"]], err
+    _, out, err = cli(
+        "predict", "--ckpt_path", checkpoint, "--output", "-", stdin="good so\nnone\nbad\n"
+    )
+    assert [json.loads(line)["labels"] for line in out.splitlines()] == [
+        ["good", "so"],
+        [],
+        ["bad"],
+    ], err
 
 
 def test_added_tokens_live_on_in_the_checkpoint(cli, rows, tmp_path):
@@ -249,11 +375,13 @@ def test_added_tokens_live_on_in_the_checkpoint(cli, rows, tmp_path):
     assert cli("fit", "--config", DEBUG, "--data.source", rows, *added)[0] == 0
     path = tmp_path / "logs/debug/version_0/checkpoints/best.ckpt"
     checkpoint = torch.load(path, weights_only=True)
-    tokenizer = app.restore_tokenizer(checkpoint["litpool"]["tokenizer"])
+    tokenizer = restore_tokenizer(checkpoint["job"]["tokenizer"])
     assert tokenizer.tokenize("a brightwarm [S1] day") == ["a", "brightwarm", "[S1]", "day"]
     weight = checkpoint["state_dict"]["network.encoder.model.embeddings.word_embeddings.weight"]
     assert len(weight) == len(tokenizer)
-    status, out, err = cli("predict", "--ckpt_path", path, "--output", "-", stdin="a brightwarm [S1] day\n")
+    status, out, err = cli(
+        "predict", "--ckpt_path", path, "--output", "-", stdin="a brightwarm [S1] day\n"
+    )
     assert (status, len(out.splitlines())) == (0, 1), err
 
 
@@ -262,18 +390,30 @@ def test_frozen_weights_stay_as_they_were(cli, rows, tmp_path, freeze):
     arguments = ["fit", "--config", DEBUG, "--data.source", rows, "--model.encoder.freeze", freeze]
     status, _, err = cli(*arguments, "--model.recipe.layer_decay", 0.9, "--trainer.max_steps", 1)
     assert status == 0, err
-    one = torch.load(tmp_path / "logs/debug/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    one = torch.load(tmp_path / "logs/debug/version_0/checkpoints/last.ckpt", weights_only=True)[
+        "state_dict"
+    ]
     cli(*arguments, "--model.recipe.layer_decay", 0.9, "--trainer.max_steps", 4)
-    four = torch.load(tmp_path / "logs/debug/version_1/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    four = torch.load(tmp_path / "logs/debug/version_1/checkpoints/last.ckpt", weights_only=True)[
+        "state_dict"
+    ]
     kept = {name for name in one if torch.equal(one[name], four[name])}
-    prefixes = {"all": ("network.encoder.",), "embeddings": ("network.encoder.model.embeddings.",)}.get(
-        freeze, ("network.encoder.model.embeddings.", "network.encoder.model.encoder.layer.0.")
-    )
+    prefixes = {
+        "all": ("network.encoder.",),
+        "embeddings": ("network.encoder.model.embeddings.",),
+    }.get(freeze, ("network.encoder.model.embeddings.", "network.encoder.model.encoder.layer.0."))
     assert kept == {name for name in one if name.startswith(prefixes)}
 
 
 def test_a_bar_is_shown_where_it_is_asked_for_or_there_is_a_terminal(cli, rows):
     for value, shown in (("true", True), ("null", False), ("false", False)):
-        arguments = ("--data.source", rows, "--trainer.enable_progress_bar", value, "--trainer.max_steps", 2)
+        arguments = (
+            "--data.source",
+            rows,
+            "--trainer.enable_progress_bar",
+            value,
+            "--trainer.max_steps",
+            2,
+        )
         _, out, err = cli("fit", "--config", DEBUG, *arguments)
         assert ("loss=" in out + err) is shown

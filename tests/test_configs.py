@@ -11,7 +11,7 @@ import torch
 import yaml
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-FILES = sorted(CONFIGS.glob("*.yaml"))
+FILES = sorted(CONFIGS.rglob("*.yaml"))
 QUICK = ["--trainer.fast_dev_run", "true"]
 TINY = ["--model.encoder.pretrained", "false", "--model.encoder.overrides"]
 TINY += ["{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 64}"]
@@ -19,20 +19,29 @@ TINY += ["{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, interm
 
 def command_of(path):
     """The command that a config is for."""
-    return "study" if path.stem.startswith("study_") else "fit"
+    return "study" if path.parent.name == "studies" else "fit"
 
 
 def commands(path):
     """The commands in the comments at the top of a config, as lists of arguments."""
-    header = "\n".join(line[1:] for line in path.read_text().splitlines() if line.startswith("#")).replace("\\\n", " ")
-    return [shlex.split(line)[2:] for line in re.findall(r"^ +(python cli\.py .*)$", header, re.MULTILINE)]
+    header = "\n".join(
+        line[1:] for line in path.read_text().splitlines() if line.startswith("#")
+    ).replace("\\\n", " ")
+    return [
+        shlex.split(line)[2:]
+        for line in re.findall(r"^ +(python cli\.py .*)$", header, re.MULTILINE)
+    ]
 
 
 def write_reviews(folder):
     """Files in the formats of the data sets that the headers speak of, with words of our own."""
     rng = random.Random(0)
     reviews = [
-        (" ".join(rng.choices(["a", "fine", "dull", "film", "plays", "on"], k=5)), rng.randint(0, 1)) for _ in range(60)
+        (
+            " ".join(rng.choices(["a", "fine", "dull", "film", "plays", "on"], k=5)),
+            rng.randint(0, 1),
+        )
+        for _ in range(60)
     ]
     for name in ("SST2", "NSMC"):
         (folder / name).mkdir()
@@ -41,10 +50,14 @@ def write_reviews(folder):
         (folder / f"SST2/stsa.binary.{part}").write_text("\n".join(lines) + "\n")
     for part in ("train", "test"):
         lines = [f'{number}\t"{text}\t{label}' for number, (text, label) in enumerate(reviews)]
-        (folder / f"NSMC/ratings_{part}.txt").write_text("id\tdocument\tlabel\n9\t\t1\n" + "\n".join(lines) + "\n")
+        (folder / f"NSMC/ratings_{part}.txt").write_text(
+            "id\tdocument\tlabel\n9\t\t1\n" + "\n".join(lines) + "\n"
+        )
     write_pairs(folder)
     write_questions(folder)
-    (folder / "reviews.csv").write_text("review,stars\n" + "\n".join(f"{text},{label}" for text, label in reviews))
+    (folder / "reviews.csv").write_text(
+        "review,stars\n" + "\n".join(f"{text},{label}" for text, label in reviews)
+    )
 
 
 def write_pairs(folder):
@@ -61,23 +74,44 @@ def write_pairs(folder):
         lines = "\n".join(f"{a},{b} {part},{score}" for a, b, score in pairs)
         (folder / f"STSB/stsb-en-{part}.csv").write_text(f"{lines}\n")
         lines = "\n".join(f'main\t{score}\t"{a}\t{b} {part}' for a, b, score in pairs)
-        (folder / f"KorSTS/sts-{part}.tsv").write_text(f"genre\tscore\tsentence1\tsentence2\n{lines}\n")
-        rows = [{"premise": a, "hypothesis": b, "label": ["no", "yes"][int(score) % 2]} for a, b, score in pairs]
+        (folder / f"KorSTS/sts-{part}.tsv").write_text(
+            f"genre\tscore\tsentence1\tsentence2\n{lines}\n"
+        )
+        rows = [
+            {"premise": a, "hypothesis": b, "label": ["no", "yes"][int(score) % 2]}
+            for a, b, score in pairs
+        ]
         for name in ("MNLI", "NLI"):
-            (folder / f"{name}/{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    lines = "\n".join(f"{a} {number},{b} {number},not {number}" for number, (a, b, _) in enumerate(pairs))
+            (folder / f"{name}/{part}.jsonl").write_text(
+                "".join(json.dumps(row) + "\n" for row in rows)
+            )
+    lines = "\n".join(
+        f"{a} {number},{b} {number},not {number}" for number, (a, b, _) in enumerate(pairs)
+    )
     (folder / "pairs.csv").write_text(f"question,answer,wrong\n{lines}\n")
 
 
 def write_questions(folder):
     """Questions in SQuAD's JSON, of four articles each; in version 2.0 each second one has no answer."""
-    for name in ("train-v1.1", "dev-v1.1", "train-v2.0", "dev-v2.0", "KorQuAD_v1.0_train", "KorQuAD_v1.0_dev"):
+    for name in (
+        "train-v1.1",
+        "dev-v1.1",
+        "train-v2.0",
+        "dev-v2.0",
+        "KorQuAD_v1.0_train",
+        "KorQuAD_v1.0_dev",
+    ):
         articles = []
         for title in ("Ada", "Bea", "Cleo", "Dora"):
             context = f"{title} wrote notes about the film."
             answers = [{"text": title, "answer_start": 0}]
             there = {"id": f"{name} {title} 1", "question": "Who wrote notes?", "answers": answers}
-            none = {"id": f"{name} {title} 2", "question": "Who lost them?", "answers": [], "is_impossible": True}
+            none = {
+                "id": f"{name} {title} 2",
+                "question": "Who lost them?",
+                "answers": [],
+                "is_impossible": True,
+            }
             asked = [there, none] if "2.0" in name else [there]
             articles.append({"title": title, "paragraphs": [{"context": context, "qas": asked}]})
         (folder / f"{name}.json").write_text(json.dumps({"version": "1", "data": articles}))
@@ -87,7 +121,7 @@ def write_questions(folder):
 def test_the_first_line_is_the_command_that_runs_it(path):
     first = commands(path)[0]
     assert first[0] == command_of(path)
-    assert f"configs/{path.name}" in first
+    assert f"configs/{path.relative_to(CONFIGS)}" in first
     assert path.read_text().startswith(f"# python cli.py {command_of(path)} --config configs/")
 
 
@@ -100,7 +134,14 @@ def test_every_command_in_the_header_parses(path, cli, tmp_path):
         status, out, err = cli(*arguments, "--print_config")
         assert status == 0, err
         own = "study" if arguments[0] == "study" else "ckpt_path"
-        assert set(yaml.safe_load(out)) == {"seed_everything", "task", "model", "data", "trainer", own}
+        assert set(yaml.safe_load(out)) == {
+            "seed_everything",
+            "task",
+            "model",
+            "data",
+            "trainer",
+            own,
+        }
 
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -112,11 +153,13 @@ def runs_on_files(arguments):
 
 
 STUDIES = [path.stem for path in FILES if command_of(path) == "study"]
-RUNNABLE = [path.stem for path in FILES if path.stem not in ("gpu", "fsdp", "ddp", *STUDIES)]  # ddp: test_ddp.py
+RUNNABLE = [path.stem for path in CONFIGS.glob("*.yaml")]  # ddp: test_ddp.py
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
-@pytest.mark.filterwarnings("ignore:.*rows.*left out:UserWarning", "ignore:this tokenizer does not know:UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore:.*rows.*left out:UserWarning", "ignore:this tokenizer does not know:UserWarning"
+)
 def test_every_command_that_needs_no_hub_runs(name, cli, tmp_path):
     (tmp_path / "configs").symlink_to(CONFIGS)
     write_reviews(tmp_path)
@@ -130,25 +173,40 @@ def test_every_command_that_needs_no_hub_runs(name, cli, tmp_path):
 
 
 @pytest.mark.parametrize("name", STUDIES)
-@pytest.mark.filterwarnings("ignore:The variance of predictions:UserWarning")  # torchmetrics; the pairs are all alike
+@pytest.mark.filterwarnings(
+    "ignore:The variance of predictions:UserWarning"
+)  # torchmetrics; the pairs are all alike
 @pytest.mark.slow
 def test_every_study_that_needs_no_hub_runs(name, cli, tmp_path):
     (tmp_path / "configs").symlink_to(CONFIGS)
     write_reviews(tmp_path)
     (tmp_path / "glove.6B.50d.txt").write_text("a 1 2\nfilm 3 4\n")
-    offline = [a for a in commands(CONFIGS / f"{name}.yaml") if name == "study_quickstart" or runs_on_files(a)]
+    offline = [
+        a
+        for a in commands(CONFIGS / f"studies/{name}.yaml")
+        if name == "quickstart" or runs_on_files(a)
+    ]
     assert offline
-    few = ["--model.encoder.name", MINILM, "--data.max_rows", 60, "--study.seeds", 1, "--trainer.accelerator", "cpu"]
+    few = [
+        "--model.encoder.name",
+        MINILM,
+        "--data.max_rows",
+        60,
+        "--study.seeds",
+        1,
+        "--trainer.accelerator",
+        "cpu",
+    ]
     for arguments in offline:
         status, out, err = cli(*arguments, *TINY, *few)
         assert status == 0, err
-        assert out.splitlines()[-1] == f"wrote logs/{name}/version_0"
+        assert out.splitlines()[-1] == f"wrote logs/studies/{name}/version_0"
 
 
 @pytest.mark.parametrize("name", ["gpu", "fsdp"])
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_overlays_for_gpus_run(name, cli, tmp_path):
     (tmp_path / "configs").symlink_to(CONFIGS)
-    for arguments in commands(CONFIGS / f"{name}.yaml"):
+    for arguments in commands(CONFIGS / f"overlays/{name}.yaml"):
         status, _, err = cli(*arguments, *QUICK)
         assert status == 0, err

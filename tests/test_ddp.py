@@ -11,7 +11,11 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
-WORDS = {"good": "bright warm lovely fine happy", "bad": "grim cold awful poor sad", "so": "plain usual even mild grey"}
+WORDS = {
+    "good": "bright warm lovely fine happy",
+    "bad": "grim cold awful poor sad",
+    "so": "plain usual even mild grey",
+}
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 
 
@@ -19,7 +23,9 @@ def run(folder, *arguments):
     """A command in a process of its own; gives the last word that it prints."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / done.stdout.split()[-1]
 
@@ -30,7 +36,9 @@ def write_rows(path, count, seed):
         file.write("text,label\n")
         for number in range(count):
             label = list(WORDS)[number % 3]
-            file.write(" ".join(rng.choices(WORDS[label].split(), k=rng.randint(1, 12))) + f",{label}\n")
+            file.write(
+                " ".join(rng.choices(WORDS[label].split(), k=rng.randint(1, 12))) + f",{label}\n"
+            )
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +47,19 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ddp")
     for split, count in {"train": 96, "validation": 31, "test": 33}.items():
         write_rows(folder / f"{split}.csv", count, count)
-    overrides = "{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 64, "
+    overrides = (
+        "{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 64, "
+    )
     overrides += "hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}"
-    common = ["fit", "--config", ROOT / "configs/debug.yaml", "--data.source", ".", "--trainer.max_epochs", "3"]
+    common = [
+        "fit",
+        "--config",
+        ROOT / "configs/debug.yaml",
+        "--data.source",
+        ".",
+        "--trainer.max_epochs",
+        "3",
+    ]
     common += ["--model.encoder.overrides", overrides, "--task.dropout", "0.0"]
     one = run(folder, *common, "--data.batch_size", "32")
     two = run(folder, *common, "--data.batch_size", "16", *TWO)
@@ -50,7 +68,10 @@ def trained(tmp_path_factory):
 
 def test_two_processes_train_to_the_same_weights(trained):
     _, one, two = trained
-    weights = [torch.load(path / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for path in (one, two)]
+    weights = [
+        torch.load(path / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for path in (one, two)
+    ]
     assert weights[0].keys() == weights[1].keys()
     for name, weight in weights[0].items():
         torch.testing.assert_close(weight, weights[1][name], atol=1e-5, rtol=0)
@@ -60,7 +81,9 @@ def test_two_processes_report_exactly_the_metrics_of_one(trained):
     folder, one, _ = trained
     checkpoint = one / "checkpoints/best.ckpt"
     results = [
-        json.loads((run(folder, "test", "--ckpt_path", checkpoint, *more) / "metrics.json").read_text())
+        json.loads(
+            (run(folder, "test", "--ckpt_path", checkpoint, *more) / "metrics.json").read_text()
+        )
         for more in ([], TWO)
     ]
     losses = [result.pop("test/loss") for result in results]
@@ -75,8 +98,20 @@ def test_two_processes_predict_what_one_does_in_input_order(trained):
     checkpoint = one / "checkpoints/best.ckpt"
     answers = []
     for number, more in enumerate(([], TWO)):
-        run(folder, "predict", "--ckpt_path", checkpoint, "--input", "test.csv", "--output", f"{number}.jsonl", *more)
-        answers.append([json.loads(line) for line in (folder / f"{number}.jsonl").read_text().splitlines()])
+        run(
+            folder,
+            "predict",
+            "--ckpt_path",
+            checkpoint,
+            "--input",
+            "test.csv",
+            "--output",
+            f"{number}.jsonl",
+            *more,
+        )
+        answers.append(
+            [json.loads(line) for line in (folder / f"{number}.jsonl").read_text().splitlines()]
+        )
     assert len(answers[0]) == 33
     for left, right in zip(*answers, strict=True):
         assert (left["text"], left["label"]) == (right["text"], right["label"])
@@ -85,10 +120,33 @@ def test_two_processes_predict_what_one_does_in_input_order(trained):
 
 PAIRS = ["--task.text", "[left, right]"]
 TASKS = {
-    "regression": ["--task", "Regression", *PAIRS, "--task.label", "score", "--task.score_range", "[0, 5]"],
-    "cosine": ["--task", "Similarity", *PAIRS, "--task.label", "score", "--task.score_range", "[0, 5]"],
+    "regression": [
+        "--task",
+        "Regression",
+        *PAIRS,
+        "--task.label",
+        "score",
+        "--task.score_range",
+        "[0, 5]",
+    ],
+    "cosine": [
+        "--task",
+        "Similarity",
+        *PAIRS,
+        "--task.label",
+        "score",
+        "--task.score_range",
+        "[0, 5]",
+    ],
     "contrastive": ["--task", "Similarity", *PAIRS, "--task.objective", "contrastive"],
-    "questions": ["--task", "QuestionAnswering", "--task.doc_stride", "4", "--data.max_length", "24"],
+    "questions": [
+        "--task",
+        "QuestionAnswering",
+        "--task.doc_stride",
+        "4",
+        "--data.max_length",
+        "24",
+    ],
 }
 
 
@@ -99,17 +157,30 @@ def test_two_processes_score_every_task_as_one_does(name, tmp_path):
     words = " ".join(WORDS.values()).split()
     rows = []
     for number in range(33):
-        left, right, context = (" ".join(rng.choices(words, k=rng.randint(3, 12))) for _ in range(3))
+        left, right, context = (
+            " ".join(rng.choices(words, k=rng.randint(3, 12))) for _ in range(3)
+        )
         answers = {"text": [context.split()[0]], "answer_start": [0]}
         asked = {"question": left, "context": context, "answers": answers}
         rows.append({"left": left, "right": right, "score": number % 11 / 2, **asked})
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    common = ["test", "--config", ROOT / "configs/debug.yaml", "--data.source", "{test: rows.jsonl}", *TASKS[name]]
+    common = [
+        "test",
+        "--config",
+        ROOT / "configs/debug.yaml",
+        "--data.source",
+        "{test: rows.jsonl}",
+        *TASKS[name],
+    ]
     results = [
-        json.loads((run(tmp_path, *common, "--data.batch_size", "4", *more) / "metrics.json").read_text())
+        json.loads(
+            (run(tmp_path, *common, "--data.batch_size", "4", *more) / "metrics.json").read_text()
+        )
         for more in ([], TWO)
     ]
     losses = [result.pop("test/loss") for result in results]
     assert results[0] == pytest.approx(results[1], abs=1e-6)
     if name != "contrastive":  # whose batches are others
-        assert losses[0] == pytest.approx(losses[1], abs=1e-3)  # of QA's windows the batches have other sizes
+        assert losses[0] == pytest.approx(
+            losses[1], abs=1e-3
+        )  # of QA's windows the batches have other sizes

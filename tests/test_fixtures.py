@@ -6,10 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
-
-from litpool.loops.verdict import verdict
-from litpool.study import report
 
 FOLDER = Path(__file__).parent / "fixtures/v0.1.0"
 TASKS = sorted(path.parent.name for path in FOLDER.glob("*/plain.ckpt"))
@@ -71,26 +67,3 @@ def test_a_training_resumes(here, task):
     status, _, err = here("fit", "--ckpt_path", last, "--trainer.max_epochs", 3)
     assert status == 0, err
     assert torch.load(last, weights_only=True)["global_step"] == before * 3 // 2
-
-
-def test_a_study_gives_the_same_numbers(here):
-    old = json.loads((FOLDER / "study.json").read_text())
-    del old["config"]["model"]["recipe"]["eps"]  # rounded to 0 in those days
-    Path("job.yaml").write_text(yaml.safe_dump({**old["config"], "trainer": {"accelerator": "cpu", "max_epochs": 2}}))
-    status, out, err = here("study", "--config", "job.yaml")
-    assert status == 0, err
-    new = json.loads((Path(out.split()[-1]) / "study.json").read_text())
-    assert new.keys() == old.keys()
-    assert new["verdict"] == old["verdict"]
-    assert equal(new["data"], old["data"])
-
-
-def test_a_study_of_then_is_drawn(tmp_path):
-    report.write(tmp_path, json.loads((FOLDER / "study.json").read_text()))
-    assert {path.name for path in tmp_path.iterdir()} >= {"study.csv", "study.md", "study.html"}
-
-
-def test_a_comparison_of_then_gets_the_same_verdict():
-    old = json.loads((FOLDER / "compare.json").read_text())
-    assert verdict({loop: runs for loop, runs in old["runs"].items() if loop != "stock"}) == old["verdict"]
-    assert old["verdict"].startswith("identical for all 6 steps")

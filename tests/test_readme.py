@@ -1,43 +1,57 @@
-"""The README's commands are run, on the files that it speaks of, with a smaller job in place of the large one."""
+"""The README: its commands run on small data, and what it says about the files and the make targets is true."""
 
 import re
-import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from test_docs import Cli, missing_links, run_page, write_files
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
-SMALL = ["--data.max_rows", "48", "--trainer.max_epochs", "1", "--model.encoder.pretrained", "false"]
-SMALL += ["--model.encoder.overrides", "{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4}"]
+PAGE = ROOT / "README.md"
+README = PAGE.read_text()
+READING_PATH = re.findall(r"^\| `(src/[\w/]+\.py)` \| (\d+) \|", README, re.MULTILINE)
 
 
-@pytest.mark.filterwarnings("ignore:.*:UserWarning")  # the libraries' remarks on so small a job
-def test_every_command_runs(cli, tmp_path):
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
-    rows = "\n".join(f"a film that is {word},{stars}" for word, stars in [("fine", 5), ("dull", 1)] * 20)
-    (tmp_path / "reviews.csv").write_text(f"review,stars\n{rows}\n")
-    cli("fit", "--config", "configs/quickstart.yaml", *SMALL)  # what `make quickstart` runs
-    ran = []
-    for line in COMMANDS:
-        before, _, arguments = line.partition("python cli.py ")
-        if not arguments:
-            if not line.startswith("make "):
-                subprocess.run(line, shell=True, check=True)
-            continue
-        stdin = subprocess.run(before.rstrip("| "), shell=True, capture_output=True, text=True).stdout if before else ""
-        words = shlex.split(arguments)
-        small = SMALL if words[0] != "predict" and "--ckpt_path" not in words else []
-        small = [*small, "--loops", "[plain]", "--steps", "2", "--repeat", "1"] if words[0] == "compare" else small
-        small += ["--data.max_rows", "48"] if words[0] == "test" else []
-        if not any("ddp" in word for word in words):  # two processes: test_ddp.py
-            status, out, err = cli(*words, *small, stdin=stdin)
-            assert status == 0, f"{line}\n{err}"
-            assert "wrote" in out or "--output" in words
-        ran.append(words[0])
-    assert {"fit", "test", "predict"} <= set(ran)
+@pytest.mark.filterwarnings(
+    "ignore:.*:UserWarning"
+)  # what litpool and the libraries say about so little data
+def test_every_command_runs(cli: Cli) -> None:
+    write_files(PAGE, cli)
+    assert {"fit", "predict"} <= set(run_page(PAGE, cli))
+
+
+def test_the_reading_path_gives_the_files_lengths() -> None:
+    assert READING_PATH, (
+        "README.md, The reading path: no line such as | `src/litpool/model/pooling.py` | 250 | ... |"
+    )
+    lengths = {path: len((ROOT / path).read_text().splitlines()) for path, _ in READING_PATH}
+    outdated = [
+        f"{path} has {lengths[path]} lines"
+        for path, listed in READING_PATH
+        if lengths[path] != int(listed)
+    ]
+    assert not outdated, f"README.md, The reading path: update the table: {'; '.join(outdated)}"
+    total = sum(lengths.values())
+    assert total <= 2000, (
+        f"README.md, The reading path: the core has {total} lines, 2,000 are allowed; move what is not core out of it"
+    )
+
+
+def test_the_readme_has_200_lines_at_most() -> None:
+    assert len(README.splitlines()) <= 200
+
+
+def test_the_table_of_commands_is_complete() -> None:
+    table = README.partition("## Commands")[2].partition("##")[0]
+    shown = subprocess.run(
+        [sys.executable, "cli.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    commands = re.findall(r"^  (\w+) +\S", shown.stdout, re.MULTILINE)
+    assert "fit" in commands
+    for command in commands:
+        assert f"`{command}`" in table, command
 
 
 @pytest.mark.parametrize(
@@ -49,12 +63,12 @@ def test_every_command_runs(cli, tmp_path):
         ("tensorboard", "-m tensorboard.main --logdir logs"),
     ],
 )
-def test_make_does_what_the_readme_says(target, recipe):
+def test_make_does_what_the_readme_says(target: str, recipe: str) -> None:
     assert f"make {target}" in README
     made = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
     assert recipe in made.stdout
 
 
-def test_the_pictures_and_pages_are_there():
-    for path in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / path).exists(), path
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_every_link_leads_somewhere(name: str) -> None:
+    assert not missing_links(ROOT / name)

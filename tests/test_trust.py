@@ -1,6 +1,7 @@
 """A checkpoint or a config runs nobody's code: names are checked before anything is imported or called."""
 
 import copy
+import json
 import sys
 from pathlib import Path
 
@@ -20,7 +21,7 @@ NAMES = [  # functions and classes of the standard library, of torch, of install
     "torch.nn.Linear", "torch.nn.Identity", "numpy.load", "pandas.read_pickle", "transformers.pipeline",
     "huggingface_hub.snapshot_download", "datasets.load_dataset", "pip.main", "setuptools.setup",
     "sklearn.datasets.fetch_openml", "planted.Pooling", "lightning.pytorch.Trainer",
-    "jsonargparse.set_parsing_settings", "litpool.app.main", "litpool.demo.locate",
+    "jsonargparse.set_parsing_settings", "litpool.app.main", "litpool.demo.encoder.locate",
 ]  # fmt: skip
 
 PLACES = {  # where a config names code, and what stands there
@@ -33,7 +34,9 @@ PLACES = {  # where a config names code, and what stands there
     "task": lambda name: {"class_path": name, "init_args": {}},
 }
 TRAINER = {
-    "trainer.callbacks": lambda name: [{"class_path": name, "init_args": {"on_fit_start": "os.abort"}}],
+    "trainer.callbacks": lambda name: [
+        {"class_path": name, "init_args": {"on_fit_start": "os.abort"}}
+    ],
     "trainer.logger": lambda name: {"class_path": name},
     "trainer.strategy": lambda name: {"class_path": name},
     "trainer.profiler": lambda name: {"class_path": name},
@@ -48,10 +51,13 @@ def planted(tmp_path, monkeypatch):
     mark += "class Pooling(MeanPooling): pass\ndef run(*_, **__) -> Pooling: Path('ran').touch()\n"
     for folder, name in (("site-packages", "planted"), ("own", "mine")):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / f"{name}.py").write_text(mark.format(str(tmp_path / f"{name}-was-imported")))
+        (tmp_path / folder / f"{name}.py").write_text(
+            mark.format(str(tmp_path / f"{name}-was-imported"))
+        )
         monkeypatch.syspath_prepend(str(tmp_path / folder))
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    return tmp_path
+    yield tmp_path
+    for name in ("planted", "mine"):
+        sys.modules.pop(name, None)
 
 
 def checkpoint_with(place, value, path):
@@ -73,10 +79,14 @@ def refused(cli, folder, name, *arguments):
     assert status == 2, out + err
     assert err.startswith("error: ")
     assert err.count("\n") == 1, err
-    assert name in err
+    assert name.rpartition(".")[2] in err  # of this package the class alone
     assert not list(folder.glob("*ran*")) + list(folder.glob("*-was-imported"))
-    new = {module for module in set(sys.modules) - before if module.split(".")[0] == name.split(".")[0]}
-    assert not {module for module in new if not module.startswith(("lightning", "litpool", "torch"))}, new
+    new = {
+        module for module in set(sys.modules) - before if module.split(".")[0] == name.split(".")[0]
+    }
+    assert not {
+        module for module in new if not module.startswith(("lightning", "litpool", "torch"))
+    }, new
     return err
 
 
@@ -91,7 +101,12 @@ def test_a_checkpoint_names_only_classes_of_ours(cli, planted, number):
 
 @pytest.mark.parametrize("place", TRAINER)
 def test_a_checkpoint_does_not_bring_its_own_callbacks_loggers_and_strategies(cli, planted, place):
-    for name in ("os.system", "planted.Pooling", "mine.Pooling", "lightning.pytorch.callbacks.LambdaCallback"):
+    for name in (
+        "os.system",
+        "planted.Pooling",
+        "mine.Pooling",
+        "lightning.pytorch.callbacks.LambdaCallback",
+    ):
         path = checkpoint_with(place, TRAINER[place](name), planted / "evil.ckpt")
         refused(cli, planted, name, "fit", "--ckpt_path", path)
 
@@ -103,13 +118,13 @@ def test_a_config_names_only_plugins_and_the_users_own_modules(cli, planted, num
         refused(cli, planted, name, "fit", "--config", DEBUG, f"{option}={name}")
 
 
-@pytest.mark.parametrize("function", ["os.abort", "mine.run", "litpool.demo.locate"])
+@pytest.mark.parametrize("function", ["os.abort", "mine.run", "litpool.demo.encoder.locate"])
 def test_a_config_does_not_hand_functions_to_a_callback(cli, planted, function):
-    callback = f"[{{class_path: LambdaCallback, init_args: {{on_fit_start: {function}}}}}]"
+    callback = f"[{{class_path: lightning.pytorch.callbacks.LambdaCallback, init_args: {{on_fit_start: {function}}}}}]"
     status, _, err = cli("fit", "--config", DEBUG, "--trainer.callbacks", callback)
     assert status == 2
     assert err.count("\n") == 1
-    assert function in err
+    assert "LambdaCallback: not allowed here" in err  # it takes nothing but functions
     assert not (planted / "ran").exists()
 
 
@@ -128,7 +143,13 @@ def test_a_pooling_of_the_users_own_works_from_yaml_and_needs_trust_from_a_check
     assert "best.ckpt --input FILE --trust mine\n" in out
     (planted / "mine-was-imported").unlink()
     sys.modules.pop("mine")
-    predict = ["predict", "--ckpt_path", "logs/debug/version_0/checkpoints/best.ckpt", "--input", "rows.csv"]
+    predict = [
+        "predict",
+        "--ckpt_path",
+        "logs/debug/version_0/checkpoints/best.ckpt",
+        "--input",
+        "rows.csv",
+    ]
     assert "--trust mine" in refused(cli, planted, "mine.Pooling", *predict)
     status, _, err = cli(*predict, "--trust", "mine")
     assert status == 0, err
@@ -158,3 +179,80 @@ def test_a_checkpoint_of_another_shape_is_refused(cli, tmp_path):
         status, _, err = cli("predict", "--ckpt_path", f"{number}.ckpt", "--input", "x.txt")
         assert (status, err.count("\n")) == (2, 1)
         assert "not written by litpool" in err
+
+
+def test_code_among_a_checkpoints_tokenizer_files_never_runs(cli, planted):
+    """And standard input, which holds the rows, is not read as an answer to a question about it."""
+    saved = torch.load(FIXTURE / "classification/plain.ckpt", weights_only=True)
+    files = saved["litpool"]["tokenizer"]
+    settings = json.loads(files["tokenizer_config.json"])
+    settings |= {
+        "tokenizer_class": "Evil",
+        "auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]},
+    }
+    files["tokenizer_config.json"] = json.dumps(settings).encode()
+    files["evil.py"] = f"open({str(planted / 'ran')!r}, 'w')".encode()
+    torch.save(saved, planted / "evil.ckpt")
+    status, _, err = cli("predict", "--ckpt_path", "evil.ckpt", stdin="a good film\n1\ny\n")
+    assert not (planted / "ran").exists()
+    assert (status, err.count("\n")) == (2, 1), err
+
+
+def test_code_in_an_encoders_folder_never_runs(cli, planted):
+    code = {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil"}}
+    (planted / "encoder").mkdir()
+    (planted / "encoder/config.json").write_text(json.dumps(code))
+    (planted / "encoder/evil.py").write_text(f"open({str(planted / 'ran')!r}, 'w')")
+    status, _, err = cli("fit", "--config", DEBUG, "--model.encoder.name", "encoder", stdin="1\n")
+    assert not (planted / "ran").exists()
+    assert (status, err.count("\n")) == (2, 1), err
+
+
+def test_a_checkpoint_deletes_no_file_outside_its_run_folder(cli, planted):
+    for name in ("rows", "tokenizer"):
+        (planted / name).symlink_to(FIXTURE / name)
+    (planted / "victim").mkdir()
+    (planted / "victim/thesis.txt").write_text("four years of work")
+    folder = planted / "runs/classification-lightning/checkpoints"
+    folder.mkdir(parents=True)
+    saved = torch.load(FIXTURE / "classification/last.ckpt", weights_only=True)
+    for state in saved["callbacks"].values():
+        state |= {"dirpath": str(folder), "best_model_path": str(folder / "../../../victim")}
+    torch.save(saved, folder / "last.ckpt")
+    _, _, err = cli("fit", "--ckpt_path", folder / "last.ckpt", "--trainer.max_epochs", 4)
+    assert (planted / "victim/thesis.txt").exists()
+    assert err.count("\n") == 1, err
+
+
+def test_a_checkpoint_does_not_choose_where_predictions_go(cli, planted):
+    saved = torch.load(FIXTURE / "classification/plain.ckpt", weights_only=True)
+    saved["litpool"]["config"] |= {
+        "output": str(planted / "chosen.jsonl"),
+        "config": ["/etc/passwd"],
+    }
+    torch.save(saved, planted / "own.ckpt")
+    status, out, err = cli("predict", "--ckpt_path", "own.ckpt", stdin="bright warm\n")
+    assert (status, out) == (0, "wrote predictions.jsonl\n"), err
+    assert not (planted / "chosen.jsonl").exists()
+
+
+def test_what_can_be_called_is_refused_in_any_disguise(cli, planted):
+    (planted / "own/disguised.py").write_text(
+        "import functools, mine\n"
+        "part = functools.partial(mine.run)\n"
+        "class Factory:\n"
+        "    def __call__(self, width: int, layers: int) -> mine.Pooling: return mine.run()\n"
+        "factory = Factory()\n"
+    )
+    for name in ("disguised.part", "disguised.factory"):
+        status, _, err = cli("fit", "--config", DEBUG, "--model.pooling", name)
+        assert (status, err.count("\n")) == (2, 1), err
+        assert not (planted / "ran").exists()
+    sys.modules.pop("disguised", None)
+
+
+def test_a_folder_of_data_does_not_let_a_package_in(cli, planted, monkeypatch):
+    (planted / "own/datasets").mkdir()
+    status, _, err = cli("fit", "--config", DEBUG, "--model.pooling", "datasets.Dataset")
+    assert status == 2
+    assert "datasets.Dataset: not allowed here" in err

@@ -1,232 +1,268 @@
-"""The commands: what each one does, once the command line is understood."""
+"""The commands: what each one does, once the command line is understood. Only commands print and write reports."""
 
-import sys
+import importlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from jsonargparse.typing import PositiveInt
-from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
+import yaml
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from torch.utils.tensorboard import SummaryWriter
 
-from litpool import InputError, JobError, interrupt
+from litpool import InputError, JobError, interrupt, toolbox, trust
 from litpool.data.module import TextDataModule
-from litpool.loops import run
-from litpool.loops.flags import Flags, read_flags
-from litpool.loops.job import Job
+from litpool.loops import lightning, outputs
+from litpool.loops.flags import read_flags
+from litpool.loops.job import Flags, Job, Result
 from litpool.loops.lightning import TextModule
-from litpool.loops.recorder import Recorder
-from litpool.study.options import StudyOptions
+from litpool.loops.log import Log
 from litpool.tasks.task import Task
 
-Loop = Literal["plain", "lightning", "huggingface", "stock"]
 
+@dataclass
+class Run:
+    """What a command is given.
 
-class Trainer(pl.Trainer):
-    """Lightning's Trainer; each method is a command, its arguments are the command's options."""
+    Args:
+        trainer: Lightning's; the other loops take the device, the run folder and the logger from it.
+        model: What is trained or scored; it knows its data.
+        config: The job as it was understood: plain values, all defaults included.
+        options: The command's own options, as plain values.
+        write_config: Writes config.yaml into the run folder.
+        recorder: Gets every step of a training, if there is one.
+    """
 
-    def fit(self, model: TextModule, datamodule: TextDataModule, ckpt_path: str | None = None) -> None:  # type: ignore[override]  # noqa: D417
-        """Train on the train split, keep the best checkpoint, score it on the test split.
+    trainer: pl.Trainer
+    model: TextModule
+    config: dict[str, Any]
+    options: dict[str, Any]
+    write_config: Callable[[], None]
+    recorder: Log | None = None
 
-        Args:
-            ckpt_path: A checkpoint to go on from, such as RUN/checkpoints/last.ckpt.
-        """
-        with interrupt.deferred():
-            super().fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+    @property
+    def data(self) -> TextDataModule:
+        """The rows and their batches."""
+        return self.model.data
 
-    def validate(self, model: TextModule, datamodule: TextDataModule, ckpt_path: str | None = None) -> Any:  # type: ignore[override]  # noqa: D417
-        """Score a checkpoint (or the untrained network) on the validation split.
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(
+            self.trainer.log_dir or self.trainer.default_root_dir
+        )  # log_dir asks all devices
 
-        Args:
-            ckpt_path: The checkpoint, such as RUN/checkpoints/best.ckpt.
-        """
-        return super().validate(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False, weights_only=True)
-
-    def test(self, model: TextModule, datamodule: TextDataModule, ckpt_path: str | None = None) -> Any:  # type: ignore[override]  # noqa: D417
-        """Score a checkpoint (or the untrained network) on the test split.
-
-        Args:
-            ckpt_path: The checkpoint, such as RUN/checkpoints/best.ckpt.
-        """
-        return super().test(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False, weights_only=True)
-
-    def predict(  # type: ignore[override]  # noqa: D417
-        self,
-        model: TextModule,
-        datamodule: TextDataModule,
-        ckpt_path: str | None = None,
-        input: str = "-",
-        output: str = "predictions.jsonl",
-    ) -> None:
-        """Answer the rows of a file (CSV, TSV, JSON, JSONL, Parquet, TXT) or of standard input.
-
-        Args:
-            ckpt_path: The checkpoint, such as RUN/checkpoints/best.ckpt.
-            input: The file with the texts; `-` for standard input, one text a line or JSON lines.
-            output: What to write, in input order: JSON lines, a `.parquet` file, or, for vectors alone, a `.npz` file
-                with the array `vectors`; `-` for JSON lines on standard output.
-        """
-        parts = super().predict(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
-        assert parts is not None
-        index, kept = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        if self.world_size > 1:
-            index, kept = _from_all_devices(index), _from_all_devices(kept)
-        if self.is_global_zero:
-            _check_finite(kept, index, model.task)
-            rows = datamodule.rows["predict"]
-            answers = model.task.decode(model.task.assemble(kept, index), rows)
-            run.write_predictions(output, rows.select_columns(model.task.shown), answers)
-
-    def fit_hf(self, model: TextModule, datamodule: TextDataModule) -> None:
-        """Train as `fit` does, with the Hugging Face Trainer around the same network."""
-        from litpool.loops import huggingface  # late: importing the Trainer takes its time
-
-        job = self._job(model, datamodule, "the Hugging Face Trainer")
-        with interrupt.deferred():
-            huggingface.fit(job)
-
-    def fit_plain(self, model: TextModule, datamodule: TextDataModule) -> None:
-        """Train as `fit` does, with a loop written by hand."""
-        from litpool.loops import plain
-
-        job = self._job(model, datamodule, "the plain loop")
-        with interrupt.deferred():
-            plain.fit(job)
-
-    def fit_stock(self, model: TextModule, datamodule: TextDataModule) -> None:
-        """Train as the Trainer does by default, for `compare`."""
-        from litpool.loops import stock
-
-        flags = self._start(model, datamodule, "the Trainer")
-        recorder = self._recorder()
-        assert recorder is not None
-        stock.fit(flags, datamodule, model.encoder, self._folder(), self.logger, recorder)
-
-    def compare(  # noqa: D417
-        self,
-        model: TextModule,
-        datamodule: TextDataModule,
-        loops: list[Loop] = ["plain", "lightning", "huggingface", "stock"],  # noqa: B006 (the parser reads it)
-        steps: PositiveInt | None = None,
-        repeat: PositiveInt = 1,
-    ) -> None:
-        """Train with all loops, one after the other: the same job step by step, and what it costs.
-
-        Args:
-            loops: Which; `stock` is the Trainer as it comes, with AutoModelForSequenceClassification.
-            steps: Optimizer steps to train, instead of the whole job.
-            repeat: How often to train with each loop, for the times.
-        """
-        from litpool.loops import compare, stock
-
-        flags = read_flags(model.config["trainer"], self, model.task, "one of the loops")
-        model.read(datamodule, "fit")
-        config = {**model.config, "trainer": {**model.config["trainer"], **self._cut(steps, datamodule)}}
-        parent = Path(self.logger.root_dir if isinstance(self.logger, TensorBoardLogger) else "logs")
-        folder = compare.folder_of(config, parent)
-        left_out = stock.cannot(model.task) if "stock" in loops else None
-        chosen = [loop for loop in loops if loop != "stock" or not left_out]
-        if not chosen:
-            raise InputError(f"loops={loops}: there is none to run; name some of {', '.join(get_args(Loop))}")
-        try:
-            runs = compare.run_loops(config, folder, chosen, repeat)
-        except KeyboardInterrupt:
-            sys.exit("interrupted; the same command goes on with the loops that are missing")
-        pooling = model.config["model"]["pooling"]["class_path"].rpartition(".")[2]
-        compare.report(folder, runs, stock.differences(flags, model.recipe, pooling, datamodule), left_out)
-        print(f"wrote {folder}")
-
-    def study(  # noqa: D417
-        self,
-        model: TextModule,
-        datamodule: TextDataModule,
-        study: StudyOptions = StudyOptions(),  # noqa: B008 (the parser reads the default)
-    ) -> None:
-        """Tell which pooling of which layer represents a text: all of them, frozen, with their uncertainty.
-
-        Frozen, the encoder works in float32 on one device, whatever the trainer's flags say; they are for the arm
-        `finetuned`.
-
-        Args:
-            study: What is studied beside all layers and all poolings without weights of their own.
-        """
-        from litpool.study import run as studies  # late: not every command needs it
-
-        if self.world_size > 1:
-            raise InputError(f"trainer.devices={self.world_size}: a study runs on one device; set trainer.devices=1")
-        if self.logger is None:
-            raise InputError("trainer.logger=false: a study needs its run folder; leave it out")
-        found = studies.prepare(model, datamodule, study)
-        self._save_config(model)
-        parent = Path(self.logger.root_dir if isinstance(self.logger, TensorBoardLogger) else "logs")
-        studies.conduct(model, found, study, self.strategy.root_device, self._folder(), self.logger, parent)
-
-    def check(self, model: TextModule, datamodule: TextDataModule) -> None:
-        """Look at data, tokenizer and encoder before a run: a table of what is well, and of what is not.
-
-        The exit status is 1 where a line is an error.
-        """
-        from litpool import check as checks  # late: not every command needs it
-
-        model.trainer, self.datamodule = self, datamodule
-        if checks.conduct(model, datamodule, self._folder()):
-            sys.exit(1)
-
-    def _cut(self, steps: int | None, datamodule: TextDataModule) -> dict[str, int]:
-        """The flags that end training after so many steps, with an evaluation there if it is within an epoch."""
-        if steps is None:
-            return {}
-        steps = int(steps)  # the parser's own kind of int is unknown to YAML
-        batches = steps * self.accumulate_grad_batches
-        within = batches < len(datamodule.train_dataloader())
-        return {"max_steps": steps, **({"val_check_interval": batches} if within else {})}
-
-    def _job(self, model: TextModule, datamodule: TextDataModule, loop: str) -> Job:
-        """What the other loops are handed; of Lightning, only the device, the run folder and the logger are used."""
-        flags = self._start(model, datamodule, loop)
-        model.trainer, self.datamodule = self, datamodule
-        model.configure_model()
-        return Job(
-            network=model.network,
-            recipe=model.recipe,
-            data=datamodule,
-            flags=flags,
-            folder=self._folder(),
-            logger=self.logger if isinstance(self.logger, TensorBoardLogger) else None,
-            config=model.config,
-            recorder=self._recorder(),
+    @property
+    def parent(self) -> Path:
+        """The folder of all runs of this job."""
+        return Path(
+            self.trainer.logger.root_dir
+            if isinstance(self.trainer.logger, TensorBoardLogger)
+            else "logs"
         )
 
-    def _start(self, model: TextModule, datamodule: TextDataModule, loop: str) -> Flags:
-        """Check the flags, read the data, and only then write config.yaml."""
-        flags = read_flags(model.config["trainer"], self, model.task, loop)
-        model.read(datamodule, "fit")
-        self._save_config(model)
-        return flags
+    @property
+    def writer(self) -> SummaryWriter | None:
+        """Writes for TensorBoard, if a logger does."""
+        return (
+            self.trainer.logger.experiment
+            if isinstance(self.trainer.logger, TensorBoardLogger)
+            else None
+        )
 
-    def _save_config(self, model: TextModule) -> None:
-        for callback in self.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, SaveConfigCallback):
-                callback.setup(self, model, "fit")
+    def read(self, stage: str) -> None:
+        """Read, check and tokenize what a stage needs, before a run folder is made."""
+        self.model.read(stage)
+        self.warn(self.data)
 
-    def _folder(self) -> Path:
-        return Path(self.log_dir or self.default_root_dir)
+    def warn(self, data: TextDataModule) -> None:
+        """Warn of a tokenizer that does not know the language of the rows, where the tool `check` is there."""
+        if "check" in toolbox.tools():
+            importlib.import_module("litpool.tools.check.tokens").warn(data)
 
-    def _recorder(self) -> Recorder | None:
-        return next((c for c in self.callbacks if isinstance(c, Recorder)), None)  # type: ignore[attr-defined]
+    def flags(self, loop: str) -> Flags:
+        """The trainer's flags for another loop, which refuses those that it has no counterpart for."""
+        return read_flags(self.config["trainer"], self.trainer, self.model.task, loop)
+
+    def job(self, flags: Flags) -> Job:
+        """A training for another loop: the rows are read, the network is built."""
+        self.read("fit")
+        self.write_config()
+        return Job(
+            network=self.model.build(flags.device),
+            recipe=self.model.recipe,
+            data=self.data,
+            flags=flags,
+            folder=self.folder,
+            config=self.config,
+            writer=self.writer,
+            recorder=self.recorder,
+        )
+
+    def conclude(self, result: Result) -> None:
+        """Write metrics.json and the hparams tab; print the score, what may come next, and the run folder."""
+        folder = self.folder  # on all devices
+        if self.trainer.is_global_zero and self.trainer.logger is not None:
+            report(folder, self.trainer.logger, self.config, result)
+
+
+def fit(run: Run, ckpt_path: str | None = None) -> None:  # noqa: D417
+    """Train on the train split, keep the best checkpoint, score it on the test split.
+
+    Args:
+        ckpt_path: A checkpoint to go on from, such as RUN/checkpoints/last.ckpt.
+    """
+    run.read("fit")
+    with interrupt.deferred():
+        result = lightning.fit(run.trainer, run.model, ckpt_path)
+    if result.best:
+        run.conclude(result)
+
+
+def fit_hf(run: Run) -> None:
+    """Train as `fit` does, with the Hugging Face Trainer around the same network."""
+    from litpool.loops import huggingface  # late: importing the Trainer takes its time
+
+    job = run.job(run.flags("the Hugging Face Trainer"))
+    with interrupt.deferred():
+        result = huggingface.fit(job)
+    if result.best:
+        run.conclude(result)
+
+
+def fit_plain(run: Run) -> None:
+    """Train as `fit` does, with a loop written by hand."""
+    from litpool.loops import plain
+
+    job = run.job(run.flags("the plain loop"))
+    with interrupt.deferred():
+        result = plain.fit(job)
+    if result.best:
+        run.conclude(result)
+
+
+def validate(run: Run, ckpt_path: str | None = None) -> None:  # noqa: D417
+    """Score a checkpoint (or the untrained network) on the validation split.
+
+    Args:
+        ckpt_path: The checkpoint, such as RUN/checkpoints/best.ckpt.
+    """
+    run.read("validate")
+    run.trainer.validate(run.model, run.data, ckpt_path=ckpt_path, verbose=False, weights_only=True)
+    run.conclude(_scores(run.trainer))
+
+
+def test(run: Run, ckpt_path: str | None = None) -> None:  # noqa: D417, PT028 (no test of pytest)
+    """Score a checkpoint (or the untrained network) on the test split.
+
+    Args:
+        ckpt_path: The checkpoint, such as RUN/checkpoints/best.ckpt.
+    """
+    run.read("test")
+    run.trainer.test(run.model, run.data, ckpt_path=ckpt_path, verbose=False, weights_only=True)
+    run.conclude(_scores(run.trainer))
+
+
+def _scores(trainer: pl.Trainer) -> Result:
+    return Result({name: value.item() for name, value in trainer.callback_metrics.items()})
+
+
+def predict(  # noqa: D417
+    run: Run, ckpt_path: str | None = None, input: str = "-", output: str = "predictions.jsonl"
+) -> None:
+    """Answer the rows of a file (CSV, TSV, JSON, JSONL, Parquet, TXT) or of standard input.
+
+    Args:
+        ckpt_path: The checkpoint, such as RUN/checkpoints/best.ckpt.
+        input: The file with the texts; `-` for standard input, one text a line or JSON lines.
+        output: What to write, in input order: JSON lines, a `.parquet` file, or, for vectors alone, a `.npz` file
+            with the array `vectors`; `-` for JSON lines on standard output.
+    """
+    task, trainer = run.model.task, run.trainer
+    _check_output(output, task)
+    run.data.read_input(input)
+    run.model.read("predict")
+    parts = trainer.predict(run.model, run.data, ckpt_path=ckpt_path, weights_only=True)
+    assert parts is not None
+    index, kept = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    if trainer.world_size > 1:
+        index, kept = _from_all_devices(index), _from_all_devices(kept)
+    _check_finite(kept, index, task)
+    if trainer.is_global_zero:
+        rows = run.data.rows["predict"]
+        answers = task.decode(task.assemble(kept, index), rows)
+        outputs.write_predictions(output, rows.select_columns(task.shown), answers)
+        if output != "-":
+            print(f"wrote {output}")
+
+
+def _check_output(output: str, task: Task) -> None:
+    """Refuse a file that cannot be written, before anything is read."""
+    path = Path(output)
+    if output == "-":
+        return
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(
+            f"output={output}: name a file in a folder that exists, or - for standard output"
+        )
+    if path.suffix not in outputs.OUTPUTS:
+        raise InputError(f"output={output}: the ending must be one of {', '.join(outputs.OUTPUTS)}")
+    if path.suffix == ".npz" and not task.gives_vectors:
+        raise InputError(
+            f"output={output}: only vectors go into .npz, and the answers are others; use .jsonl"
+        )
 
 
 def _check_finite(kept: torch.Tensor, index: torch.Tensor, task: Task) -> None:
     """Refuse to answer from an output that is not a number; a span that is not there scores minus infinity."""
     wrong = kept.isnan() if task.on_tokens else ~kept.isfinite()
     if wrong.any():
-        rows = index[wrong.flatten(1).any(1)].unique().tolist()
+        rows = index[wrong.reshape(len(index), -1).any(1)].unique().tolist()
         several = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
-        raise JobError(f"the output for row {rows[0] + 1}{several} is not finite; no answer was written")
+        raise JobError(
+            f"the output for row {rows[0] + 1}{several} is not finite; no answer was written"
+        )
 
 
 def _from_all_devices(part: torch.Tensor) -> torch.Tensor:
     parts: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, part)
     return torch.cat(parts)
+
+
+def report(folder: Path, logger: Logger | None, config: Mapping[str, Any], result: Result) -> None:
+    """Write metrics.json and the hparams tab; print the score, what may come next, and the run folder.
+
+    Args:
+        folder: The run folder.
+        logger: Gets the config as text, and as hparams with the final metrics, if it writes for TensorBoard.
+        config: The command's config: seed_everything, task, model, data.
+        result: What is reported.
+    """
+    metrics = result.metrics
+    outputs.write_metrics(folder, metrics)
+    if isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_text(
+            "config", f"```yaml\n{yaml.safe_dump(dict(config), sort_keys=False)}```"
+        )
+        final = {f"final/{name}": value for name, value in metrics.items() if name.count("/") == 1}
+        logger.log_hyperparams(outputs.flatten(config), final)
+        logger.save()
+    for split in ("val", "test"):
+        numbers = {
+            name.split("/")[1]: value
+            for name, value in metrics.items()
+            if re.fullmatch(f"{split}/[^/]+", name)
+        }
+        if numbers:
+            print(
+                f"{split:<12}" + ", ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+            )
+    if result.best:
+        needed = trust.options({key: value for key, value in config.items() if key != "trainer"})
+        print(f"predict     python cli.py predict --ckpt_path {result.best} --input FILE{needed}")
+    print("curves      tensorboard --logdir logs")
+    print(f"wrote {folder}")

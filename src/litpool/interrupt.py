@@ -1,8 +1,8 @@
-"""SIGINT and SIGTERM: whatever runs then ends within seconds, with exit status 130 or 143.
+"""SIGINT and SIGTERM end any command within seconds, with exit status 130 or 143.
 
-A signal raises `Interrupted` where the program stands. A training defers it (`deferred`) to the next batch, where its
-weights and its progress belong together, and writes a checkpoint first. Where neither happens in time, the process is
-ended from a thread. This module must import fast: cli.py needs it before anything else.
+Normally a signal raises `Interrupted` at once. A training defers it (`deferred`) to the end of a
+step, where weights and progress agree, and saves a checkpoint first. If neither ends the process in
+time, a thread does. cli.py imports this module before anything else, so it must import fast.
 """
 
 import contextlib
@@ -10,14 +10,15 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
 DEADLINE = 8.0  # seconds from the signal to the end, at most
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+RANKS = ("LOCAL_RANK", "SLURM_PROCID", "RANK")  # set in the processes of a distributed run
 
-writing = threading.Lock()
+writing = threading.RLock()
 """Held while a checkpoint is written: the deadline waits for it."""
 
 
@@ -28,13 +29,17 @@ class Interrupted(KeyboardInterrupt):
 class _State:
     """What has happened since `exit_status` was entered."""
 
+    entered: bool = False
     signum: int | None = None  # the first signal that came
     deferrals: int = 0
-    advice: str = ""  # what is printed at the end, such as how to resume
-    entered: bool = False
+    advice: str = "interrupted"  # what is printed at the end, such as how to resume
+    watch: "_Watch | None" = None
+    ignored: tuple[int, ...] = ()  # by whoever started us, such as nohup
 
 
 _state = _State()
+at_deadline: list[Callable[[], None]] = []
+"""Called before the deadline ends this process, such as to end the processes that it started."""
 
 
 def received() -> bool:
@@ -49,7 +54,7 @@ def check() -> None:
 
 
 def stop() -> NoReturn:
-    """Raise `Interrupted`; where the signal went to another device's process, as if it were SIGTERM here."""
+    """Raise `Interrupted`. If another device's process got the signal, act as after SIGTERM."""
     _state.signum = _state.signum or signal.SIGTERM
     raise Interrupted
 
@@ -79,47 +84,62 @@ def handle(signum: int, frame: FrameType | None) -> None:
 
 
 def install() -> None:
-    """Make `handle` the handler of both signals."""
-    for signum in SIGNALS:
-        if signal.getsignal(signum) is not signal.SIG_IGN:  # ignored by whoever started us, such as nohup
-            signal.signal(signum, handle)
+    """Make `handle` the handler of both signals, except where they were ignored from the start."""
+    for signum in set(SIGNALS).difference(_state.ignored):
+        signal.signal(signum, handle)
 
 
 @contextlib.contextmanager
 def exit_status() -> Iterator[None]:
-    """Handle both signals; if one comes, leave with SystemExit(128 + its number), whatever was raised meanwhile."""
+    """Handle both signals; if one comes, leave with SystemExit(128 + its number) in any case.
+
+    The deadline stays in force until the process has ended, or until `disarm`.
+    """
     if _state.entered:
         yield
         return
-    _state.entered, _state.signum, _state.deferrals, _state.advice = True, None, 0, ""
     previous = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    _state.ignored = tuple(s for s, handler in previous.items() if handler is signal.SIG_IGN)
+    _state.entered, _state.signum, _state.deferrals = True, None, 0
+    _state.advice = "interrupted"
     install()
-    watch = _Watch()
+    _state.watch = _Watch()
     try:
         yield
         check()
     except BaseException as error:
         if not received() and not isinstance(error, KeyboardInterrupt):
             raise
-        said = error.code if isinstance(error, SystemExit) and isinstance(error.code, str) else _state.advice
-        print(f"\n{said or 'interrupted'}", file=sys.stderr)
+        if isinstance(error, SystemExit) and isinstance(error.code, str):
+            advise(error.code)
+        elif not isinstance(error, SystemExit | KeyboardInterrupt):
+            advise(f"interrupted, and then: {type(error).__name__}: {error}")
+        print(f"\n{_state.advice}", file=sys.stderr)
         sys.exit(128 + (_state.signum or signal.SIGINT))
     finally:
-        watch.close()
+        if not received():
+            disarm()
         for signum, handler in previous.items():
             signal.signal(signum, handler)
         _state.entered = False
 
 
+def disarm() -> None:
+    """Call off the deadline, where the process goes on after a command."""
+    if _state.watch:
+        _state.watch.close()
+        _state.watch = None
+
+
 class _Watch:
-    """Ends the process when the deadline has passed, also while the main thread is in a library's C code."""
+    """Ends the process when the deadline has passed, also while the main thread is in C code."""
 
     def __init__(self) -> None:
         self.ended = threading.Event()
         source, self.sink = os.pipe()
         os.set_blocking(self.sink, False)
-        self.previous = signal.set_wakeup_fd(self.sink, warn_on_full_buffer=False)  # gets the number of each signal
-        os.register_at_fork(after_in_child=_forget_wakeup)
+        # The system writes the number of each signal there, whatever the main thread does.
+        self.previous = signal.set_wakeup_fd(self.sink, warn_on_full_buffer=False)
         threading.Thread(target=self._wait, args=(source,), daemon=True).start()
 
     def _wait(self, source: int) -> None:
@@ -130,8 +150,11 @@ class _Watch:
                 os.close(source)
                 return
             signum = byte[0]
-        if not self.ended.wait(DEADLINE):
+        if not self.ended.wait(DEADLINE) and _is_first_process():
             with writing:
+                for function in at_deadline:
+                    function()
+                os.write(2, f"\n{_state.advice}\n".encode())
                 os._exit(128 + signum)
         os.close(source)
 
@@ -142,7 +165,17 @@ class _Watch:
         os.close(self.sink)
 
 
-def _forget_wakeup() -> None:
-    """In a forked process, such as a data loader's worker: its signals are not this process's."""
-    if threading.current_thread() is threading.main_thread():
+def _is_first_process() -> bool:
+    """Whether this process saves the checkpoints; the others end with it."""
+    return all(os.environ.get(name, "0") == "0" for name in RANKS)
+
+
+def _leave_signals_to_the_parent() -> None:
+    """In a forked process: SIGTERM ends it, and what comes here is not the parent's."""
+    if _state.entered:
         signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_signals_to_the_parent)

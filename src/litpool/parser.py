@@ -11,7 +11,12 @@ from litpool import InputError, trust
 from litpool.model.pooling import Pooling
 from litpool.tasks.task import Task
 
-CLASSES = {"model.pooling": Pooling, "study.poolings": Pooling, "study.tuned": Pooling, "task": Task}
+CLASSES = {
+    "model.pooling": Pooling,
+    "study.poolings": Pooling,
+    "study.tuned": Pooling,
+    "task": Task,
+}
 TYPES = {
     "bool": "true or false",
     "dict": "a mapping such as {key: value}",
@@ -23,7 +28,9 @@ TYPES = {
     "str": "text",
 }
 TYPE = re.compile(rf"Literal\[([^]]*)\]|\b({'|'.join(TYPES)})\b(?:\[[^]]*\]+)?")
-WRONG_TYPE = re.compile(r"^(\S+): (?:Expected a|Does not .* Subtypes:) (.*?)[.\]] .*(?:Got|Given) value: (.*)")
+WRONG_TYPE = re.compile(
+    r"^(\S+): (?:Expected a|Does not .* Subtypes:) (.*?)[.\]] .*(?:Got|Given) value: (.*)"
+)
 
 
 class Parser(LightningArgumentParser):
@@ -32,9 +39,11 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
-    def add_method_arguments(self, theclass: type, themethod: str, *args: Any, **kwargs: Any) -> list[str]:
-        """Add a command's options; those of `study` without a group, whose name would be that of its option `study`."""
-        return super().add_method_arguments(theclass, themethod, *args, **kwargs, as_group=themethod != "study")
+    def add_method_arguments(
+        self, theclass: type, themethod: str, *args: Any, **kwargs: Any
+    ) -> list[str]:
+        """Add a command's options without a group: it would have the command's name, and `study` has such an option."""
+        return super().add_method_arguments(theclass, themethod, *args, **kwargs, as_group=False)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the message as an InputError, with what is allowed where the parser does not say it."""
@@ -43,7 +52,9 @@ class Parser(LightningArgumentParser):
     def _explain(self, message: str) -> str:
         if denied := re.search(r"Importing '([\w.]+)' is not allowed", message):
             return trust.denied(denied[1])
-        unknown = re.search(r"does not accept option '([^']+)'|unrecognized arguments: --([\w.]+)", message)
+        unknown = re.search(
+            r"does not accept option '([^']+)'|unrecognized arguments: --([\w.]+)", message
+        )
         if unknown:
             name = unknown[1] or unknown[2]
             return f"{name}: no such option; {_nearest(name, self._option_names())}"
@@ -54,7 +65,9 @@ class Parser(LightningArgumentParser):
                 return f"{key}={wrong[1]}: no such class; {near} There are {', '.join(classes)}"
             if wrong := re.search(rf"\"{key}\".* Option '(\w+)' is not accepted", message):
                 owners: dict[str, list[str]] = {}
-                for name, known in ((n, o) for n, c in classes.items() for o in inspect.signature(c).parameters):
+                for name, known in (
+                    (n, o) for n, c in classes.items() for o in inspect.signature(c).parameters
+                ):
                     owners.setdefault(known, []).append(name)
                 if wrong[1] in owners:
                     return f"{key}.{wrong[1]}: an option of {', '.join(owners[wrong[1]])}, not of the class that is set"

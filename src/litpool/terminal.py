@@ -1,11 +1,14 @@
 """What the terminal shows: a progress bar, warnings in one line, and nothing of the libraries' own affairs."""
 
 import logging
+import signal
 import warnings
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from transformers.utils import logging as transformers_logging
 
 from litpool import interrupt
@@ -30,11 +33,17 @@ class ProgressBar(TQDMProgressBar):
 
 
 class OwnSignalHandlers(Callback):
-    """Puts our signal handlers back: Lightning has put one of its own before them, which ends with status 0."""
+    """Restores our signal handlers: Lightning's own, in front, would end with exit status 0."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Training is about to start."""
+        """Lightning has put its handlers in place."""
+        environment = trainer._accelerator_connector.cluster_environment
+        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
+            return  # SLURM sends SIGTERM along with the signal to requeue, and that must be ignored
         interrupt.install()
+        launcher = trainer.strategy.launcher
+        if isinstance(launcher, _SubprocessScriptLauncher):
+            interrupt.at_deadline.append(lambda: launcher.kill(signal.SIGKILL))
 
     on_validation_start = on_test_start = on_predict_start = on_train_start
 
@@ -43,7 +52,9 @@ def quiet() -> None:
     """Leave to the terminal what a person needs: no adverts, no notes of the libraries about their own affairs."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries end in an error that is told anyway
+    logging.getLogger("huggingface_hub").setLevel(
+        logging.ERROR
+    )  # its retries end in an error that is told anyway
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     for message in HARMLESS:

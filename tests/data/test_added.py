@@ -15,33 +15,55 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def word_piece() -> PreTrainedTokenizerBase:
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused1]", "the", "film", "[", "]", "1"]
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "[unused1]",
+        "the",
+        "film",
+        "[",
+        "]",
+        "1",
+    ]
     words += [*LETTERS, *(f"##{letter}" for letter in LETTERS), "##1"]
     return BertTokenizer({word: number for number, word in enumerate(words)})
 
 
 def byte_level_bpe() -> PreTrainedTokenizerBase:
     words = ["<pad>", "<s>", "</s>", "<unk>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    backend = Tokenizer(models.BPE(vocab={word: number for number, word in enumerate(words)}, merges=[]))
+    backend = Tokenizer(
+        models.BPE(vocab={word: number for number, word in enumerate(words)}, merges=[])
+    )
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 1))
     return fast(backend)
 
 
 def unigram() -> PreTrainedTokenizerBase:
-    scores = [*((word, 0.0) for word in ("<pad>", "<s>", "</s>", "<unk>")), ("▁", -2.0), ("▁film", -3.0)]
+    scores = [
+        *((word, 0.0) for word in ("<pad>", "<s>", "</s>", "<unk>")),
+        ("▁", -2.0),
+        ("▁film", -3.0),
+    ]
     scores += [(letter, -5.0) for letter in [*LETTERS, "[", "]", "1"]]
     backend = Tokenizer(models.Unigram(scores, unk_id=3))
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     backend.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[("<s>", 1), ("</s>", 2)],
     )
     return fast(backend)
 
 
 def fast(backend: Tokenizer) -> PreTrainedTokenizerBase:
     names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    return PreTrainedTokenizerFast(tokenizer_object=backend, cls_token="<s>", sep_token="</s>", **names)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, cls_token="<s>", sep_token="</s>", **names
+    )
 
 
 MAKE: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
@@ -65,11 +87,16 @@ def test_pieces_are_what_the_original_tokenizer_splits_a_token_into(
 
 def test_pieces_that_are_unknown_are_left_out() -> None:
     tokenizer = word_piece()
-    assert list(add(tokenizer, ["코로나", "the코"], []).values()) == [[], []]  # WordPiece gives up on the whole word
+    assert list(add(tokenizer, ["코로나", "the코"], []).values()) == [
+        [],
+        [],
+    ]  # WordPiece gives up on the whole word
 
 
 @every_tokenizer
-def test_special_ones_are_never_split_and_marked_as_special(make: Callable[[], PreTrainedTokenizerBase]) -> None:
+def test_special_ones_are_never_split_and_marked_as_special(
+    make: Callable[[], PreTrainedTokenizerBase],
+) -> None:
     tokenizer = make()
     add(tokenizer, ["covid"], ["[s1]"])
     encoded = dict(tokenizer(["the [s1]film[s1]covid"], return_special_tokens_mask=True))
@@ -77,7 +104,9 @@ def test_special_ones_are_never_split_and_marked_as_special(make: Callable[[], P
     assert tokens.count("[s1]") == 2
     assert tokens.count("covid") == 1
     mark(encoded, tokenizer)
-    special = [token for token, bit in zip(tokens, encoded["special_tokens_mask"][0], strict=True) if bit]
+    special = [
+        token for token, bit in zip(tokens, encoded["special_tokens_mask"][0], strict=True) if bit
+    ]
     assert special == [tokenizer.cls_token, "[s1]", "[s1]", tokenizer.sep_token]
 
 
@@ -88,7 +117,8 @@ def test_they_survive_a_checkpoint(make: Callable[[], PreTrainedTokenizerBase]) 
     again = restore_tokenizer(dump_tokenizer(tokenizer))
     text = "the [s1]film[s1] covid"
     first, second = (
-        {"input_ids": [t(text)["input_ids"]], "special_tokens_mask": [[0] * 99]} for t in (tokenizer, again)
+        {"input_ids": [t(text)["input_ids"]], "special_tokens_mask": [[0] * 99]}
+        for t in (tokenizer, again)
     )
     assert first == second
     for encoded, t in ((first, tokenizer), (second, again)):
@@ -100,7 +130,10 @@ def test_they_survive_a_checkpoint(make: Callable[[], PreTrainedTokenizerBase]) 
 def test_the_mask_of_several_texts_in_a_row_is_marked_as_well() -> None:
     tokenizer = word_piece()
     (number,) = add(tokenizer, [], ["[s1]"])
-    encoded = {"input_ids": [[[2, number, 3], [2, 6, number, 3]]], "special_tokens_mask": [[[1, 0, 1], [1, 0, 0, 1]]]}
+    encoded = {
+        "input_ids": [[[2, number, 3], [2, 6, number, 3]]],
+        "special_tokens_mask": [[[1, 0, 1], [1, 0, 0, 1]]],
+    }
     mark(encoded, tokenizer)
     assert encoded["special_tokens_mask"] == [[[1, 1, 1], [1, 0, 1, 1]]]
 
@@ -113,10 +146,16 @@ def test_the_mask_of_several_texts_in_a_row_is_marked_as_well() -> None:
         (["covid", "flu", "covid"], [], "add_tokens: 'covid' is named twice"),
         ([], ["[S1]", "[S1]"], r"add_special_tokens: '\[S1\]' is named twice"),
         (["[S1]"], ["[S1]"], r"both name '\[S1\]'"),
-        (["[SEP]"], [], r"'\[SEP\]' is a special token already and would become a plain one; leave it out"),
+        (
+            ["[SEP]"],
+            [],
+            r"'\[SEP\]' is a special token already and would become a plain one; leave it out",
+        ),
     ],
 )
-def test_unusable_tokens_are_told_in_one_line(plain: list[str], special: list[str], told: str) -> None:
+def test_unusable_tokens_are_told_in_one_line(
+    plain: list[str], special: list[str], told: str
+) -> None:
     tokenizer = word_piece()
     before = tokenizer.get_vocab()
     with pytest.raises(InputError, match=told) as error:
@@ -128,7 +167,9 @@ def test_unusable_tokens_are_told_in_one_line(plain: list[str], special: list[st
 
 def test_tokens_that_exist_are_told_in_one_line_and_not_added() -> None:
     tokenizer = word_piece()
-    with pytest.warns(UserWarning, match=r"'film', '\[MASK\]': one token already, not added") as told:
+    with pytest.warns(
+        UserWarning, match=r"'film', '\[MASK\]': one token already, not added"
+    ) as told:
         new = add(tokenizer, ["film", "covid"], ["[MASK]"])
     assert len(told) == 1
     assert [tokenizer.convert_ids_to_tokens(number) for number in new] == ["covid"]
@@ -138,7 +179,9 @@ def test_a_word_of_the_vocabulary_that_would_be_split_is_left_whole_and_keeps_it
     tokenizer = word_piece()
     size = len(tokenizer)
     assert len(tokenizer.tokenize("[unused1]")) > 1
-    with pytest.warns(UserWarning, match=r"the vocabulary has '\[unused1\]': left whole from now on"):
+    with pytest.warns(
+        UserWarning, match=r"the vocabulary has '\[unused1\]': left whole from now on"
+    ):
         assert add(tokenizer, [], ["[unused1]"]) == {}
     assert tokenizer.tokenize("the [unused1] film") == ["the", "[unused1]", "film"]
     assert len(tokenizer) == size

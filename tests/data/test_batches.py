@@ -48,7 +48,9 @@ def test_len_is_the_number_of_batches_on_every_device() -> None:
             assert len(list(order)) == len(order)
 
 
-@pytest.mark.parametrize(("rows", "expected"), [(1, 0), (2, 0), (3, 1), (11, 1), (12, 1), (13, 1), (14, 1), (15, 2)])
+@pytest.mark.parametrize(
+    ("rows", "expected"), [(1, 0), (2, 0), (3, 1), (11, 1), (12, 1), (13, 1), (14, 1), (15, 2)]
+)
 def test_a_rest_with_fewer_rows_than_devices_is_left_out(rows: int, expected: int) -> None:
     for rank in range(3):
         order = TrainOrder([5] * rows, batch_size=4, seed=0, rank=rank, world_size=3)
@@ -58,9 +60,13 @@ def test_a_rest_with_fewer_rows_than_devices_is_left_out(rows: int, expected: in
 def test_devices_share_the_batches_of_one_device_with_a_larger_batch() -> None:
     for lengths, size, devices, grouped in trials():
         whole = list(TrainOrder(lengths, size * devices, 5, grouped))
-        shares = [list(TrainOrder(lengths, size, 5, grouped, rank, devices)) for rank in range(devices)]
+        shares = [
+            list(TrainOrder(lengths, size, 5, grouped, rank, devices)) for rank in range(devices)
+        ]
         together = [[row for part in parts for row in part] for parts in zip(*shares, strict=True)]
-        if len(lengths) % (size * devices) < devices:  # the one batch that is left out, wherever it stood
+        if (
+            len(lengths) % (size * devices) < devices
+        ):  # the one batch that is left out, wherever it stood
             whole = [batch for batch in whole if len(batch) == size * devices]
         assert sorted(map(sorted, together)) == sorted(map(sorted, whole))
         assert all(1 <= len(part) <= size for share in shares for part in share)
@@ -74,7 +80,11 @@ def test_devices_see_the_global_batches_in_the_same_order_as_one_device() -> Non
 
 def test_the_order_is_determined_by_seed_and_epoch() -> None:
     lengths = [n % 7 + 1 for n in range(90)]
-    orders = {(seed, epoch): of_epoch(TrainOrder(lengths, 8, seed), epoch) for seed in (0, 10) for epoch in range(3)}
+    orders = {
+        (seed, epoch): of_epoch(TrainOrder(lengths, 8, seed), epoch)
+        for seed in (0, 10)
+        for epoch in range(3)
+    }
     for (seed, epoch), order in orders.items():
         assert of_epoch(TrainOrder(lengths, 8, seed), epoch) == order
     assert len({str(order) for order in orders.values()}) == 6
@@ -128,7 +138,9 @@ def test_a_resumed_epoch_goes_on_after_the_batches_that_are_done() -> None:
     whole = of_epoch(order, 1)
     for done in range(len(order) + 1):
         assert of_epoch(order, 1) == whole[done:]
-        assert len(order) == 7  # the epoch's length stays, so that progress is told out of the same number
+        assert (
+            len(order) == 7
+        )  # the epoch's length stays, so that progress is told out of the same number
     done = 0
     assert of_epoch(order, 1) == whole
 
@@ -147,7 +159,9 @@ def test_evaluation_covers_all_rows_once_over_all_devices() -> None:
 def test_evaluation_takes_the_longest_rows_first() -> None:
     for lengths, size, devices, _ in trials(50):
         for rank in range(devices):
-            told = [lengths[row] for row in flat(list(EvaluationOrder(lengths, size, rank, devices)))]
+            told = [
+                lengths[row] for row in flat(list(EvaluationOrder(lengths, size, rank, devices)))
+            ]
             assert told == sorted(told, reverse=True)
 
 
@@ -194,7 +208,11 @@ def test_padding_on_the_left_by_hand(tokenizer: PreTrainedTokenizerBase) -> None
     batch = Collator(tokenizer)(ROWS)
     assert batch["input_ids"].tolist() == [[4, 4, 2, 7, 3], [2, 7, 8, 9, 3], [4, 4, 4, 2, 3]]
     assert batch["attention_mask"].tolist() == [[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [0, 0, 0, 1, 1]]
-    assert batch["special_tokens_mask"].tolist() == [[1, 1, 1, 0, 1], [1, 0, 0, 0, 1], [1, 1, 1, 1, 1]]
+    assert batch["special_tokens_mask"].tolist() == [
+        [1, 1, 1, 0, 1],
+        [1, 0, 0, 0, 1],
+        [1, 1, 1, 1, 1],
+    ]
 
 
 def test_labels_of_several_numbers_stay_what_they_are(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -207,7 +225,9 @@ def test_labels_of_several_numbers_stay_what_they_are(tokenizer: PreTrainedToken
 def test_collating_changes_nothing_and_says_nothing(
     tokenizer: PreTrainedTokenizerBase, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    rows = {key: [list(v) if isinstance(v, list) else v for v in values] for key, values in ROWS.items()}
+    rows = {
+        key: [list(v) if isinstance(v, list) else v for v in values] for key, values in ROWS.items()
+    }
     Collator(tokenizer)(rows)
     assert rows == ROWS
     assert capfd.readouterr() == ("", "")
@@ -215,18 +235,25 @@ def test_collating_changes_nothing_and_says_nothing(
 
 def loader(rows: Dataset, tokenizer: PreTrainedTokenizerBase, **options: Any) -> DataLoader[Any]:
     order = TrainOrder(rows["length"][:], 4, seed=0, done=lambda: 2)
-    return DataLoader(rows, batch_size=None, sampler=order, collate_fn=Collator(tokenizer), **options)
+    return DataLoader(
+        rows, batch_size=None, sampler=order, collate_fn=Collator(tokenizer), **options
+    )
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_loader_hands_out_the_batches_of_the_order(tokenizer: PreTrainedTokenizerBase, workers: int) -> None:
+def test_a_loader_hands_out_the_batches_of_the_order(
+    tokenizer: PreTrainedTokenizerBase, workers: int
+) -> None:
     ids = [[2, *[7] * (n % 6), 3] for n in range(22)]
-    rows = Dataset.from_dict({"input_ids": ids, "index": list(range(22)), "length": [len(row) for row in ids]})
+    rows = Dataset.from_dict(
+        {"input_ids": ids, "index": list(range(22)), "length": [len(row) for row in ids]}
+    )
     batches = list(loader(rows, tokenizer, num_workers=workers))
     expected = list(TrainOrder([len(row) for row in ids], 4, seed=0))[2:]
     assert [batch["index"].tolist() for batch in batches] == expected
     for batch in batches:
         tokens = [
-            row[: int(n)].tolist() for row, n in zip(batch["input_ids"], batch["attention_mask"].sum(1), strict=True)
+            row[: int(n)].tolist()
+            for row, n in zip(batch["input_ids"], batch["attention_mask"].sum(1), strict=True)
         ]
         assert tokens == [ids[row] for row in batch["index"]]

@@ -16,20 +16,28 @@ from transformers import PreTrainedTokenizerBase
 from litpool import InputError
 from litpool.data import module
 from litpool.data.module import TextDataModule
-from litpool.data.tokenizer import load_tokenizer
-from litpool.tasks.classification import Classification, MultiLabelClassification
+from litpool.data.tokenizer import dump_tokenizer, load_tokenizer
+from litpool.tasks.classification import Classification
+from litpool.tasks.multilabel import MultiLabelClassification
 from litpool.tasks.task import Task
 
 Make = Callable[..., TextDataModule]
 
 
 @pytest.fixture
-def make(tokenizer_folder: str, csv_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+def make(
+    tokenizer_folder: str, csv_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Make:
     """A data module of the 60 reviews, with a cache of its own."""
     monkeypatch.setattr(module, "CACHE", tmp_path / "cache")
 
     def make(task: Task | None = None, **options: Any) -> TextDataModule:
-        given = {"source": csv_file, "tokenizer": tokenizer_folder, "batch_size": 4, "max_length": 16}
+        given = {
+            "source": csv_file,
+            "tokenizer": tokenizer_folder,
+            "batch_size": 4,
+            "max_length": 16,
+        }
         return TextDataModule(task or Classification(), **(given | options))
 
     return make
@@ -99,18 +107,24 @@ def test_the_cache_goes_by_content_not_by_the_name_of_the_file(
 
 
 @pytest.mark.filterwarnings("ignore:added tokens that never occur:UserWarning")
-@pytest.mark.parametrize("changed", ["text", "label", "max_length", "add_tokens", "add_special_tokens", "task"])
+@pytest.mark.parametrize(
+    "changed", ["text", "label", "max_length", "add_tokens", "add_special_tokens", "task"]
+)
 def test_what_the_tokens_depend_on_is_not_taken_from_the_cache(
     make: Make, rows: list[dict[str, str]], tokenized: list[int], tmp_path: Path, changed: str
 ) -> None:
     def split(rows: list[dict[str, str]], name: str) -> dict[str, str]:
         names = {"train": rows[:40], "validation": rows[40:]}
-        return {split: write(tmp_path / f"{name}-{split}.jsonl", part) for split, part in names.items()}
+        return {
+            split: write(tmp_path / f"{name}-{split}.jsonl", part) for split, part in names.items()
+        }
 
     make(source=split(rows, "before")).setup("fit")
     count = len(tokenized)
     other = [dict(row) for row in rows]
-    other[3][changed if changed in ("text", "label") else "text"] += " fine" if changed == "text" else ""
+    other[3][changed if changed in ("text", "label") else "text"] += (
+        " fine" if changed == "text" else ""
+    )
     if changed == "label":
         other[3]["label"] = "good" if rows[3]["label"] == "bad" else "bad"
     options: dict[str, Any] = {
@@ -121,11 +135,15 @@ def test_what_the_tokens_depend_on_is_not_taken_from_the_cache(
     }.get(changed, {})
     make(source=split(other, "after"), **options).setup("fit")
     again = tokenized[count:]
-    assert again == ([40] if changed in ("text", "label") else [40, 20])  # the other split is what it was
+    assert again == (
+        [40] if changed in ("text", "label") else [40, 20]
+    )  # the other split is what it was
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
-def test_a_cache_file_that_is_cut_short_is_told_and_done_without(make: Make, tmp_path: Path, share: float) -> None:
+def test_a_cache_file_that_is_cut_short_is_told_and_done_without(
+    make: Make, tmp_path: Path, share: float
+) -> None:
     data = make()
     data.setup("validate")
     expected = data.encoded["validation"][:]
@@ -149,21 +167,30 @@ def test_a_cache_that_cannot_be_written_is_done_without(make: Make, tmp_path: Pa
 # ---- added tokens
 
 
-def test_added_special_tokens_are_special_in_the_mask_and_the_others_are_words(make: Make, tmp_path: Path) -> None:
+def test_added_special_tokens_are_special_in_the_mask_and_the_others_are_words(
+    make: Make, tmp_path: Path
+) -> None:
     texts = ["the [E1] film zebra", "zebra", "[E1] film", "a [E1] play zebra"] * 5
-    source = write(tmp_path / "rows.jsonl", [{"text": t, "label": n % 2} for n, t in enumerate(texts)])
+    source = write(
+        tmp_path / "rows.jsonl", [{"text": t, "label": n % 2} for n, t in enumerate(texts)]
+    )
     data = make(source=source, add_tokens=["zebra"], add_special_tokens=["[E1]"])
     data.setup("fit")
     for row in data.encoded["train"]:
         tokens = data.tokenizer.convert_ids_to_tokens(row["input_ids"])
         for token, special in zip(tokens, row["special_tokens_mask"], strict=True):
             assert special == (token in ("[CLS]", "[SEP]", "[E1]"))
-    assert [data.tokenizer.convert_ids_to_tokens(number) for number in data.new_ids] == ["zebra", "[E1]"]
+    assert [data.tokenizer.convert_ids_to_tokens(number) for number in data.new_ids] == [
+        "zebra",
+        "[E1]",
+    ]
 
 
 def test_an_added_token_that_no_text_has_is_warned_of_once(make: Make) -> None:
     data = make(add_tokens=["zebra"], add_special_tokens=["[E1]"])
-    with pytest.warns(UserWarning, match=r"never occur in the train split.*'zebra', '\[E1\]'") as told:
+    with pytest.warns(
+        UserWarning, match=r"never occur in the train split.*'zebra', '\[E1\]'"
+    ) as told:
         data.setup("fit")
     assert len(told) == 1
     data.setup("test")  # and not again
@@ -175,12 +202,18 @@ def test_an_added_token_that_no_text_has_is_warned_of_once(make: Make) -> None:
 def test_index_leads_back_to_the_row(make: Make) -> None:
     data = make()
     data.setup("fit")
-    loaders = {"train": data.train_dataloader(), "validation": data.val_dataloader(), "test": data.test_dataloader()}
+    loaders = {
+        "train": data.train_dataloader(),
+        "validation": data.val_dataloader(),
+        "test": data.test_dataloader(),
+    }
     for split, loader in loaders.items():
         seen = []
         for batch in loader:
             texts = data.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
-            for index, text, label in zip(batch["index"].tolist(), texts, batch["labels"].tolist(), strict=True):
+            for index, text, label in zip(
+                batch["index"].tolist(), texts, batch["labels"].tolist(), strict=True
+            ):
                 row = data.rows[split][index]
                 assert (row["text"], row["label"]) == (text, data.task.labels[label])
                 seen.append(index)
@@ -197,7 +230,9 @@ def test_length_is_that_of_the_tokens_cut_at_max_length(make: Make) -> None:
     assert set(tokens["length"]) == {4, 5}
 
 
-def test_training_batches_follow_the_global_seed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_batches_follow_the_global_seed(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def order(seed: str) -> list[list[int]]:
         monkeypatch.setenv("PL_GLOBAL_SEED", seed)
         data = make()
@@ -230,7 +265,9 @@ def test_devices_load_different_rows_and_together_all(make: Make, stage: str) ->
     for rank in range(2):
         data = make()
         data.setup("fit")
-        epoch_loop = SimpleNamespace(batch_progress=SimpleNamespace(current=SimpleNamespace(processed=0)))
+        epoch_loop = SimpleNamespace(
+            batch_progress=SimpleNamespace(current=SimpleNamespace(processed=0))
+        )
         data.trainer = SimpleNamespace(  # type: ignore[assignment]
             global_rank=rank,
             world_size=2,
@@ -247,9 +284,16 @@ def test_devices_load_different_rows_and_together_all(make: Make, stage: str) ->
 
 
 def test_a_class_label_is_replaced_by_its_name(make: Make, tmp_path: Path) -> None:
-    features = Features({"text": Value("string"), "label": ClassLabel(names=["zero", "ham", "spam"])})
-    rows = Dataset.from_dict({"text": ["good film", "bad film", "dull"], "label": [2, 1, 2]}, features=features)
-    files = {"train": str(tmp_path / "train.parquet"), "validation": str(tmp_path / "validation.parquet")}
+    features = Features(
+        {"text": Value("string"), "label": ClassLabel(names=["zero", "ham", "spam"])}
+    )
+    rows = Dataset.from_dict(
+        {"text": ["good film", "bad film", "dull"], "label": [2, 1, 2]}, features=features
+    )
+    files = {
+        "train": str(tmp_path / "train.parquet"),
+        "validation": str(tmp_path / "validation.parquet"),
+    }
     rows.to_parquet(files["train"])
     rows.select([1]).to_parquet(files["validation"])
     data = make(source=files)
@@ -272,8 +316,12 @@ def test_two_texts_are_encoded_as_a_pair(make: Make, tmp_path: Path) -> None:
 
 
 def test_sets_of_labels_become_rows_of_zeros_and_ones(make: Make, tmp_path: Path) -> None:
-    rows = [{"text": f"film {'a' * n}", "labels": [["x"], ["y", "x"], []][n % 3]} for n in range(30)]
-    data = make(task=MultiLabelClassification(label="labels"), source=write(tmp_path / "sets.jsonl", rows))
+    rows = [
+        {"text": f"film {'a' * n}", "labels": [["x"], ["y", "x"], []][n % 3]} for n in range(30)
+    ]
+    data = make(
+        task=MultiLabelClassification(label="labels"), source=write(tmp_path / "sets.jsonl", rows)
+    )
     data.setup("fit")
     for batch in all_batches(data):
         assert batch["labels"].dtype == torch.float32
@@ -290,24 +338,22 @@ def test_an_added_token_reaches_the_batches_as_one_id(make: Make, tmp_path: Path
     assert next(iter(data.val_dataloader()))["input_ids"].shape[1] == 5
 
 
-def test_a_restored_tokenizer_is_used_instead_of_the_named_one(make: Make, tokenizer_folder: str) -> None:
-    data = make(tokenizer="./no/such/folder")
-    data.restored_tokenizer = load_tokenizer(tokenizer_folder, ["zebra"], [])
+def test_a_restored_tokenizer_is_used_instead_of_the_named_one(
+    make: Make, tokenizer_folder: str
+) -> None:
+    files = dump_tokenizer(load_tokenizer(tokenizer_folder, ["zebra"], []))
+    data = make(tokenizer="./no/such/folder", saved={"tokenizer": files})
     data.setup("fit")
     assert "zebra" in data.tokenizer.get_vocab()
-
-
-def test_texts_in_a_foreign_script_are_warned_of(make: Make, tmp_path: Path) -> None:
-    rows = [{"text": "영화가 정말 재미있어요", "label": n % 2} for n in range(20)]
-    with pytest.warns(UserWarning, match="Hangul"):
-        make(source=write(tmp_path / "korean.jsonl", rows)).setup("fit")
 
 
 # ---- predict
 
 
 @pytest.mark.parametrize("ending", ["csv", "txt"])
-def test_rows_to_predict_keep_the_order_of_the_file(make: Make, tmp_path: Path, ending: str) -> None:
+def test_rows_to_predict_keep_the_order_of_the_file(
+    make: Make, tmp_path: Path, ending: str
+) -> None:
     texts = ["good", "this was not a good film", "bad play", "fine", "a dull film"]
     path = tmp_path / f"new.{ending}"
     path.write_text(
@@ -317,8 +363,7 @@ def test_rows_to_predict_keep_the_order_of_the_file(make: Make, tmp_path: Path, 
         )
     )
     data = make(batch_size=2)
-    data.input = str(path)
-    data.setup("predict")
+    data.read_input(str(path))
     assert data.rows["predict"]["text"][:] == texts
     parts: list[tuple[int, str]] = []
     for batch in data.predict_dataloader():
@@ -329,11 +374,12 @@ def test_rows_to_predict_keep_the_order_of_the_file(make: Make, tmp_path: Path, 
     assert [text for _, text in sorted(parts)] == texts
 
 
-def test_predicting_does_not_keep_the_training_rows_from_being_read(make: Make, tmp_path: Path) -> None:
+def test_predicting_does_not_keep_the_training_rows_from_being_read(
+    make: Make, tmp_path: Path
+) -> None:
     (tmp_path / "new.txt").write_text("good\nbad\n")
     data = make()
-    data.input = str(tmp_path / "new.txt")
-    data.setup("predict")
+    data.read_input(str(tmp_path / "new.txt"))
     data.setup("test")
     assert len(data.rows["test"]) == 6
     assert data.task.labels == ["bad", "good"]
@@ -342,7 +388,9 @@ def test_predicting_does_not_keep_the_training_rows_from_being_read(make: Make, 
 # ---- what cannot be used
 
 
-@pytest.mark.parametrize(("stage", "missing"), [("test", "test"), ("fit", "train"), ("validate", "validation")])
+@pytest.mark.parametrize(
+    ("stage", "missing"), [("test", "test"), ("fit", "train"), ("validate", "validation")]
+)
 def test_a_missing_split_is_named(
     make: Make, rows: list[dict[str, str]], tmp_path: Path, stage: str, missing: str
 ) -> None:
@@ -352,13 +400,17 @@ def test_a_missing_split_is_named(
         data.setup(stage)
 
 
-def test_fit_does_without_a_test_split(make: Make, rows: list[dict[str, str]], tmp_path: Path) -> None:
+def test_fit_does_without_a_test_split(
+    make: Make, rows: list[dict[str, str]], tmp_path: Path
+) -> None:
     data = make(source={"train": write(tmp_path / "only.jsonl", rows)})
     data.setup("fit")
     assert set(data.encoded) == {"train", "validation"}
 
 
-def test_a_label_that_training_never_saw_is_named(make: Make, rows: list[dict[str, str]], tmp_path: Path) -> None:
+def test_a_label_that_training_never_saw_is_named(
+    make: Make, rows: list[dict[str, str]], tmp_path: Path
+) -> None:
     strange = write(tmp_path / "strange.jsonl", [{"text": "good", "label": "so-so"}])
     data = make(source={"train": write(tmp_path / "train.jsonl", rows), "test": strange})
     with pytest.raises(InputError, match="the test split has the label 'so-so'"):
@@ -370,14 +422,18 @@ def test_csv_and_jsonl_give_the_same_batches(make: Make, jsonl_file: str) -> Non
     for options in ({}, {"source": jsonl_file}):
         data = make(**options)
         data.setup("fit")
-        parts.append([{key: value.tolist() for key, value in batch.items()} for batch in all_batches(data)])
+        parts.append(
+            [{key: value.tolist() for key, value in batch.items()} for batch in all_batches(data)]
+        )
     assert parts[0] == parts[1]
 
 
-def test_a_tokenizer_without_token_types_gives_none(make: Make, tokenizer: PreTrainedTokenizerBase) -> None:
-    data = make()
+def test_a_tokenizer_without_token_types_gives_none(
+    make: Make, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
-    data.restored_tokenizer = tokenizer
+    monkeypatch.setattr("litpool.data.module.restore_tokenizer", lambda files: tokenizer)
+    data = make(saved={"tokenizer": {}})
     data.setup("validate")
     assert set(next(iter(data.val_dataloader()))) == {
         "input_ids", "attention_mask", "special_tokens_mask", "labels", "index",

@@ -37,7 +37,9 @@ def write_rows(path: Path, rows: list[dict[str, Any]] = ROWS) -> str:
     return str(path)
 
 
-def load(given: Any, texts: str = "text", labels: str = "label", **options: Any) -> dict[str, Dataset]:
+def load(
+    given: Any, texts: str = "text", labels: str = "label", **options: Any
+) -> dict[str, Dataset]:
     return load_splits(Source(given, **options), texts.split(), labels.split())
 
 
@@ -45,7 +47,9 @@ def sizes(splits: dict[str, Dataset]) -> dict[str, int]:
     return {split: len(rows) for split, rows in splits.items()}
 
 
-def read_all(path: str, texts: str = "text", labels: str = "label", **options: Any) -> list[dict[str, Any]]:
+def read_all(
+    path: str, texts: str = "text", labels: str = "label", **options: Any
+) -> list[dict[str, Any]]:
     """All rows of one file, by making it the test split."""
     return load({"test": path}, texts, labels, **options)["test"].to_list()
 
@@ -79,15 +83,22 @@ def test_words_that_look_like_missing_values_are_texts(tmp_path: Path) -> None:
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
-    assert read_all(write(tmp_path / "a.csv", b"\xef\xbb\xbftext,label\r\na,x\r\n")) == [{"text": "a", "label": "x"}]
+    assert read_all(write(tmp_path / "a.csv", b"\xef\xbb\xbftext,label\r\na,x\r\n")) == [
+        {"text": "a", "label": "x"}
+    ]
 
 
 def test_only_line_feeds_end_lines(tmp_path: Path) -> None:
     text = "one\u2028two\x85three\x0cfour\x1cfive\u2029six"
-    assert read_all(write(tmp_path / "a.tsv", f"label\ttext\nx\t{text}\r\n"), quoting=False)[0]["text"] == text
+    assert (
+        read_all(write(tmp_path / "a.tsv", f"label\ttext\nx\t{text}\r\n"), quoting=False)[0]["text"]
+        == text
+    )
     assert read_all(write(tmp_path / "a.csv", f"label,text\nx,{text}\n"))[0]["text"] == text
     assert (
-        read_all(write(tmp_path / "a.jsonl", json.dumps({"text": text, "label": 1}, ensure_ascii=False)))[0]["text"]
+        read_all(
+            write(tmp_path / "a.jsonl", json.dumps({"text": text, "label": 1}, ensure_ascii=False))
+        )[0]["text"]
         == text
     )
 
@@ -104,11 +115,16 @@ def test_without_quoting_quotes_are_text_and_the_last_column_takes_the_rest(tmp_
 
 
 def test_a_field_may_be_longer_than_the_csv_module_expects(tmp_path: Path) -> None:
-    assert len(read_all(write(tmp_path / "a.csv", f"text,label\n{'a' * 200_000},x\n"))[0]["text"]) == 200_000
+    assert (
+        len(read_all(write(tmp_path / "a.csv", f"text,label\n{'a' * 200_000},x\n"))[0]["text"])
+        == 200_000
+    )
 
 
 def test_a_tab_written_as_a_shell_passes_it_is_a_tab(tmp_path: Path) -> None:
-    assert read_all(write(tmp_path / "a.txt", "text\tlabel\na\tx\n"), delimiter="\\t") == [{"text": "a", "label": "x"}]
+    assert read_all(write(tmp_path / "a.txt", "text\tlabel\na\tx\n"), delimiter="\\t") == [
+        {"text": "a", "label": "x"}
+    ]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +139,9 @@ def test_a_tab_written_as_a_shell_passes_it_is_a_tab(tmp_path: Path) -> None:
         (["a|b", "b"], ["a|b", "b"]),
     ],
 )
-def test_labels_of_text_files_are_numbers_where_all_are(tmp_path: Path, values: list[str], expected: list[Any]) -> None:
+def test_labels_of_text_files_are_numbers_where_all_are(
+    tmp_path: Path, values: list[str], expected: list[Any]
+) -> None:
     path = write(tmp_path / "a.csv", "text,label\n" + "".join(f"t,{value}\n" for value in values))
     labels = [row["label"] for row in read_all(path)]
     assert labels == expected
@@ -148,7 +166,9 @@ def test_json_labels_stay_as_they_are(tmp_path: Path, label: Any) -> None:
 
 
 def test_class_labels_of_a_parquet_file_are_kept(tmp_path: Path) -> None:
-    features = Features({"id": Value("int64"), "text": Value("string"), "label": ClassLabel(names=["bad", "good"])})
+    features = Features(
+        {"id": Value("int64"), "text": Value("string"), "label": ClassLabel(names=["bad", "good"])}
+    )
     table = {"id": [1, 2], "text": ["a", "b"], "label": [1, 0]}
     Dataset.from_dict(table, features=features).to_parquet(str(tmp_path / "test.parquet"))
     rows = load({"test": [str(tmp_path / "test.parquet")] * 2})["test"]
@@ -159,7 +179,10 @@ def test_class_labels_of_a_parquet_file_are_kept(tmp_path: Path) -> None:
 def test_categories_of_a_pandas_parquet_file_are_texts(tmp_path: Path) -> None:
     frame = pd.DataFrame({"text": ["a", "b"], "label": ["x", "y"]}).astype("category")
     frame.to_parquet(tmp_path / "a.parquet")
-    assert read_all(str(tmp_path / "a.parquet")) == [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
+    assert read_all(str(tmp_path / "a.parquet")) == [
+        {"text": "a", "label": "x"},
+        {"text": "b", "label": "y"},
+    ]
 
 
 # Splits
@@ -171,10 +194,15 @@ def test_a_single_file_is_divided_without_loss_or_overlap(tmp_path: Path, seed: 
     path = write_rows(tmp_path / "a.jsonl", rows)
     splits = load(path, seed=seed)
     assert sizes(splits) == {"train": 560, "validation": 70, "test": 70}
-    assert sorted(text for part in splits.values() for text in part["text"]) == sorted(row["text"] for row in rows)
+    assert sorted(text for part in splits.values() for text in part["text"]) == sorted(
+        row["text"] for row in rows
+    )
     for part in splits.values():  # 1 : 2 : 4, to within a row
         counts, share = Counter(part["label"]), len(part) / 7
-        assert all(abs(counts[label] - share * times) <= 1 for label, times in {"a": 1, "b": 2, "c": 4}.items())
+        assert all(
+            abs(counts[label] - share * times) <= 1
+            for label, times in {"a": 1, "b": 2, "c": 4}.items()
+        )
         assert part["text"][:] == sorted(part["text"], key=lambda text: int(text[1:]))
     again, other = load(path, seed=seed), load(path, seed=seed + 1)
     assert all(again[split].to_list() == splits[split].to_list() for split in splits)
@@ -184,29 +212,46 @@ def test_a_single_file_is_divided_without_loss_or_overlap(tmp_path: Path, seed: 
 def test_a_label_with_a_single_row_is_trained_on(tmp_path: Path) -> None:
     rows = [*ROWS, {"text": "lone", "label": "aaa"}, {"text": "alone", "label": "zzz"}]
     for seed in range(20):
-        assert {"aaa", "zzz"} <= set(load(write_rows(tmp_path / "a.csv", rows), seed=seed)["train"]["label"])
+        assert {"aaa", "zzz"} <= set(
+            load(write_rows(tmp_path / "a.csv", rows), seed=seed)["train"]["label"]
+        )
 
 
 @pytest.mark.parametrize("label", [lambda n: n / 7, lambda n: f"name {n}", lambda n: n])
 def test_scores_and_labels_that_all_differ_are_divided_too(tmp_path: Path, label: Any) -> None:
-    path = write_rows(tmp_path / "a.csv", [{"text": f"t {n}", "label": label(n)} for n in range(50)])
+    path = write_rows(
+        tmp_path / "a.csv", [{"text": f"t {n}", "label": label(n)} for n in range(50)]
+    )
     assert sizes(load(path)) == {"train": 40, "validation": 5, "test": 5}
 
 
 def test_rows_without_labels_are_divided_too(tmp_path: Path) -> None:
-    assert sizes(load(write_rows(tmp_path / "a.csv"), labels="")) == {"train": 32, "validation": 4, "test": 4}
+    assert sizes(load(write_rows(tmp_path / "a.csv"), labels="")) == {
+        "train": 32,
+        "validation": 4,
+        "test": 4,
+    }
 
 
 def test_three_rows_are_enough_and_two_are_not(tmp_path: Path) -> None:
-    assert sizes(load(write_rows(tmp_path / "a.csv", ROWS[:3]))) == {"train": 1, "validation": 1, "test": 1}
+    assert sizes(load(write_rows(tmp_path / "a.csv", ROWS[:3]))) == {
+        "train": 1,
+        "validation": 1,
+        "test": 1,
+    }
     assert "too few rows" in refusal(write_rows(tmp_path / "b.csv", ROWS[:2]))
 
 
 def test_a_list_of_files_is_one_set_of_rows(tmp_path: Path) -> None:
-    files = [write_rows(tmp_path / "a.csv", ROWS[:20]), write_rows(tmp_path / "b.parquet", ROWS[20:])]
+    files = [
+        write_rows(tmp_path / "a.csv", ROWS[:20]),
+        write_rows(tmp_path / "b.parquet", ROWS[20:]),
+    ]
     splits = load(files)
     assert sizes(splits) == {"train": 32, "validation": 4, "test": 4}
-    assert {text for rows in splits.values() for text in rows["text"]} == {row["text"] for row in ROWS}
+    assert {text for rows in splits.values() for text in rows["text"]} == {
+        row["text"] for row in ROWS
+    }
 
 
 def test_a_mapping_may_name_several_files_a_split(tmp_path: Path) -> None:
@@ -228,7 +273,11 @@ def test_validation_is_split_off_train_and_test_is_not_invented(tmp_path: Path) 
         ["stsa.binary.train.csv", "stsa.binary.dev.csv", "stsa.binary.test.csv"],
         ["ratings_training.tsv", "ratings_valid.tsv", "ratings_test.tsv"],
         ["stsb-en-train.json", "stsb-en-VAL.json", "Test.json"],
-        ["train-00000-of-00001.parquet", "validation-00000-of-00001.parquet", "test-00000-of-00001.parquet"],
+        [
+            "train-00000-of-00001.parquet",
+            "validation-00000-of-00001.parquet",
+            "test-00000-of-00001.parquet",
+        ],
     ],
 )
 def test_the_files_of_a_folder_are_told_by_their_names(tmp_path: Path, names: list[str]) -> None:
@@ -239,7 +288,10 @@ def test_the_files_of_a_folder_are_told_by_their_names(tmp_path: Path, names: li
 
 
 def test_max_rows_draws_from_each_split_by_seed(tmp_path: Path) -> None:
-    files = {"train": write_rows(tmp_path / "a.csv"), "validation": write_rows(tmp_path / "b.csv", ROWS[:4])}
+    files = {
+        "train": write_rows(tmp_path / "a.csv"),
+        "validation": write_rows(tmp_path / "b.csv", ROWS[:4]),
+    }
     first, again, other = (load(files, max_rows=5, seed=seed) for seed in (0, 0, 1))
     assert sizes(first) == {"train": 5, "validation": 4}
     assert first["train"].to_list() == again["train"].to_list() != other["train"].to_list()
@@ -251,7 +303,9 @@ def test_max_rows_draws_from_each_split_by_seed(tmp_path: Path) -> None:
 
 def test_the_embedded_corpus_is_a_source(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = Dataset.from_list([row | {"file": "f"} for row in ROWS])
-    monkeypatch.setattr(source_module, "docstring_splits", lambda: {"train": rows, "validation": rows, "test": rows})
+    monkeypatch.setattr(
+        source_module, "docstring_splits", lambda: {"train": rows, "validation": rows, "test": rows}
+    )
     splits = load("docstrings", max_rows=7)
     assert sizes(splits) == {"train": 7, "validation": 7, "test": 7}
     assert splits["train"].column_names == ["text", "label"]
@@ -270,9 +324,13 @@ def hub(monkeypatch: pytest.MonkeyPatch, result: Any) -> list[Any]:
     return calls
 
 
-def test_a_hub_data_set_is_loaded_by_id_config_and_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_data_set_is_loaded_by_id_config_and_revision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rows = Dataset.from_list(ROWS)
-    calls = hub(monkeypatch, DatasetDict(train=rows, validation=rows.select(range(8)), unsupervised=rows))
+    calls = hub(
+        monkeypatch, DatasetDict(train=rows, validation=rows.select(range(8)), unsupervised=rows)
+    )
     splits = load("nyu-mll/glue", hub_config="sst2", revision="abc")
     assert calls == [("nyu-mll/glue", {"name": "sst2", "revision": "abc"})]
     assert sizes(splits) == {"train": 40, "validation": 8}
@@ -280,14 +338,21 @@ def test_a_hub_data_set_is_loaded_by_id_config_and_revision(monkeypatch: pytest.
 
 def test_splits_of_a_hub_data_set_serve_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = Dataset.from_list(ROWS)
-    hub(monkeypatch, DatasetDict(train=rows, validation_matched=rows, validation_mismatched=rows.select(range(7))))
+    hub(
+        monkeypatch,
+        DatasetDict(
+            train=rows, validation_matched=rows, validation_mismatched=rows.select(range(7))
+        ),
+    )
     assert sizes(load("some/set", splits={"train": "train", "test": "validation_mismatched"})) == {
         "train": 36,
         "validation": 4,
         "test": 7,
     }
     assert "validation_matched and validation_mismatched both look like" in refusal("some/set")
-    assert "no split 'dev', it has train, validation_matched" in refusal("some/set", splits={"test": "dev"})
+    assert "no split 'dev', it has train, validation_matched" in refusal(
+        "some/set", splits={"test": "dev"}
+    )
     assert "must be some of train, validation, test" in refusal("some/set", splits={"dev": "train"})
 
 
@@ -295,31 +360,47 @@ def test_labels_that_the_hub_keeps_back_are_missing(monkeypatch: pytest.MonkeyPa
     features = Features({"text": Value("string"), "label": ClassLabel(names=["a", "b"])})
     rows = Dataset.from_dict({"text": ["x", "y"], "label": [-1, -1]}, features=features)
     hub(monkeypatch, DatasetDict(train=rows, test=rows))
-    assert "some/set, split test: 2 of 2 rows lack a text or label" in refusal("some/set", splits={"test": "test"})
+    assert "some/set, split test: 2 of 2 rows lack a text or label" in refusal(
+        "some/set", splits={"test": "test"}
+    )
 
 
-def test_incomplete_rows_of_a_data_set_are_left_out_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
-    hub(monkeypatch, DatasetDict(test=Dataset.from_dict({"text": ["a", None, "c"], "label": [1.0, 2.0, float("nan")]})))
+def test_incomplete_rows_of_a_data_set_are_left_out_on_demand(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hub(
+        monkeypatch,
+        DatasetDict(
+            test=Dataset.from_dict({"text": ["a", None, "c"], "label": [1.0, 2.0, float("nan")]})
+        ),
+    )
     assert "2 of 3 rows" in refusal("some/set")
     with pytest.warns(UserWarning, match="2 of 3 rows lack a text or label, first row 2"):
         assert load("some/set", drop_empty=True)["test"].to_list() == [{"text": "a", "label": 1.0}]
 
 
-def test_what_is_neither_a_file_nor_on_the_hub_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_neither_a_file_nor_on_the_hub_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     hub(monkeypatch, ConnectionError("Couldn't reach\n 'imdbb' on the Hub"))
     message = refusal("imdbb")
-    assert message.startswith("data.source 'imdbb': neither a file nor a folder here, nor a Hub data set")
+    assert message.startswith(
+        "data.source 'imdbb': neither a file nor a folder here, nor a Hub data set"
+    )
     assert "ConnectionError: Couldn't reach 'imdbb'" in message
 
 
-def test_a_folder_laid_out_as_a_hub_data_set_is_loaded_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_laid_out_as_a_hub_data_set_is_loaded_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     folder = tmp_path / "set"
     (folder / "small").mkdir(parents=True)
     head = "---\nconfigs:\n- config_name: small\n  data_files:\n"
     write(
         folder / "README.md",
-        head + "  - split: learn\n    path: small/a.csv\n  - split: exam\n    path: small/b.csv\n---\n",
+        head
+        + "  - split: learn\n    path: small/a.csv\n  - split: exam\n    path: small/b.csv\n---\n",
     )
     write_rows(folder / "small" / "a.csv")
     write_rows(folder / "small" / "b.csv", ROWS[:6])
@@ -334,17 +415,26 @@ def test_a_folder_laid_out_as_a_hub_data_set_is_loaded_as_one(tmp_path: Path, mo
 @pytest.mark.parametrize("ending", ["csv", "tsv", "json", "jsonl", "parquet"])
 def test_rows_to_predict_need_no_label_and_keep_their_order(tmp_path: Path, ending: str) -> None:
     rows = [{"text": text} for text in ("c", "a", "b")]
-    assert read_rows(write_rows(tmp_path / f"a.{ending}", rows), Source("x", max_rows=1), ["text"]).to_list() == rows
+    assert (
+        read_rows(
+            write_rows(tmp_path / f"a.{ending}", rows), Source("x", max_rows=1), ["text"]
+        ).to_list()
+        == rows
+    )
 
 
 def test_a_text_file_holds_one_text_a_line(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", '42\n"so", he said\twell\n\n')
-    source = Source("x", columns=["label", "text"], delimiter=" ")  # of the training files, not of this one
+    source = Source(
+        "x", columns=["label", "text"], delimiter=" "
+    )  # of the training files, not of this one
     assert read_rows(path, source, ["review"])["review"][:] == ["42", '"so", he said\twell']
 
 
 @pytest.mark.parametrize("delimiter", ["\t", "\\t"])
-def test_a_text_file_with_a_header_is_read_as_the_training_files_are(tmp_path: Path, delimiter: str) -> None:
+def test_a_text_file_with_a_header_is_read_as_the_training_files_are(
+    tmp_path: Path, delimiter: str
+) -> None:
     source = Source("x", delimiter=delimiter, quoting=False)
     path = write(tmp_path / "ratings.txt", "id\tdocument\tlabel\n1\tgood\t1\n")
     assert read_rows(path, source, ["document"]).to_list() == [{"document": "good"}]
@@ -360,9 +450,14 @@ def test_two_texts_are_separated_by_a_tab(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("typed", "expected"),
-    [("first\nsecond", ["first", "second"]), ('\n{"text": "one", "n": 1}\n\n{"text": "two"}\n', ["one", "two"])],
+    [
+        ("first\nsecond", ["first", "second"]),
+        ('\n{"text": "one", "n": 1}\n\n{"text": "two"}\n', ["one", "two"]),
+    ],
 )
-def test_standard_input_holds_lines_or_jsonl(monkeypatch: pytest.MonkeyPatch, typed: str, expected: list[str]) -> None:
+def test_standard_input_holds_lines_or_jsonl(
+    monkeypatch: pytest.MonkeyPatch, typed: str, expected: list[str]
+) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed.encode())))
     assert read_rows("-", Source("x"), ["text"])["text"][:] == expected
 
@@ -383,17 +478,33 @@ def test_a_blank_line_among_texts_is_refused_since_answers_would_shift(tmp_path:
         ("a.csv", "text,label\n", "a.csv: no rows"),
         ("a.json", "[]", "no column 'text'"),
         ("a.csv", b"text,label\ncaf\xe9,x\n", "a.csv: not UTF-8 (byte 0xe9 at offset 14)"),
-        ("a.csv", "txt,label\na,x\n", "no column 'text', there is ['txt', 'label']; did you mean 'txt'?"),
+        (
+            "a.csv",
+            "txt,label\na,x\n",
+            "no column 'text', there is ['txt', 'label']; did you mean 'txt'?",
+        ),
         ("a.csv", "body,label\na,x\n", "there is ['body', 'label']; set the task's columns"),
         ("a.csv", "text,label,text\na,x,b\n", "2 columns are called 'text'"),
-        ("a.csv", "text,label\na,x\n,y\n\n \t,z\n", "2 of 3 rows lack a text or label, first row 3 (column 'text')"),
+        (
+            "a.csv",
+            "text,label\na,x\n,y\n\n \t,z\n",
+            "2 of 3 rows lack a text or label, first row 3 (column 'text')",
+        ),
         ("a.csv", "text,label\na,\n", "name another column"),
         ("a.jsonl", '{"text": "a", "label": 1}\n\n{"text": "b"}\n', "first row 3 (column 'label')"),
         ("a.csv", "text,label\n1,x\n2.5,y\n", "'text' holds only numbers (1, ...)"),
         ("a.csv", "text,label\n0001,x\n-.5e3,y\n", "'text' holds only numbers (0001, ...)"),
-        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": 3, "label": 1}', "row 2: 'text' is 3, must be a text"),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": 1}\n{"text": 3, "label": 1}',
+            "row 2: 'text' is 3, must be a text",
+        ),
         ("a.json", '[{"text": ["a"], "label": 1}]', "row 1: 'text' is ['a'], must be a text"),
-        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": "x"}', "a column mixes kinds of values"),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": 1}\n{"text": "b", "label": "x"}',
+            "a column mixes kinds of values",
+        ),
         ("a.jsonl", '{"text": "\\ud800", "label": 1}', "a column mixes kinds of values"),
         ("a.csv", "text,label\na,x\n\nb\n", "row 4: 1 fields, must be 2"),
         ("a.csv", 'text,label\n"a\nb",x\na,b,c\n', "row 4: 3 fields, must be 2"),
@@ -402,7 +513,11 @@ def test_a_blank_line_among_texts_is_refused_since_answers_would_shift(tmp_path:
             'text,label\na,x\n"b,x\nc,y\n',
             "row 3: unexpected end of data; mend the quotes, or set data.quoting",
         ),
-        ("a.jsonl", '{"text": "a", "label": 1}\n{"text"}', "row 2: not JSON (Expecting ':' delimiter)"),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": 1}\n{"text"}',
+            "row 2: not JSON (Expecting ':' delimiter)",
+        ),
         ("a.json", '[\n{"text": "a",\n}]', "row 3: not JSON"),
         (
             "a.json",
@@ -412,7 +527,11 @@ def test_a_blank_line_among_texts_is_refused_since_answers_would_shift(tmp_path:
         ("a.json", '{"data": []}', "holds one dict, must be a list of objects"),
         ("a.json", f"[{'1' * 5000}]", "row 1: Exceeds the limit"),
         ("a.jsonl", '["a"]', "row 1: \"['a']\" is no object"),
-        ("a.txt", "text label\na x\n", "the ending '.txt' needs data.delimiter (now None), one character"),
+        (
+            "a.txt",
+            "text label\na x\n",
+            "the ending '.txt' needs data.delimiter (now None), one character",
+        ),
         ("a.parquet", b"PAR1 but not really", "a.parquet: not a Parquet file"),
         ("a.parquet", b"", "a.parquet: not a Parquet file"),
     ],
@@ -441,8 +560,12 @@ def test_files_that_disagree_about_a_column_are_refused(tmp_path: Path) -> None:
     assert "a column differs in kind" in refusal([one, two])
 
 
-@pytest.mark.parametrize("given", ["./none", "none.csv", "none.parquet", "/none", ["none"], {"train": "none.txt"}])
-def test_a_file_that_is_not_there_is_not_looked_for_on_the_hub(monkeypatch: pytest.MonkeyPatch, given: Any) -> None:
+@pytest.mark.parametrize(
+    "given", ["./none", "none.csv", "none.parquet", "/none", ["none"], {"train": "none.txt"}]
+)
+def test_a_file_that_is_not_there_is_not_looked_for_on_the_hub(
+    monkeypatch: pytest.MonkeyPatch, given: Any
+) -> None:
     hub(monkeypatch, AssertionError("asked the Hub"))
     assert "No such file or directory" in refusal(given)
 
@@ -453,7 +576,9 @@ def test_a_folder_where_a_file_should_be_is_refused(tmp_path: Path, name: str) -
     assert "name a file that is there" in refusal([str(tmp_path / name)])
 
 
-def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_may_not_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def deny(path: Path) -> bytes:
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -461,7 +586,9 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pyt
     assert "a.csv: Permission denied" in refusal(write_rows(tmp_path / "a.csv"))
 
 
-def test_a_folder_that_may_not_be_listed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_may_not_be_listed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def deny(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -478,7 +605,9 @@ def test_a_folder_must_hold_one_file_for_a_split(tmp_path: Path) -> None:
     assert "there is nothing" in refusal(str(tmp_path))
     write_rows(tmp_path / "rows.csv")
     write(tmp_path / "notes.md", "")
-    assert "no name tells train, validation (dev) or test, there is notes.md, rows.csv" in refusal(str(tmp_path))
+    assert "no name tells train, validation (dev) or test, there is notes.md, rows.csv" in refusal(
+        str(tmp_path)
+    )
     write_rows(tmp_path / "dev.csv")
     write_rows(tmp_path / "val.csv")
     assert "dev.csv and val.csv both look like the validation split" in refusal(str(tmp_path))
@@ -494,19 +623,30 @@ def test_no_file_at_all_is_refused(given: Any) -> None:
     assert "no file for" in refusal(given)
 
 
-@pytest.mark.parametrize("option", [{"splits": {"test": "test"}}, {"hub_config": "a"}, {"revision": "main"}])
-def test_options_of_hub_data_sets_are_refused_for_files(tmp_path: Path, option: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "option", [{"splits": {"test": "test"}}, {"hub_config": "a"}, {"revision": "main"}]
+)
+def test_options_of_hub_data_sets_are_refused_for_files(
+    tmp_path: Path, option: dict[str, Any]
+) -> None:
     assert "are for Hub data sets" in refusal(write_rows(tmp_path / "a.csv"), **option)
 
 
 def test_a_quoted_file_needs_a_delimiter_of_one_character(tmp_path: Path) -> None:
-    assert "needs data.delimiter (now '||'), one character" in refusal(write_rows(tmp_path / "a.csv"), delimiter="||")
+    assert "needs data.delimiter (now '||'), one character" in refusal(
+        write_rows(tmp_path / "a.csv"), delimiter="||"
+    )
 
 
 def test_empty_rows_are_left_out_on_demand_and_counted(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "text,label\na,1\n,2\nb,\nc,3\n")
-    with pytest.warns(UserWarning, match=r"a\.csv: 2 of 4 rows lack a text or label, first row 3 .*; left out"):
-        assert read_all(path, drop_empty=True) == [{"text": "a", "label": 1}, {"text": "c", "label": 3}]
+    with pytest.warns(
+        UserWarning, match=r"a\.csv: 2 of 4 rows lack a text or label, first row 3 .*; left out"
+    ):
+        assert read_all(path, drop_empty=True) == [
+            {"text": "a", "label": 1},
+            {"text": "c", "label": 3},
+        ]
 
 
 # Real files
@@ -521,15 +661,27 @@ def data() -> Path:
 
 
 def test_nsmc_is_read_but_for_its_eight_empty_documents(data: Path) -> None:
-    files = {"train": str(data / "nsmc/ratings_train.txt"), "test": str(data / "nsmc/ratings_test.txt")}
+    files = {
+        "train": str(data / "nsmc/ratings_train.txt"),
+        "test": str(data / "nsmc/ratings_test.txt"),
+    }
     with pytest.raises(
-        InputError, match=r"5 of 150000 rows lack a text or label, first row 25859 \(column 'document'\)"
+        InputError,
+        match=r"5 of 150000 rows lack a text or label, first row 25859 \(column 'document'\)",
     ):
         load(files, "document", delimiter="\t", quoting=False)
     with pytest.warns(UserWarning, match="lack a text or label") as caught:
-        splits = load(str(data / "nsmc"), "document", delimiter="\t", quoting=False, drop_empty=True)
-    said = [re.findall(r"(ratings_\w+).txt: (\d+) of (\d+) rows .* row (\d+) ", str(w.message))[0] for w in caught]
-    assert sorted(said) == [("ratings_test", "3", "50000", "5748"), ("ratings_train", "5", "150000", "25859")]
+        splits = load(
+            str(data / "nsmc"), "document", delimiter="\t", quoting=False, drop_empty=True
+        )
+    said = [
+        re.findall(r"(ratings_\w+).txt: (\d+) of (\d+) rows .* row (\d+) ", str(w.message))[0]
+        for w in caught
+    ]
+    assert sorted(said) == [
+        ("ratings_test", "3", "50000", "5748"),
+        ("ratings_train", "5", "150000", "25859"),
+    ]
     assert sizes(splits) == {"train": 134_996, "validation": 14_999, "test": 49_997}
     assert splits["test"][0] == {"document": "굳 ㅋ", "label": 1}
 
@@ -542,7 +694,12 @@ def test_sst2_is_read_without_header_and_quoting(data: Path) -> None:
 
 
 def test_stsb_is_read_without_header(data: Path) -> None:
-    splits = load(str(data / "stsb"), "sentence1 sentence2", "score", columns=["sentence1", "sentence2", "score"])
+    splits = load(
+        str(data / "stsb"),
+        "sentence1 sentence2",
+        "score",
+        columns=["sentence1", "sentence2", "score"],
+    )
     assert sizes(splits) == {"train": 5749, "validation": 1500, "test": 1379}
     assert all(0 <= score <= 5 for rows in splits.values() for score in rows["score"])
     assert splits["test"][0] == {

@@ -28,7 +28,12 @@ FILE: dict[str, Any] = {
                                 {"text": "Nile", "answer_start": 4},
                             ],
                         },
-                        {"id": "a2", "question": "What is short?", "answers": [], "is_impossible": True},
+                        {
+                            "id": "a2",
+                            "question": "What is short?",
+                            "answers": [],
+                            "is_impossible": True,
+                        },
                     ],
                 }
             ],
@@ -39,7 +44,13 @@ FILE: dict[str, Any] = {
                 {"context": "없다.", "qas": []},
                 {
                     "context": "한강은 서울에 있다.",
-                    "qas": [{"id": "b1", "question": "어디?", "answers": [{"text": "서울", "answer_start": 4}]}],
+                    "qas": [
+                        {
+                            "id": "b1",
+                            "question": "어디?",
+                            "answers": [{"text": "서울", "answer_start": 4}],
+                        }
+                    ],
                 },
             ],
         },
@@ -50,7 +61,9 @@ FILE: dict[str, Any] = {
 def read(folder: Path, content: Any, labels: list[str] = ["answers"]) -> Dataset:  # noqa: B006 (not changed)
     path = folder / "squad.json"
     path.write_text(json.dumps(content))
-    return load_splits(Source({"test": str(path)}), ["id", "title", "question", "context"], labels)["test"]
+    return load_splits(Source({"test": str(path)}), ["id", "title", "question", "context"], labels)[
+        "test"
+    ]
 
 
 def test_a_file_of_squad_gives_the_rows_of_the_hub(tmp_path: Path) -> None:
@@ -116,19 +129,41 @@ def test_questions_without_answers_can_be_read_to_be_answered(tmp_path: Path) ->
         (["data"], {"a": 1}, "squad.json: 'data' is \"{'a': 1}\", no list"),
         (["data", 0], "text", r"article 1: 'paragraphs' is 'None', no list"),
         (["data", 1, "paragraphs"], None, r"article 2 \('강'\): 'paragraphs' is 'None', no list"),
-        (["data", 1, "paragraphs", 1, "context"], 5, r"article 2 \('강'\), paragraph 2: 'context' is '5', no text"),
-        (["data", 0, "paragraphs", 0, "qas"], {}, r"article 1 \('Rivers'\), paragraph 1: 'qas' is '{}', no list"),
-        (["data", 0, "paragraphs", 0, "qas", 1, "id"], 7, r"paragraph 1, question 2: 'id' is '7', no text"),
-        (["data", 0, "paragraphs", 0, "qas", 1, "answers"], None, r"question 2: 'answers' is 'None', no list"),
+        (
+            ["data", 1, "paragraphs", 1, "context"],
+            5,
+            r"article 2 \('강'\), paragraph 2: 'context' is '5', no text",
+        ),
+        (
+            ["data", 0, "paragraphs", 0, "qas"],
+            {},
+            r"article 1 \('Rivers'\), paragraph 1: 'qas' is '{}', no list",
+        ),
+        (
+            ["data", 0, "paragraphs", 0, "qas", 1, "id"],
+            7,
+            r"paragraph 1, question 2: 'id' is '7', no text",
+        ),
+        (
+            ["data", 0, "paragraphs", 0, "qas", 1, "answers"],
+            None,
+            r"question 2: 'answers' is 'None', no list",
+        ),
         (
             ["data", 0, "paragraphs", 0, "qas", 0, "answers", 1, "answer_start"],
             "4",
             r"question 1: 'answer_start' is '4', no whole number",
         ),
-        (["data", 0, "paragraphs", 0, "qas", 0, "answers", 1], "Nile", r"question 1: 'text' is 'None', no text"),
+        (
+            ["data", 0, "paragraphs", 0, "qas", 0, "answers", 1],
+            "Nile",
+            r"question 1: 'text' is 'None', no text",
+        ),
     ],
 )
-def test_a_broken_file_is_refused_with_the_place(tmp_path: Path, path: list[Any], value: Any, told: str) -> None:
+def test_a_broken_file_is_refused_with_the_place(
+    tmp_path: Path, path: list[Any], value: Any, told: str
+) -> None:
     broken = copy.deepcopy(FILE)
     part = broken
     for step in path[:-1]:

@@ -25,7 +25,14 @@ def test_an_added_token_stays_whole_where_it_was_split_before(tokenizer_folder: 
 def test_added_special_tokens_stay_whole_and_count_as_special(tokenizer_folder: str) -> None:
     tokenizer = load_tokenizer(tokenizer_folder, ["covid"], ["[E1]", "[/E1]"])
     encoded = tokenizer("the [E1] film [/E1]", return_special_tokens_mask=True)
-    assert tokenizer.convert_ids_to_tokens(encoded["input_ids"]) == ["[CLS]", "the", "[E1]", "film", "[/E1]", "[SEP]"]
+    assert tokenizer.convert_ids_to_tokens(encoded["input_ids"]) == [
+        "[CLS]",
+        "the",
+        "[E1]",
+        "film",
+        "[/E1]",
+        "[SEP]",
+    ]
     assert {"[E1]", "[/E1]"} <= set(tokenizer.all_special_tokens)
     assert tokenizer.decode(encoded["input_ids"], skip_special_tokens=True) == "the film"
 
@@ -39,7 +46,9 @@ def test_adding_twice_is_adding_once(tokenizer_folder: str, tmp_path: Path) -> N
     assert twice.get_vocab() == once.get_vocab()
 
 
-def test_more_special_tokens_leave_the_earlier_ones_special(tokenizer_folder: str, tmp_path: Path) -> None:
+def test_more_special_tokens_leave_the_earlier_ones_special(
+    tokenizer_folder: str, tmp_path: Path
+) -> None:
     load_tokenizer(tokenizer_folder, [], ["[E1]"]).save_pretrained(tmp_path)
     assert {"[E1]", "[E2]"} <= set(load_tokenizer(str(tmp_path), [], ["[E2]"]).all_special_tokens)
 
@@ -49,13 +58,17 @@ def test_a_token_that_the_vocabulary_has_takes_no_new_id(tokenizer_folder: str) 
     with pytest.warns(UserWarning, match="'film': one token already, not added"):
         added = load_tokenizer(tokenizer_folder, ["film"], [])
     assert added.get_vocab() == plain.get_vocab()
-    assert added.tokenize("filmgood") == plain.tokenize("filmgood")  # nor is it cut out of other words
+    assert added.tokenize("filmgood") == plain.tokenize(
+        "filmgood"
+    )  # nor is it cut out of other words
 
 
 def test_a_tokenizer_without_padding_token_is_refused(tmp_path: Path) -> None:
     backend = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>"))
     PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>").save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=r"no padding token.*set data.pad_token to a token that it has") as told:
+    with pytest.raises(
+        InputError, match=r"no padding token.*set data.pad_token to a token that it has"
+    ) as told:
         load_tokenizer(str(tmp_path), [], [])
     assert "\n" not in str(told.value)
     with pytest.raises(InputError, match=r"data.pad_token=<pad>: no token of"):
@@ -67,7 +80,9 @@ def test_a_tokenizer_without_padding_token_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "deberta-v2", "xlm-roberta"])
 def test_a_folder_without_tokenizer_files_is_refused(kind: str, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(f'{{"model_type": "{kind}"}}')  # from it, transformers makes one up
+    (tmp_path / "config.json").write_text(
+        f'{{"model_type": "{kind}"}}'
+    )  # from it, transformers makes one up
     with pytest.raises(InputError, match="no tokenizer files"):
         load_tokenizer(str(tmp_path), [], [])
 
@@ -100,7 +115,9 @@ def test_a_restored_tokenizer_gives_the_same_ids(tokenizer_folder: str) -> None:
     assert restored.all_special_tokens == tokenizer.all_special_tokens
 
 
-def test_what_was_cut_and_padded_before_the_dump_is_not_cut_after_it(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_what_was_cut_and_padded_before_the_dump_is_not_cut_after_it(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
     long = "this film is great " * 50
     tokenizer([long, "bad"], truncation=True, max_length=8, padding="max_length")
     restored = restore_tokenizer(dump_tokenizer(tokenizer))
@@ -124,12 +141,14 @@ def test_a_restored_tokenizer_is_dumped_as_it_was(tokenizer_folder: str) -> None
 def test_a_dump_loads_as_plain_values(tokenizer: PreTrainedTokenizerBase) -> None:
     files = dump_tokenizer(tokenizer)
     stream = io.BytesIO()
-    torch.save({"state_dict": {}, "litpool": {"tokenizer": files}}, stream)
+    torch.save({"state_dict": {}, "job": {"tokenizer": files}}, stream)
     stream.seek(0)
-    assert torch.load(stream, weights_only=True)["litpool"]["tokenizer"] == files
+    assert torch.load(stream, weights_only=True)["job"]["tokenizer"] == files
 
 
-def test_a_dump_cannot_write_outside_its_folder(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+def test_a_dump_cannot_write_outside_its_folder(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
     files = dump_tokenizer(tokenizer)
     restore_tokenizer({**files, str(tmp_path / "escaped"): b"", "../escaped": b""})
     assert not (tmp_path / "escaped").exists()

@@ -37,9 +37,19 @@ CONFIG = {
     "seed_everything": 42,
     "task": {"class_path": "Classification"},
     "model": {},
-    "data": {"add_tokens": ["ü"], "columns": None},
+    "data": {"source": "rows.csv", "add_tokens": ["ü"], "columns": None},
 }
-KINDS = ["bert", "roberta", "distilbert", "albert", "electra", "mpnet", "deberta-v2", "modernbert", "xlm-roberta"]
+KINDS = [
+    "bert",
+    "roberta",
+    "distilbert",
+    "albert",
+    "electra",
+    "mpnet",
+    "deberta-v2",
+    "modernbert",
+    "xlm-roberta",
+]
 
 
 def learned() -> Classification:
@@ -48,9 +58,11 @@ def learned() -> Classification:
     return task
 
 
-def save(path: Path, network: TextModel, task: Classification, tokenizer: PreTrainedTokenizerBase) -> str:
+def save(
+    path: Path, network: TextModel, task: Classification, tokenizer: PreTrainedTokenizerBase
+) -> str:
     saved = contents(network, task, dump_tokenizer(tokenizer), CONFIG, {"val/accuracy": 0.5})
-    torch.save({"state_dict": network.state_dict(), "litpool": saved}, path)
+    torch.save({"state_dict": network.state_dict(), **saved}, path)
     return str(path)
 
 
@@ -90,7 +102,11 @@ def test_the_random_numbers_go_on_where_they_stood(path: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_network_is_rebuilt_with_equal_logits(
-    kind: str, build: Build, batch: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+    kind: str,
+    build: Build,
+    batch: dict[str, Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    tmp_path: Path,
 ) -> None:
     task = learned()
     network = build(FirstLastPooling, kind, task).eval()
@@ -99,20 +115,26 @@ def test_the_network_is_rebuilt_with_equal_logits(
     other = Classification()
     other.load_state_dict(saved["task"])
     torch.manual_seed(99)
-    again = TextModel(other, FirstLastPooling, EncoderOptions("gone"), encoder_config(saved), pretrained=False).eval()
+    again = TextModel(
+        other, FirstLastPooling, EncoderOptions("gone"), encoder_config(saved), pretrained=False
+    ).eval()
     again.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
     assert torch.equal(again(batch), network(batch))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_encoders_config_goes_round(kind: str, build: Build, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_the_encoders_config_goes_round(
+    kind: str, build: Build, tokenizer: PreTrainedTokenizerBase
+) -> None:
     network = build(kind=kind)
-    config = encoder_config(contents(network, learned(), dump_tokenizer(tokenizer), {}, {}))
+    config = encoder_config(contents(network, learned(), dump_tokenizer(tokenizer), {}, {})["job"])
     assert type(config) is type(network.encoder.config)
     assert config.to_dict() == network.encoder.config.to_dict()
 
 
-def test_the_encoders_config_is_kept_whole_so_that_later_defaults_cannot_change_it(path: str) -> None:
+def test_the_encoders_config_is_kept_whole_so_that_later_defaults_cannot_change_it(
+    path: str,
+) -> None:
     assert json.loads(read(path)["encoder"])["layer_norm_eps"] == 1e-12  # BERT's default
 
 
@@ -120,8 +142,10 @@ def test_added_tokens_are_in_the_rebuilt_encoder(
     tiny: Callable[..., tuple[EncoderOptions, PretrainedConfig]], tokenizer: PreTrainedTokenizerBase
 ) -> None:
     network = TextModel(learned(), FirstLastPooling, *tiny("bert"), pretrained=False, vocabulary=75)
-    saved = contents(network, learned(), dump_tokenizer(tokenizer), {}, {})
-    again = TextModel(learned(), FirstLastPooling, EncoderOptions("gone"), encoder_config(saved), pretrained=False)
+    saved = contents(network, learned(), dump_tokenizer(tokenizer), {}, {})["job"]
+    again = TextModel(
+        learned(), FirstLastPooling, EncoderOptions("gone"), encoder_config(saved), pretrained=False
+    )
     again.load_state_dict(network.state_dict())
     assert again.encoder.config.vocab_size == 75
 
@@ -138,7 +162,7 @@ STEPS = ["torch.save", "os.fsync", "os.link", "os.replace"]
 
 
 def content(number: int) -> dict[str, Any]:
-    return {"state_dict": {"weight": torch.full((1000,), float(number))}, "litpool": {}}
+    return {"state_dict": {"weight": torch.full((1000,), float(number))}, "job": {}}
 
 
 def number_in(path: Path) -> int:
@@ -150,7 +174,9 @@ def number_in(path: Path) -> int:
 @pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
 @pytest.mark.parametrize("call", [1, 2, 3])
 @pytest.mark.parametrize("step", STEPS)
-def test_a_kill_at_any_step_leaves_a_whole_checkpoint(step: str, call: int, links: bool, tmp_path: Path) -> None:
+def test_a_kill_at_any_step_leaves_a_whole_checkpoint(
+    step: str, call: int, links: bool, tmp_path: Path
+) -> None:
     path = tmp_path / "last.ckpt"
     for number in (1, 2):
         write(content(number), path)
@@ -194,7 +220,9 @@ def test_the_last_but_one_is_kept_of_last_only(tmp_path: Path) -> None:
     }
 
 
-def test_an_error_while_writing_leaves_no_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_while_writing_leaves_no_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(content(1), tmp_path / "last.ckpt")
 
     def full(number: int) -> None:
@@ -224,13 +252,13 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(path: str, tmp_p
         (tmp_path / "last.ckpt").unlink(missing_ok=True)
         if damaged is not None:
             (tmp_path / "last.ckpt").write_bytes(damaged)
-        usable, reason = resumable(str(tmp_path / "last.ckpt"))
+        usable, _, reason = resumable(str(tmp_path / "last.ckpt"))
         assert usable == str(tmp_path / "last.prev.ckpt")
         assert reason
         assert reason.startswith(f"ckpt_path={tmp_path / 'last.ckpt'}: ")
-    assert resumable(path) == (path, None)
+    assert resumable(path)[::2] == (path, None)
     (tmp_path / "last.prev.ckpt").write_bytes(whole[:5000])
-    with pytest.raises(InputError, match=r"last.prev.ckpt: not a whole checkpoint"):
+    with pytest.raises(InputError, match=r"last.prev.ckpt: damaged or incomplete"):
         resumable(str(tmp_path / "last.ckpt"))
 
 
@@ -246,11 +274,13 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 def test_a_file_that_is_cut_short_is_told(path: str, share: float) -> None:
     whole = Path(path).read_bytes()
     Path(path).write_bytes(whole[: int(share * len(whole))])
-    assert "not a whole checkpoint" in refused(path)
+    assert "damaged or incomplete" in refused(path)
 
 
 @pytest.mark.parametrize(
-    "value", [{"state_dict": {"weight": torch.ones(2)}}, {}, [1, 2], torch.ones(3), "litpool"], ids=str
+    "value",
+    [{"state_dict": {"weight": torch.ones(2)}}, {}, [1, 2], torch.ones(3), "litpool"],
+    ids=str,
 )
 def test_a_torch_file_of_other_content_is_told(value: Any, tmp_path: Path) -> None:
     torch.save(value, tmp_path / "other.ckpt")
@@ -282,7 +312,16 @@ def legacy() -> bytes:
         zipped(),
         legacy(),
     ],
-    ids=["empty", "newline", "csv", "korean", "zip's first bytes", "zeros", "zip", "torch before 1.6"],
+    ids=[
+        "empty",
+        "newline",
+        "csv",
+        "korean",
+        "zip's first bytes",
+        "zeros",
+        "zip",
+        "torch before 1.6",
+    ],
 )
 def test_a_file_of_another_kind_is_told(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "other.ckpt").write_bytes(content)
@@ -300,6 +339,6 @@ class Trap:
 
 
 def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
-    torch.save({"litpool": {}, "callbacks": Trap(tmp_path / "ran")}, tmp_path / "trap.ckpt")
+    torch.save({"job": {}, "callbacks": Trap(tmp_path / "ran")}, tmp_path / "trap.ckpt")
     assert re.search("weights", refused(tmp_path / "trap.ckpt"), re.IGNORECASE)
     assert not (tmp_path / "ran").exists()

@@ -10,13 +10,16 @@ from test_plain import flags
 from litpool.loops import huggingface
 from litpool.loops.divergence import FiniteCheck
 from litpool.loops.huggingface import LossModel, TextTrainer, arguments
+from litpool.loops.log import Log
 from litpool.tasks.classification import Classification
 
 
 @pytest.fixture
 def settings(tmp_path):
-    def settings(recorder=None, **given):
-        job = SimpleNamespace(flags=flags(**given), folder=tmp_path, recorder=recorder, task=Classification())
+    def settings(**given):
+        job = SimpleNamespace(
+            flags=flags(**given), folder=tmp_path, log=Log(), task=Classification()
+        )
         return arguments(job, 12)
 
     return settings
@@ -50,28 +53,42 @@ def test_the_seed_is_that_of_seed_everything(settings):
 
 def test_the_loss_is_the_tasks_own(build, batch):
     network = build().eval()
-    outputs = LossModel(network, task := Classification(), FiniteCheck(None))(**batch, index=torch.arange(3))
+    outputs = LossModel(network, task := Classification(), FiniteCheck(None))(
+        **batch, index=torch.arange(3)
+    )
     torch.testing.assert_close(outputs["loss"], task.loss(network(batch), batch["labels"]))
     torch.testing.assert_close(outputs["logits"], network(batch))
 
 
 def test_a_short_last_window_is_scaled_like_the_others(train):
-    windows = {command: train(command, "--trainer.accumulate_grad_batches", 3) for command in ("fit_plain", "fit_hf")}
+    windows = {
+        command: train(command, "--trainer.accumulate_grad_batches", 3)
+        for command in ("fit_plain", "fit_hf")
+    }
     losses = {command: [step["loss"] for step in run["steps"]] for command, run in windows.items()}
     assert losses["fit_plain"] == losses["fit_hf"]
-    assert losses["fit_hf"][1] == pytest.approx(losses["fit_hf"][0] * 2 / 3, rel=0.2)  # 2 batches of 3 in the window
+    assert losses["fit_hf"][1] == pytest.approx(
+        losses["fit_hf"][0] * 2 / 3, rel=0.2
+    )  # 2 batches of 3 in the window
 
 
 def test_without_the_override_the_trainer_divides_by_the_true_length(train, monkeypatch):
     monkeypatch.setattr(TextTrainer, "loss_is_scaled_for_ga", False)
-    monkeypatch.setattr(TextTrainer, "compute_loss", lambda self, model, inputs, **_: model(**inputs)["loss"])
-    losses = [step["loss"] for step in train("fit_hf", "--trainer.accumulate_grad_batches", 3)["steps"]]
+    monkeypatch.setattr(
+        TextTrainer, "compute_loss", lambda self, model, inputs, **_: model(**inputs)["loss"]
+    )
+    losses = [
+        step["loss"] for step in train("fit_hf", "--trainer.accumulate_grad_batches", 3)["steps"]
+    ]
     assert losses[1] == pytest.approx(losses[0], rel=0.2)
 
 
 def test_an_evaluation_at_the_very_end_happens_only_if_it_is_due(train):
     run = train("fit_hf", "--trainer.max_steps", 7, "--trainer.val_check_interval", 3)
-    assert run["metrics"] == train("fit", "--trainer.max_steps", 7, "--trainer.val_check_interval", 3)["metrics"]
+    assert (
+        run["metrics"]
+        == train("fit", "--trainer.max_steps", 7, "--trainer.val_check_interval", 3)["metrics"]
+    )
     assert len(run["steps"]) == 7
 
 
@@ -84,7 +101,11 @@ def test_the_bar_shows_progress_but_not_the_lines_of_the_log(cli, job):
 
 
 def test_each_way_to_the_trainer_is_shown():
-    overridden = vars(huggingface.TextTrainer).keys() & {"get_train_dataloader", "compute_loss", "evaluate"}
+    overridden = vars(huggingface.TextTrainer).keys() & {
+        "get_train_dataloader",
+        "compute_loss",
+        "evaluate",
+    }
     called = {name for name in vars(huggingface.Housekeeping) if name.startswith("on_")}
     assert len(overridden) == 3
     assert {"on_train_begin", "on_step_end", "on_log", "on_evaluate", "on_train_end"} <= called

@@ -19,12 +19,20 @@ MEAN = ["--model.pooling", "MeanPooling"]
 
 
 @pytest.fixture
-def marked(job: list[str], encoder_folder: str, rows: list[dict[str, str]], tmp_path: Path) -> list[str]:
+def marked(
+    job: list[str], encoder_folder: str, rows: list[dict[str, str]], tmp_path: Path
+) -> list[str]:
     """The job of the loops on texts with two markers, from pretrained weights."""
     lines = [{**row, "text": f"[S1] {row['text']} [S2] film"} for row in rows]
     (tmp_path / "marked.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return [
-        *(*job[6:], "--data.source", "marked.jsonl", "--data.add_special_tokens", "['[S1]', '[S2]']"),
+        *(
+            *job[6:],
+            "--data.source",
+            "marked.jsonl",
+            "--data.add_special_tokens",
+            "['[S1]', '[S2]']",
+        ),
         *("--model.encoder.name", encoder_folder, "--model.recipe.weight_decay", "0.5"),
         *("--model.pooling", "MarkerPooling", "--model.pooling.markers", "['[S1]', '[S2]']"),
     ]
@@ -35,33 +43,46 @@ def last(folder: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("command", ["fit", "fit_plain", "fit_hf"])
-def test_only_the_new_rows_train_in_every_loop(cli: Cli, marked: list[str], encoder_folder: str, command: str) -> None:
+def test_only_the_new_rows_train_in_every_loop(
+    cli: Cli, marked: list[str], encoder_folder: str, command: str
+) -> None:
     only = ["--model.encoder.freeze", "all", "--model.encoder.train_new_tokens", "true"]
     status, out, err = cli(command, *marked, *only)
     assert status == 0, err
     checkpoint = last(out.split()[-1])
     old = load_file(f"{encoder_folder}/model.safetensors")
-    now, tokenizer = checkpoint["state_dict"], restore_tokenizer(checkpoint["litpool"]["tokenizer"])
+    now, tokenizer = checkpoint["state_dict"], restore_tokenizer(checkpoint["job"]["tokenizer"])
     assert torch.equal(now[WORDS][:60], old["embeddings.word_embeddings.weight"])
     for name, weight in old.items():
         if not name.startswith("pooler.") and "word_embeddings" not in name:
             assert torch.equal(now[f"network.encoder.model.{name}"], weight)
-    assert list(checkpoint["litpool"]["new_ids"]) == tokenizer.convert_tokens_to_ids(["[S1]", "[S2]"])
-    assert now["network.pooling.ids"].tolist() == list(checkpoint["litpool"]["new_ids"])
-    for number, pieces in checkpoint["litpool"]["new_ids"].items():
-        assert not torch.allclose(now[WORDS][number], now[WORDS][pieces].mean(0) if pieces else torch.zeros(32))
+    assert list(checkpoint["job"]["new_ids"]) == tokenizer.convert_tokens_to_ids(["[S1]", "[S2]"])
+    assert now["network.pooling.ids"].tolist() == list(checkpoint["job"]["new_ids"])
+    for number, pieces in checkpoint["job"]["new_ids"].items():
+        assert not torch.allclose(
+            now[WORDS][number], now[WORDS][pieces].mean(0) if pieces else torch.zeros(32)
+        )
 
 
 @pytest.mark.parametrize("freeze", ["all", "none"])
 def test_an_interrupted_fit_goes_on_to_the_same_weights(
     cli: Cli, marked: list[str], monkeypatch: pytest.MonkeyPatch, freeze: str
 ) -> None:
-    arguments = ["fit", *marked, "--model.encoder.freeze", freeze, "--model.encoder.train_new_tokens", "true"]
+    arguments = [
+        "fit",
+        *marked,
+        "--model.encoder.freeze",
+        freeze,
+        "--model.encoder.train_new_tokens",
+        "true",
+    ]
     status, out, err = cli(*arguments)
     assert status == 0, err
     whole, calls, step = last(out.split()[-1]), [], TextModule.training_step
 
-    def interrupted(self: TextModule, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+    def interrupted(
+        self: TextModule, batch: dict[str, torch.Tensor], batch_idx: int
+    ) -> torch.Tensor:
         calls.append(batch_idx)
         if len(calls) == 4:
             signal.raise_signal(signal.SIGINT)
@@ -73,7 +94,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_weights(
     status, out, err = cli("fit", "--ckpt_path", path)
     assert status == 0, err
     resumed = torch.load(path, weights_only=True)
-    assert resumed["litpool"]["new_ids"] == whole["litpool"]["new_ids"]
+    assert resumed["job"]["new_ids"] == whole["job"]["new_ids"]
     for name, weight in whole["state_dict"].items():
         assert torch.equal(weight, resumed["state_dict"][name]), name
 
@@ -93,23 +114,44 @@ def test_predict_finds_the_markers_and_names_a_text_without(cli: Cli, marked: li
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--data.add_special_tokens", "['[S1]']"], "'[S2]' is no added token of this tokenizer; set"),
+        (
+            ["--data.add_special_tokens", "['[S1]']"],
+            "'[S2]' is no added token of this tokenizer; set",
+        ),
         (["--data.max_length", "7"], "; raise data.max_length"),
         (["--model.pooling.markers", "[]"], "MarkerPooling: markers=[]; give each once"),
         (["--data.add_tokens", "[covid, ' ']"], "a token is empty or only spaces; leave it out"),
-        (["--data.add_tokens", "[covid, covid]"], "data.add_tokens: 'covid' is named twice; once is enough"),
+        (
+            ["--data.add_tokens", "[covid, covid]"],
+            "data.add_tokens: 'covid' is named twice; once is enough",
+        ),
         (["--data.add_tokens", "[' covid']"], "' covid' has spaces at its ends; give 'covid'"),
         (
             ["--data.add_tokens", "[COVID, covid]"],
             "'COVID', 'covid': the tokenizer reads 'covid' for each; name one of them",
         ),
-        (["--data.add_tokens", "['[S1]']"], "data.add_tokens and data.add_special_tokens both name '[S1]'"),
-        (["--data.add_tokens", "['[CLS]']"], "'[CLS]' is a special token already and would become a plain one"),
-        (["--data.add_special_tokens", "[]", "--model.encoder.train_new_tokens", "true", *MEAN], "no token is new"),
+        (
+            ["--data.add_tokens", "['[S1]']"],
+            "data.add_tokens and data.add_special_tokens both name '[S1]'",
+        ),
+        (
+            ["--data.add_tokens", "['[CLS]']"],
+            "'[CLS]' is a special token already and would become a plain one",
+        ),
+        (
+            ["--data.add_special_tokens", "[]", "--model.encoder.train_new_tokens", "true", *MEAN],
+            "no token is new",
+        ),
         (["--data.pad_token", "<pad>"], "data.pad_token=<pad>: no token of"),
         (["--model.encoder.new_tokens", "mean"], "model.encoder"),
-        (["--model.encoder.overrides", "{hidden_size: 64}"], "overrides.hidden_size=64: the pretrained weights"),
-        (["--model.encoder.overrides", "{num_attention_heads: 2}"], "or set model.encoder.allow_unsafe: true"),
+        (
+            ["--model.encoder.overrides", "{hidden_size: 64}"],
+            "overrides.hidden_size=64: the pretrained weights",
+        ),
+        (
+            ["--model.encoder.overrides", "{num_attention_heads: 2}"],
+            "or set model.encoder.allow_unsafe: true",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line_and_leaves_no_run(

@@ -52,18 +52,25 @@ def test_an_evaluation_is_due_as_lightning_counts(given, due):
 def test_warmup_and_decay_move_the_learning_rate_at_each_step(train):
     steps = train("fit_plain", "--model.recipe.warmup", 2)["steps"]
     assert len(steps) == 10
-    assert [step["lr"] for step in steps] == pytest.approx([0, 0.005, *(0.01 * left / 8 for left in range(8, 0, -1))])
+    assert [step["lr"] for step in steps] == pytest.approx(
+        [0, 0.005, *(0.01 * left / 8 for left in range(8, 0, -1))]
+    )
 
 
 def test_the_gradient_is_clipped_at_the_norm_that_the_flag_names(train):
     steps = train("fit_plain", "--trainer.gradient_clip_val", 0.2)["steps"]
-    assert all(step["clipped_norm"] == pytest.approx(min(0.2, step["grad_norm"]), rel=1e-4) for step in steps)
+    assert all(
+        step["clipped_norm"] == pytest.approx(min(0.2, step["grad_norm"]), rel=1e-4)
+        for step in steps
+    )
     assert steps[0]["grad_norm"] > 0.2
 
 
 def test_the_run_folder_is_that_of_fit(train):
     folders = {command: train(command)["folder"] for command in ("fit", "fit_plain")}
-    names = {command: {path.name for path in folder.iterdir()} for command, folder in folders.items()}
+    names = {
+        command: {path.name for path in folder.iterdir()} for command, folder in folders.items()
+    }
     logs = [{name for name in found if name.startswith("events")} for found in names.values()]
     assert all(logs)
     assert names["fit"] - logs[0] == names["fit_plain"] - logs[1]
@@ -77,9 +84,13 @@ def test_the_run_folder_is_that_of_fit(train):
 def test_the_curves_overlay_those_of_fit(command, train):
     curves = []
     for name in ("fit", command):
-        events = EventAccumulator(str(train(name, "--trainer.accumulate_grad_batches", 2)["folder"])).Reload()
+        events = EventAccumulator(
+            str(train(name, "--trainer.accumulate_grad_batches", 2)["folder"])
+        ).Reload()
         tags = ("train/loss", "train/lr", "train/grad_norm")
-        curves.append({tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags})
+        curves.append(
+            {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
+        )
         assert events.Scalars("train/tokens_per_second")
         assert events.Scalars("val/accuracy")
         assert "val/confusion_matrix" in events.Tags()["images"]
@@ -102,9 +113,20 @@ def test_its_checkpoint_tests_and_predicts(command, train, cli):
 
 @pytest.mark.parametrize("command", ["fit", "fit_plain", "fit_hf"])
 def test_early_stopping_waits_as_long_as_it_shall(command, train):
-    stopping = ("EarlyStopping", "--trainer.callbacks.monitor=val/accuracy", "--trainer.callbacks.mode=max")
-    arguments = ("--model.recipe.lr", 1e-9, "--trainer.max_epochs", 9)  # nothing gets better after the first epoch
-    run = train(command, *arguments, "--trainer.callbacks+", *stopping, "--trainer.callbacks.patience=2")
+    stopping = (
+        "EarlyStopping",
+        "--trainer.callbacks.monitor=val/accuracy",
+        "--trainer.callbacks.mode=max",
+    )
+    arguments = (
+        "--model.recipe.lr",
+        1e-9,
+        "--trainer.max_epochs",
+        9,
+    )  # nothing gets better after the first epoch
+    run = train(
+        command, *arguments, "--trainer.callbacks+", *stopping, "--trainer.callbacks.patience=2"
+    )
     assert len(run["steps"]) == 3 * 5
 
 
@@ -120,9 +142,15 @@ def test_early_stopping_waits_as_long_as_it_shall(command, train):
         ("--trainer.min_epochs 1", "min_epochs=1"),
         ("--trainer.max_epochs -1", "max_epochs=-1"),
         ("--trainer.logger CSVLogger --trainer.logger.save_dir .", "logger="),
-        ("--trainer.accumulate_grad_batches 2 --trainer.val_check_interval 3", "val_check_interval=3"),
+        (
+            "--trainer.accumulate_grad_batches 2 --trainer.val_check_interval 3",
+            "val_check_interval=3",
+        ),
         ("--trainer.callbacks+ LearningRateMonitor", "LearningRateMonitor"),
-        ("--trainer.callbacks+ EarlyStopping --trainer.callbacks.monitor val/loss", "EarlyStopping.monitor=val/loss"),
+        (
+            "--trainer.callbacks+ EarlyStopping --trainer.callbacks.monitor val/loss",
+            "EarlyStopping.monitor=val/loss",
+        ),
     ],
 )
 def test_a_flag_without_counterpart_is_named_before_weights_are_loaded(

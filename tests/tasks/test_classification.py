@@ -1,5 +1,6 @@
-"""Classification of one label and of many: labels, weights, loss, metrics and answers, by values worked out by hand."""
+"""Classification, and labels as all tasks use them, against values worked out by hand."""
 
+import json
 import math
 from typing import Any
 
@@ -10,7 +11,8 @@ from datasets import Dataset
 from torch import Tensor
 
 from litpool import InputError
-from litpool.tasks.classification import Classification, MultiLabelClassification
+from litpool.tasks.classification import Classification
+from litpool.tasks.multilabel import MultiLabelClassification
 from litpool.tasks.task import Task
 
 NO_ROWS = Dataset.from_dict({})  # for what does not look at them
@@ -34,7 +36,7 @@ def learned_sets(values: list[Any], **options: Any) -> MultiLabelClassification:
 
 def computed(task: Task, logits: Tensor, labels: Tensor, sizes: list[int]) -> dict[str, Any]:
     """The metrics of a split that is fed in batches of these sizes."""
-    metrics = task.metrics("test", NO_ROWS)
+    metrics = task.metrics(NO_ROWS)
     for some, truth in zip(logits.split(sizes), labels.split(sizes), strict=True):
         task.update(metrics, some, {"labels": truth})
     return {name: value.tolist() for name, value in metrics.compute().items()}
@@ -82,9 +84,11 @@ def test_labels_are_those_of_train_where_there_is_train() -> None:
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_a_label_unknown_to_train_is_named(split: str) -> None:
-    with pytest.raises(InputError, match=f"the {split} split has the label 'z' in column 'label'.*known: a, b") as told:
+    with pytest.raises(
+        InputError, match=f"the {split} split has the label 'z' in column 'label'.*known: a, b"
+    ) as caught:
         Classification().learn(splits(train=["a", "b"], **{split: ["a", "z"]}))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("task", [Classification(), MultiLabelClassification(label="label")])
@@ -102,7 +106,9 @@ def test_restored_labels_stay_and_others_are_refused() -> None:
         task.learn(splits(test=["d"]))
 
 
-@pytest.mark.parametrize("task", [learned(["a", "b"], class_weights="balanced"), learned_sets([["a"], ["b"]])])
+@pytest.mark.parametrize(
+    "task", [learned(["a", "b"], class_weights="balanced"), learned_sets([["a"], ["b"]])]
+)
 def test_the_state_goes_round(task: Task) -> None:
     other = type(task)()
     other.load_state_dict(task.state_dict())
@@ -131,7 +137,9 @@ def test_balanced_labels_weigh_the_same_in_all() -> None:
     values = ["a"] * 6 + ["b"] * 3 + ["c"]
     task = learned(values, class_weights="balanced")
     assert task.weights is not None
-    sums = [weight * values.count(name) for name, weight in zip(task.labels, task.weights, strict=True)]
+    sums = [
+        weight * values.count(name) for name, weight in zip(task.labels, task.weights, strict=True)
+    ]
     assert sums == pytest.approx([10 / 3] * 3)
 
 
@@ -142,13 +150,18 @@ def test_weights_by_name_are_1_where_none_is_named() -> None:
 
 @pytest.mark.parametrize("kind", [Classification, MultiLabelClassification])
 def test_a_weight_for_no_label_is_refused(kind: type[Any]) -> None:
-    with pytest.raises(InputError, match=r"task\.class_weights names 'z', which is no label; known: a, b"):
+    with pytest.raises(
+        InputError, match=r"task\.class_weights names 'z', which is no label; known: a, b"
+    ):
         kind(label="label", class_weights={"z": 2.0}).learn(splits(train=["a", "b"]))
 
 
 @pytest.mark.parametrize(
     "task",
-    [Classification(class_weights="balanced"), MultiLabelClassification(label="label", class_weights="balanced")],
+    [
+        Classification(class_weights="balanced"),
+        MultiLabelClassification(label="label", class_weights="balanced"),
+    ],
 )
 def test_a_restored_label_without_rows_has_a_weight_all_the_same(task: Any) -> None:
     task.load_state_dict({"labels": ["a", "b", "c"]})
@@ -172,7 +185,9 @@ def test_the_loss_is_cross_entropy() -> None:
 
 
 def test_label_smoothing_by_hand() -> None:
-    loss = learned(["a", "b", "c"], label_smoothing=0.3).loss(torch.tensor(LOGITS), torch.tensor(LABELS))
+    loss = learned(["a", "b", "c"], label_smoothing=0.3).loss(
+        torch.tensor(LOGITS), torch.tensor(LABELS)
+    )
     targets = [[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]]
     rows = [
         sum(t * lp for t, lp in zip(target, log_softmax(row), strict=True))
@@ -200,7 +215,10 @@ def test_metrics_are_those_of_the_split_however_it_is_batched(sizes: list[int]) 
     scores = computed(task, logits, labels, sizes)
     predicted, true = logits.argmax(1).numpy(), labels.numpy()
     each = [f1(predicted == n, true == n) for n in range(3)]
-    matrix = [[int(np.sum((true == row) & (predicted == column))) for column in range(3)] for row in range(3)]
+    matrix = [
+        [int(np.sum((true == row) & (predicted == column))) for column in range(3)]
+        for row in range(3)
+    ]
     assert scores == {
         "accuracy": pytest.approx(np.mean(predicted == true)),
         "f1": pytest.approx(np.mean(each)),
@@ -249,111 +267,47 @@ def test_mistakes_come_the_most_confident_first() -> None:
     logits = torch.tensor([[0.0, 1.0], [5.0, 0.0], [0.0, 3.0], [4.0, 0.0], [0.0, 2.0]])
     mistakes = learned(["a", "b"]).mistakes(logits, Dataset.from_dict({"label": ["a"] * 5}))
     assert [mistake.row for mistake in mistakes] == [2, 4, 0]
-    assert [mistake.measure for mistake in mistakes] == pytest.approx([1 / (1 + math.exp(-v)) for v in (3, 2, 1)])
+    assert [mistake.measure for mistake in mistakes] == pytest.approx(
+        [1 / (1 + math.exp(-v)) for v in (3, 2, 1)]
+    )
     assert {(mistake.true, mistake.predicted) for mistake in mistakes} == {("a", "b")}
 
 
 def test_no_mistake_is_no_row() -> None:
-    assert learned(["a", "b"]).mistakes(torch.eye(2), Dataset.from_dict({"label": ["a", "b"]})) == []
     assert (
-        learned_sets([["a"], ["b"]]).mistakes(torch.eye(2) * 2 - 1, Dataset.from_dict({"labels": [["a"], ["b"]]})) == []
+        learned(["a", "b"]).mistakes(torch.eye(2), Dataset.from_dict({"label": ["a", "b"]})) == []
     )
 
 
-# ---- several labels
+# ---- the key of the token cache
 
 
 @pytest.mark.parametrize(
-    "values",
-    [
-        [["a", "b"], ["b"], []],
-        ["a|b", "b", "|"],
-        [" b | a ", "b|", "|"],
-        ["b|a|b", "b|b", ""],
-    ],
-    ids=["lists", "names with bars", "blanks", "doubled"],
+    "options", [{"dropout": 0.5}, {"label_smoothing": 0.3}, {"class_weights": "balanced"}]
 )
-def test_sets_of_labels_become_zeros_and_ones(values: list[Any]) -> None:
-    task = learned_sets(values)
-    assert task.labels == ["a", "b"]
-    assert task.targets(values) == [[1.0, 1.0], [0.0, 1.0], [0.0, 0.0]]
+def test_what_does_not_change_the_tokens_keeps_the_encoding_key(options: dict[str, Any]) -> None:
+    assert learned(["a", "b"], **options).encoding_key() == learned(["a", "b"]).encoding_key()
 
 
-def test_a_column_of_numbers_holds_one_label_a_row() -> None:
-    task = learned_sets([10, 9])  # a CSV file of single numbers is read as numbers
-    assert task.labels == ["9", "10"]
-    assert task.targets([10]) == [[0.0, 1.0]]
-
-
-def test_a_label_unknown_to_train_is_named_among_several() -> None:
-    with pytest.raises(InputError, match="the test split has the label 'z' in column 'labels'"):
-        MultiLabelClassification(label="labels").learn(splits("labels", train=["a", "b"], test=["a|z"]))
-
-
-@pytest.mark.parametrize(
-    "values", [[["a", "b"], ["b"], ["b"], []], ["a|b|b", "b|b", "b", "|"]], ids=["once", "doubled"]
-)
-def test_balanced_weights_of_several_labels_by_hand(values: list[Any]) -> None:
-    assert learned_sets(values, class_weights="balanced").weights == pytest.approx([3 / 1, 1 / 3])
-
-
-def test_a_label_of_every_row_still_counts_in_the_loss() -> None:
-    weights = learned_sets([["a", "b"], ["b"]], class_weights="balanced").weights
-    assert weights is not None
-    assert min(weights) > 0
-
-
-def test_the_loss_of_several_labels_by_hand() -> None:
-    logits, labels = [[2.0, -1.0], [0.5, 0.0]], [[1.0, 0.0], [0.0, 1.0]]
-    task = learned_sets([["a"], ["b"]], class_weights={"b": 4.0}, label_smoothing=0.2)
-
-    def loss(logit: float, label: float, weight: float) -> float:
-        probability, target = 1 / (1 + math.exp(-logit)), 0.1 + 0.8 * label
-        return -(weight * target * math.log(probability) + (1 - target) * math.log(1 - probability))
-
-    expected = [
-        loss(x, y, w)
-        for row, truth in zip(logits, labels, strict=True)
-        for x, y, w in zip(row, truth, (1, 4), strict=True)
+def test_columns_and_label_names_change_the_encoding_key() -> None:
+    tasks = [
+        learned(["a", "b"]),
+        learned(["a", "c"]),
+        learned(["a", "b"], text="other"),
+        learned(["a", "b"], text=["text", "other"]),
+        Classification(label="other"),
     ]
-    assert task.loss(torch.tensor(logits), torch.tensor(labels)).item() == pytest.approx(sum(expected) / 4)
+    keys = [json.dumps(task.encoding_key()) for task in tasks]
+    assert len(set(keys)) == len(tasks)
 
 
-@pytest.mark.parametrize("sizes", [[41], [16, 16, 9], [1] * 41], ids=str)
-@pytest.mark.parametrize("scale", [0.2, 5.0], ids=["logits that look like probabilities", "logits that do not"])
-def test_metrics_of_several_labels_are_those_of_the_split(sizes: list[int], scale: float) -> None:
-    task = learned_sets([["a"], ["b"], ["c"]])
-    generator = torch.Generator().manual_seed(1)
-    labels = torch.randint(2, (41, 3), generator=generator).float()
-    logits = torch.randn(41, 3, generator=generator) * scale + (labels - 0.5) * scale
-    logits[:16] = logits[:16].abs().clamp(max=0.99) if scale < 1 else logits[:16]  # a batch wholly in [0, 1]
-    scores = computed(task, logits, labels, sizes)
-    predicted, true = logits.numpy() > 0, labels.numpy() > 0
-    each = [f1(predicted[:, n], true[:, n]) for n in range(3)]
-    matrix = [
-        [[int(np.sum((true[:, n] == r) & (predicted[:, n] == c))) for c in (0, 1)] for r in (0, 1)] for n in range(3)
-    ]
-    assert scores == {
-        "accuracy": pytest.approx(np.mean(predicted == true)),
-        "exact_match": pytest.approx(np.mean((predicted == true).all(1))),
-        "f1": pytest.approx(np.mean(each)),
-        **{f"f1/{name}": pytest.approx(value) for name, value in zip("abc", each, strict=True)},
-        "confusion_matrix": matrix,
-    }
+def test_a_task_of_ones_own_has_every_attribute_in_its_key() -> None:
+    class Own(Classification):
+        encoding_key = Task.encoding_key
 
-
-def test_answers_name_the_labels_over_one_half() -> None:
-    answers = learned_sets([["a"], ["b"], ["c"]]).decode(torch.tensor([[2.0, -3.0, 0.1], [-1.0, -1.0, 0.0]]), NO_ROWS)
-    assert [answer["labels"] for answer in answers] == [["a", "c"], []]
-    assert answers[0]["probabilities"] == pytest.approx(
-        {n: 1 / (1 + math.exp(-v)) for n, v in zip("abc", (2, -3, 0.1), strict=True)}
-    )
-
-
-def test_mistakes_of_several_labels_by_hand() -> None:
-    logits = torch.tensor([[3.0, -3.0], [2.0, 1.0], [-4.0, -4.0], [1.0, -1.0]])
-    rows = Dataset.from_dict({"labels": [["a"], ["b"], ["a"], []]})
-    mistakes = learned_sets([["a"], ["b"]]).mistakes(logits, rows)
-    assert [mistake.row for mistake in mistakes] == [2, 1, 3]
-    assert [(mistake.true, mistake.predicted) for mistake in mistakes] == [("a", "none"), ("b", "a | b"), ("none", "a")]
-    assert [mistake.measure for mistake in mistakes] == pytest.approx([1 / (1 + math.exp(-v)) for v in (4, 2, 1)])
+    task = Own(dropout=0.5)
+    key = task.encoding_key()
+    task.extra = "value"  # type: ignore[attr-defined]
+    assert "Own" in key
+    assert ("extra", "value") in task.encoding_key()
+    assert ("extra", "value") not in key

@@ -1,4 +1,4 @@
-"""Question answering: windows, spans, the official scores worked out again, the threshold, answers and bad input."""
+"""Question answering: windows, spans, the official scores again, the threshold, bad input."""
 
 import collections
 import json
@@ -7,21 +7,33 @@ import os
 import random
 import re
 import string
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from litpool import InputError, demo
+from litpool import InputError
 from litpool.data.source import Source, load_splits
+from litpool.demo import encoder as demo
+from litpool.loops.evaluation import Evaluation
 from litpool.tasks.answers import best_threshold, exact_match, f1
 from litpool.tasks.question_answering import QuestionAnswering
-from litpool.tasks.spans import trimmed
+from litpool.tasks.windows import trimmed
 
 MINUS = -math.inf
 MINILM = demo.locate("sentence-transformers/all-MiniLM-L6-v2")
@@ -70,15 +82,18 @@ def test_answers_may_have_any_of_the_forms(
 
 def test_an_answer_that_is_not_at_its_offset_is_refused() -> None:
     rows = table(("What?", "The Nile is long.", gold(("Nile", 3))), id=["q7"], title=["Rivers"])
-    told = refusal(QuestionAnswering(), rows)
-    assert "train split, article 'Rivers', question 'q7': the answer 'Nile' is not at its offset 3" in told
-    assert "' Nil' stands" in told
+    message = refusal(QuestionAnswering(), rows)
+    assert (
+        "train split, article 'Rivers', question 'q7': the answer 'Nile' is not at its offset 3"
+        in message
+    )
+    assert "' Nil' stands" in message
     rows = table(("?", "The Nile", gold(("The", 0))), ("?", "The Nile", gold(("Nile", 0))))
     assert "train split, row 2: the answer 'Nile'" in refusal(QuestionAnswering(), rows)
 
 
 @pytest.mark.parametrize(
-    ("answers", "told"),
+    ("answers", "message"),
     [
         (gold(), "there is no answer; .*task.no_answer true"),
         (gold(("e", -1)), "'e' has the offset -1"),
@@ -88,12 +103,14 @@ def test_an_answer_that_is_not_at_its_offset_is_refused() -> None:
         ({"text": ["Nile"], "answer_start": [4, 5]}, "the answers are"),
     ],
 )
-def test_other_bad_answers_are_refused(answers: Any, told: str) -> None:
-    assert re.search(told, refusal(QuestionAnswering(), table(("?", "The Nile", answers))))
+def test_other_bad_answers_are_refused(answers: Any, message: str) -> None:
+    assert re.search(message, refusal(QuestionAnswering(), table(("?", "The Nile", answers))))
 
 
 def test_a_start_that_is_no_number_is_refused() -> None:
-    assert "'four'" in refusal(QuestionAnswering(), table(("?", "The Nile", "Nile"), answer_start=["four"]))
+    assert "'four'" in refusal(
+        QuestionAnswering(), table(("?", "The Nile", "Nile"), answer_start=["four"])
+    )
 
 
 def test_no_answer_is_welcome_where_it_may_be() -> None:
@@ -101,7 +118,9 @@ def test_no_answer_is_welcome_where_it_may_be() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"doc_stride": -1}, {"max_answer_length": 0}, {"n_best": 0}, {"n_best": 21}], ids=str
+    "options",
+    [{"doc_stride": -1}, {"max_answer_length": 0}, {"n_best": 0}, {"n_best": 21}],
+    ids=str,
 )
 def test_an_argument_out_of_bounds_is_refused(options: dict[str, Any]) -> None:
     name, value = next(iter(options.items()))
@@ -117,9 +136,16 @@ def test_windows_by_hand(tokenizer: PreTrainedTokenizerBase) -> None:
         (" the film", "a bad dull film is good", gold(("dull film", 6))),
         ("was this", "a play", gold(("play", 2))),
     )
-    encoded = QuestionAnswering(doc_stride=1).encode(rows[:], tokenizer, 8)  # [CLS] q q [SEP] c c c [SEP]
+    encoded = QuestionAnswering(doc_stride=1).encode(
+        rows[:], tokenizer, 8
+    )  # [CLS] q q [SEP] c c c [SEP]
     words = [tokenizer.convert_ids_to_tokens(ids) for ids in encoded["input_ids"]]
-    assert [" ".join(window[4:-1]) for window in words] == ["a bad dull", "dull film is", "is good", "a play"]
+    assert [" ".join(window[4:-1]) for window in words] == [
+        "a bad dull",
+        "dull film is",
+        "is good",
+        "a play",
+    ]
     assert words[0] == ["[CLS]", "the", "film", "[SEP]", "a", "bad", "dull", "[SEP]"]
     assert encoded["row"] == [0, 0, 0, 1]
     assert encoded["labels"] == [[0, 0], [4, 5], [0, 0], [5, 5]]
@@ -142,7 +168,9 @@ def test_any_stride_and_length_show_the_whole_context(
     rows = {"question": ["a", "the a", " "], "context": [context] * 3}
     encoded = QuestionAnswering(doc_stride=stride).encode(rows, tokenizer, length)
     seen: dict[int, set[Any]] = {0: set(), 1: set(), 2: set()}
-    for row, ids, offsets in zip(encoded["row"], encoded["input_ids"], encoded["offsets"], strict=True):
+    for row, ids, offsets in zip(
+        encoded["row"], encoded["input_ids"], encoded["offsets"], strict=True
+    ):
         assert len(ids) <= length
         seen[row] |= set(offsets) - {(0, 0)}
     assert [len(some) for some in seen.values()] == [21, 21, 21]
@@ -152,7 +180,9 @@ def test_any_stride_and_length_show_the_whole_context(
 def test_a_question_that_fills_the_window_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
     rows = {"question": ["a", "a bad dull film"], "context": ["good"] * 2}
     QuestionAnswering().encode(rows, tokenizer, 8)
-    with pytest.raises(InputError, match=r"'a bad dull film': its 4 tokens .* 3 or fewer; set data\.max_length"):
+    with pytest.raises(
+        InputError, match=r"'a bad dull film': its 4 tokens .* 3 or fewer; set data\.max_length"
+    ):
         QuestionAnswering().encode(rows, tokenizer, 7)
 
 
@@ -170,32 +200,49 @@ def test_a_tokenizer_that_knows_no_characters_is_refused(
 def padded(encoded: dict[str, list[Any]]) -> tuple[Tensor, Tensor]:
     """Logits that are sure of the labels, (N, T, 2), and offsets (N, T, 2)."""
     longest = max(map(len, encoded["input_ids"]))
-    output, offsets = torch.zeros(len(encoded["row"]), longest, 2), torch.zeros(len(encoded["row"]), longest, 2).long()
-    for n, (characters, (first, last)) in enumerate(zip(encoded["offsets"], encoded["labels"], strict=True)):
+    output, offsets = (
+        torch.zeros(len(encoded["row"]), longest, 2),
+        torch.zeros(len(encoded["row"]), longest, 2).long(),
+    )
+    for n, (characters, (first, last)) in enumerate(
+        zip(encoded["offsets"], encoded["labels"], strict=True)
+    ):
         offsets[n, : len(characters)] = torch.tensor(characters)
         output[n, first, 0] = output[n, last, 1] = 10.0
     return output, offsets
 
 
-def there_and_back(rows: Dataset, tokenizer: PreTrainedTokenizerBase, length: int) -> list[dict[str, Any]]:
+def there_and_back(
+    rows: Dataset, tokenizer: PreTrainedTokenizerBase, length: int
+) -> list[dict[str, Any]]:
     task = QuestionAnswering(max_answer_length=64)
     task.learn({"test": rows})
     encoded = task.encode(rows[:], tokenizer, length)
     output, offsets = padded(encoded)
     order = torch.randperm(len(output), generator=torch.Generator().manual_seed(0))
-    kept = torch.cat([task.extract(output[some], {"offsets": offsets[some]}) for some in order.split(100)])
-    return task.decode(task.assemble(kept, torch.tensor(encoded["row"])[order]), rows)
+    predictions = torch.cat(
+        [task.extract(output[some], {"offsets": offsets[some]}) for some in order.split(100)]
+    )
+    return task.decode(task.assemble(predictions, torch.tensor(encoded["row"])[order]), rows)
 
 
 @pytest.mark.parametrize("length", [128, 384])
-@pytest.mark.skipif("LITPOOL_TEST_DATA" not in os.environ, reason="LITPOOL_TEST_DATA names no folder with xquad")
+@pytest.mark.skipif(
+    "LITPOOL_TEST_DATA" not in os.environ, reason="LITPOOL_TEST_DATA names no folder with xquad"
+)
 def test_the_answers_of_xquad_come_back_verbatim(length: int) -> None:
     path = str(Path(os.environ["LITPOOL_TEST_DATA"]) / "xquad/xquad.en.json")
-    rows = load_splits(Source({"test": path}), ["question", "context"], ["answers"], ("id", "title"))["test"]
+    rows = load_splits(
+        Source({"test": path}), ["question", "context"], ["answers"], ("id", "title")
+    )["test"]
     assert len(rows) == 1190
     answers = there_and_back(rows, PreTrainedTokenizerFast.from_pretrained(MINILM), length)
     true = [answers["text"][0] for answers in rows["answers"]]
-    other = [(got["answer"], text) for got, text in zip(answers, true, strict=True) if got["answer"] != text]
+    other = [
+        (got["answer"], text)
+        for got, text in zip(answers, true, strict=True)
+        if got["answer"] != text
+    ]
     # One answer ends within a number, which is one token: it comes back with the whole token.
     assert other == [("7,000,000 square kilometres (2,700", "7,000,000 square kilometres (2,70")]
 
@@ -216,14 +263,18 @@ def build_wordpiece() -> PreTrainedTokenizerBase:
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=1, special_tokens=special)  # single characters: merges would vary
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=1, special_tokens=special
+    )  # single characters: merges would vary
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
+    )
 
 
 def build_bytes(trim_offsets: bool) -> PreTrainedTokenizerBase:
-    """Every byte a token: several for one Korean character, and a space before a word is its own or the word's."""
+    """Every byte is a token; a space before a word belongs to the word unless it is trimmed."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -233,8 +284,12 @@ def build_bytes(trim_offsets: bool) -> PreTrainedTokenizerBase:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     tokenizer.train_from_iterator([" twice and is long said lang"] * 9, trainer)
-    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 1), ("<s>", 0), trim_offsets=trim_offsets)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", cls_token="<s>", sep_token="</s>")
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", 1), ("<s>", 0), trim_offsets=trim_offsets
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", cls_token="<s>", sep_token="</s>"
+    )
 
 
 @pytest.mark.parametrize("length", [48, 200])
@@ -243,8 +298,12 @@ def build_bytes(trim_offsets: bool) -> PreTrainedTokenizerBase:
     [build_wordpiece(), build_bytes(True), build_bytes(False)],
     ids=["wordpiece", "bytes", "bytes with spaces"],
 )
-def test_answers_in_any_script_come_back_verbatim(tokenizer: PreTrainedTokenizerBase, length: int) -> None:
-    rows = table(*((asked, text, gold((answer, text.index(answer)))) for asked, text, answer in CONTEXTS))
+def test_answers_in_any_script_come_back_verbatim(
+    tokenizer: PreTrainedTokenizerBase, length: int
+) -> None:
+    rows = table(
+        *((asked, text, gold((answer, text.index(answer)))) for asked, text, answer in CONTEXTS)
+    )
     answers = there_and_back(rows, tokenizer, length)
     assert [answer["answer"] for answer in answers] == [answer for _, _, answer in CONTEXTS]
     for answer, (_, context, _) in zip(answers, CONTEXTS, strict=True):
@@ -252,7 +311,8 @@ def test_answers_in_any_script_come_back_verbatim(tokenizer: PreTrainedTokenizer
 
 
 @pytest.mark.parametrize(
-    ("span", "expected"), [((0, 3), (1, 3)), ((3, 5), (0, 0)), ((2, 2), (0, 0)), ((3, 7), (5, 6)), ((1, 3), (1, 3))]
+    ("span", "expected"),
+    [((0, 3), (1, 3)), ((3, 5), (0, 0)), ((2, 2), (0, 0)), ((3, 7), (5, 6)), ((1, 3), (1, 3))],
 )
 def test_spans_lose_their_white_space(span: tuple[int, int], expected: tuple[int, int]) -> None:
     assert trimmed(" ab  c ", span) == expected
@@ -271,7 +331,11 @@ def test_the_head_gives_no_answer_a_place_and_the_question_none() -> None:
         output = head.to(kind)(torch.ones(1, 6, 4, dtype=kind), batch)
         assert output.shape == (1, 6, 2)
         lowest = output == torch.finfo(kind).min
-        assert lowest[0, :, 0].tolist() == lowest[0, :, 1].tolist() == [False, True, True, False, False, True]
+        assert (
+            lowest[0, :, 0].tolist()
+            == lowest[0, :, 1].tolist()
+            == [False, True, True, False, False, True]
+        )
     weight, bias = QuestionAnswering().head(1000).parameters()
     assert weight.std().item() == pytest.approx(0.02, rel=0.1)
     assert bias.tolist() == [0, 0]
@@ -298,14 +362,19 @@ def test_the_loss_of_masked_logits_is_finite() -> None:
 
 
 def test_the_best_spans_by_hand() -> None:
-    starts, ends = [0.5, 9.0, 1.0, 4.0], [0.25, 9.0, 5.0, 2.0]  # [CLS], a question's token, two of the context
+    starts, ends = (
+        [0.5, 9.0, 1.0, 4.0],
+        [0.25, 9.0, 5.0, 2.0],
+    )  # [CLS], a question's token, two of the context
     offsets = torch.tensor([[[0, 0], [0, 0], [0, 3], [4, 9]]])
-    kept = QuestionAnswering().extract(torch.tensor([starts, ends]).T.unsqueeze(0), {"offsets": offsets})
-    assert kept.shape == (1, 21, 3)
-    assert kept.dtype == torch.float64
+    predictions = QuestionAnswering().extract(
+        torch.tensor([starts, ends]).T.unsqueeze(0), {"offsets": offsets}
+    )
+    assert predictions.shape == (1, 21, 3)
+    assert predictions.dtype == torch.float64
     # the end of one context token with the start of the one after it, 4 + 5, is no span
-    assert kept[0, :4].tolist() == [[0.75, -1, -1], [6.0, 0, 3], [6.0, 4, 9], [3.0, 0, 9]]
-    assert kept[0, 4:].tolist() == [[MINUS, -1, -1]] * 17
+    assert predictions[0, :4].tolist() == [[0.75, -1, -1], [6.0, 0, 3], [6.0, 4, 9], [3.0, 0, 9]]
+    assert predictions[0, 4:].tolist() == [[MINUS, -1, -1]] * 17
 
 
 @pytest.mark.parametrize("longest", [1, 2, 7, 100])
@@ -314,10 +383,16 @@ def test_spans_equal_those_of_a_search_through_all(longest: int) -> None:
     output = torch.randn(3, 30, 2, generator=generator, dtype=torch.float64)
     offsets = torch.stack([torch.arange(30) * 2, torch.arange(30) * 2 + 1], -1).repeat(3, 1, 1)
     offsets[:, :6] = 0
-    kept = QuestionAnswering(max_answer_length=longest).extract(output, {"offsets": offsets})
-    for logits, best in zip(output.tolist(), kept.tolist(), strict=True):
-        spans = [(logits[s][0] + logits[e][1], 2 * s, 2 * e + 1) for s in range(6, 30) for e in range(s, 30)]
-        spans = sorted((span for span in spans if (span[2] - 1 - span[1]) // 2 < longest), reverse=True)
+    predictions = QuestionAnswering(max_answer_length=longest).extract(output, {"offsets": offsets})
+    for logits, best in zip(output.tolist(), predictions.tolist(), strict=True):
+        spans = [
+            (logits[s][0] + logits[e][1], 2 * s, 2 * e + 1)
+            for s in range(6, 30)
+            for e in range(s, 30)
+        ]
+        spans = sorted(
+            (span for span in spans if (span[2] - 1 - span[1]) // 2 < longest), reverse=True
+        )
         assert best[1:] == [list(span) for span in spans[:20]]
 
 
@@ -325,12 +400,14 @@ def test_spans_equal_those_of_a_search_through_all(longest: int) -> None:
 def test_windows_of_a_row_join_by_hand(device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
-    kept = torch.tensor([MINUS, -1, -1], dtype=torch.float64, device=device).repeat(4, 21, 1)
-    kept[0, :3] = torch.tensor([[2.0, -1, -1], [5.0, 3, 7], [1.0, 0, 2]])
-    kept[1, :2] = torch.tensor([[4.0, -1, -1], [0.5, 1, 2]])  # of another row
-    kept[2, :4] = torch.tensor([[1.0, -1, -1], [6.0, 9, 11], [4.0, 3, 7], [3.0, 9, 10]])
-    kept[3, :1] = torch.tensor([[-1.0, -1, -1]])  # a row without any span
-    whole = QuestionAnswering().assemble(kept, torch.tensor([7, 2, 7, 9], device=device)).cpu()
+    predictions = torch.tensor([MINUS, -1, -1], dtype=torch.float64, device=device).repeat(4, 21, 1)
+    predictions[0, :3] = torch.tensor([[2.0, -1, -1], [5.0, 3, 7], [1.0, 0, 2]])
+    predictions[1, :2] = torch.tensor([[4.0, -1, -1], [0.5, 1, 2]])  # of another row
+    predictions[2, :4] = torch.tensor([[1.0, -1, -1], [6.0, 9, 11], [4.0, 3, 7], [3.0, 9, 10]])
+    predictions[3, :1] = torch.tensor([[-1.0, -1, -1]])  # a row without any span
+    whole = (
+        QuestionAnswering().assemble(predictions, torch.tensor([7, 2, 7, 9], device=device)).cpu()
+    )
     assert whole.shape == (3, 21, 3)
     assert whole[0, :3].tolist() == [[4.0, -1, -1], [0.5, 1, 2], [MINUS, -1, -1]]
     assert whole[1, :6].tolist() == [
@@ -348,8 +425,10 @@ def test_windows_of_a_row_join_by_hand(device: str) -> None:
 
 
 def words_again(text: str) -> list[str]:
-    kept = "".join(letter for letter in text.lower() if letter not in set(string.punctuation))
-    return re.sub(r"\b(a|an|the)\b", " ", kept).split()
+    predictions = "".join(
+        letter for letter in text.lower() if letter not in set(string.punctuation)
+    )
+    return re.sub(r"\b(a|an|the)\b", " ", predictions).split()
 
 
 def f1_again(answer: str, true: str, version: int) -> float:
@@ -372,8 +451,12 @@ def scores_again(answers: list[str], golds: list[list[str]], version: int) -> di
         overlaps.append(max(f1_again(answer, text, version) for text in true))
     parts = {"exact_match": matches, "f1": overlaps}
     if version == 2:
-        parts["f1_answerable"] = [score for score, true in zip(overlaps, golds, strict=True) if true]
-        parts["f1_unanswerable"] = [score for score, true in zip(overlaps, golds, strict=True) if not true]
+        parts["f1_answerable"] = [
+            score for score, true in zip(overlaps, golds, strict=True) if true
+        ]
+        parts["f1_unanswerable"] = [
+            score for score, true in zip(overlaps, golds, strict=True) if not true
+        ]
     return {name: 100 * sum(part) / len(part) for name, part in parts.items()}
 
 
@@ -398,7 +481,7 @@ PIECES = [
 def random_rows(count: int, unanswerable: float, seed: int) -> tuple[Dataset, Tensor]:
     """Rows of random words, and candidates (count, 21, 3), three spans each."""
     rng = random.Random(seed)
-    rows, kept = [], torch.tensor([MINUS, -1, -1], dtype=torch.float64).repeat(count, 21, 1)
+    rows, predictions = [], torch.tensor([MINUS, -1, -1], dtype=torch.float64).repeat(count, 21, 1)
     for n in range(count):
         context = " ".join(rng.choices(PIECES, k=12))
         ends = [(match.start(), match.end()) for match in re.finditer(r"\S+", context)]
@@ -410,15 +493,23 @@ def random_rows(count: int, unanswerable: float, seed: int) -> tuple[Dataset, Te
         true = [] if rng.random() < unanswerable else [span() for _ in range(rng.randint(1, 3))]
         rows.append(("?", context, gold(*((context[s:e], s) for s, e in true))))
         for place, score in enumerate(sorted((rng.gauss(0, 2) for _ in range(3)), reverse=True), 1):
-            kept[n, place] = torch.tensor([score, *(rng.choice(true) if true and rng.random() < 0.3 else span())])
-        kept[n, 0, 0] = rng.gauss(1.0 if not true else -1.0, 2)
-    return table(*rows), kept
+            predictions[n, place] = torch.tensor(
+                [score, *(rng.choice(true) if true and rng.random() < 0.3 else span())]
+            )
+        predictions[n, 0, 0] = rng.gauss(1.0 if not true else -1.0, 2)
+    return table(*rows), predictions
 
 
-def computed(task: QuestionAnswering, split: str, rows: Dataset, kept: Tensor, sizes: int = 64) -> dict[str, float]:
-    metrics = task.metrics(split, rows)
-    for some, index in zip(kept.split(sizes), torch.arange(len(kept)).split(sizes), strict=True):
+def computed(
+    task: QuestionAnswering, split: str, rows: Dataset, predictions: Tensor, sizes: int = 64
+) -> dict[str, float]:
+    metrics = task.metrics(rows)
+    for some, index in zip(
+        predictions.split(sizes), torch.arange(len(predictions)).split(sizes), strict=True
+    ):
         task.update(metrics, some, {"index": index})
+    if split == "validation":
+        task.tune(metrics)
     return {name: value.item() for name, value in metrics.compute().items()}
 
 
@@ -428,11 +519,11 @@ def texts_of(rows: Dataset) -> list[list[str]]:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_scores_are_those_of_the_official_script_of_1_1(seed: int) -> None:
-    rows, kept = random_rows(400, 0.0, seed)
+    rows, predictions = random_rows(400, 0.0, seed)
     task = QuestionAnswering()
     task.learn({"test": rows})
-    scores = computed(task, "test", rows, kept)
-    answers = [answer["answer"] for answer in task.decode(kept, rows)]
+    scores = computed(task, "test", rows, predictions)
+    answers = [answer["answer"] for answer in task.decode(predictions, rows)]
     assert scores == pytest.approx(scores_again(answers, texts_of(rows), 1), abs=1e-9, rel=0)
     assert 10 < scores["exact_match"] < scores["f1"] < 90
 
@@ -440,11 +531,11 @@ def test_scores_are_those_of_the_official_script_of_1_1(seed: int) -> None:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_scores_are_those_of_the_official_script_of_2_0(seed: int, split: str) -> None:
-    rows, kept = random_rows(400, 0.4, seed)
+    rows, predictions = random_rows(400, 0.4, seed)
     task = QuestionAnswering(no_answer=True)
     task.learn({split: rows})
-    scores = computed(task, split, rows, kept)
-    answers = [answer["answer"] for answer in task.decode(kept, rows)]
+    scores = computed(task, split, rows, predictions)
+    answers = [answer["answer"] for answer in task.decode(predictions, rows)]
     assert scores == pytest.approx(scores_again(answers, texts_of(rows), 2), abs=1e-9, rel=0)
     assert (task.threshold != 0) == (split == "validation")
     assert 10 < sum(not answer for answer in answers) < 390
@@ -452,28 +543,99 @@ def test_scores_are_those_of_the_official_script_of_2_0(seed: int, split: str) -
 
 @pytest.mark.parametrize("seed", range(5))
 def test_no_threshold_is_better_than_the_one_that_is_found(seed: int) -> None:
-    rows, kept = random_rows(120, 0.4, seed)
-    kept[:, :, 0] = kept[:, :, 0].round() - torch.arange(21)  # many differences are equal, no two spans of a row
+    rows, predictions = random_rows(120, 0.4, seed)
+    predictions[:, :, 0] = predictions[:, :, 0].round() - torch.arange(
+        21
+    )  # many differences are equal, no two spans of a row
     task = QuestionAnswering(no_answer=True)
-    found = computed(task, "validation", rows, kept)["f1"]
+    best_f1 = computed(task, "validation", rows, predictions)["f1"]
     tried, golds = [], texts_of(rows)
     for threshold in [n / 2 for n in range(-31, 32)]:
         answers = [
             context[int(best[1]) : int(best[2])] if none[0] - best[0] <= threshold else ""
-            for context, (none, best, *_) in zip(rows["context"], kept.tolist(), strict=True)
+            for context, (none, best, *_) in zip(rows["context"], predictions.tolist(), strict=True)
         ]
         tried.append(scores_again(answers, golds, 2)["f1"])
-    assert found == pytest.approx(max(tried), abs=1e-9, rel=0)
-    assert computed(task, "test", rows, kept)["f1"] == found  # as it stays
+    assert best_f1 == pytest.approx(max(tried), abs=1e-9, rel=0)
+    assert computed(task, "test", rows, predictions)["f1"] == best_f1  # as it stays
 
 
-def test_the_threshold_goes_round_and_only_validation_moves_it() -> None:
-    rows, kept = random_rows(60, 0.4, 9)
+def test_the_threshold_goes_round() -> None:
+    rows, predictions = random_rows(60, 0.4, 9)
     task, other = QuestionAnswering(no_answer=True), QuestionAnswering(no_answer=True)
-    computed(task, "validation", rows, kept)
+    computed(task, "validation", rows, predictions)
     other.load_state_dict(json.loads(json.dumps(task.state_dict())))
     assert other.state_dict() == task.state_dict() != {"threshold": 0.0}
-    assert other.decode(kept, rows) == task.decode(kept, rows)
+    assert other.decode(predictions, rows) == task.decode(predictions, rows)
+
+
+@pytest.mark.parametrize("no_answer", [False, True])
+def test_only_a_validation_of_questions_without_answers_sets_the_threshold(no_answer: bool) -> None:
+    rows, predictions = random_rows(60, 0.4 if no_answer else 0.0, 9)
+    task = QuestionAnswering(no_answer=no_answer)
+    thresholds = []
+    for split in ("test", "validation", "test"):
+        evaluation = Evaluation(task, split, rows)
+        task.update(evaluation.metrics, predictions, {"index": torch.arange(60)})
+        evaluation.mean_loss.update(0.0)
+        evaluation.compute()
+        thresholds.append(task.threshold)
+    assert thresholds[0] == 0.0
+    assert (thresholds[1] != 0.0) == no_answer
+    assert thresholds[2] == thresholds[1]
+
+
+def test_computing_the_metrics_sets_nothing() -> None:
+    rows, predictions = random_rows(60, 0.4, 9)
+    task = QuestionAnswering(no_answer=True)
+    metrics = task.metrics(rows)
+    task.update(metrics, predictions, {"index": torch.arange(60)})
+    metrics.compute()
+    assert task.threshold == 0.0
+    task.tune(metrics)
+    assert task.threshold != 0.0
+
+
+RANK = """
+import sys
+import torch
+from datasets import Dataset
+from litpool.tasks.question_answering import QuestionAnswering
+
+folder, rank = sys.argv[1], int(sys.argv[2])
+torch.distributed.init_process_group(
+    "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
+)
+saved = torch.load(f"{folder}/saved.pt")
+task = QuestionAnswering(no_answer=True)
+metrics = task.metrics(Dataset.from_list(saved["rows"]))
+for index, predictions in saved["batches"][rank::2]:
+    task.update(metrics, predictions, {"index": index})
+task.tune(metrics)
+values = {name: value.item() for name, value in metrics.compute().items()}
+torch.save((task.threshold, values), f"{folder}/{rank}.pt")
+"""
+
+
+@pytest.mark.slow  # two processes that import torch
+def test_two_devices_find_the_threshold_of_one(tmp_path: Path) -> None:
+    rows, predictions = random_rows(61, 0.4, 9)
+    index = torch.cat([torch.arange(61), torch.arange(0, 61, 3)])  # some rows have two windows
+    windows = torch.cat([predictions, predictions[torch.arange(0, 61, 3)].flip(0)])
+    batches = list(zip(index.split(7), windows.split(7), strict=True))
+    torch.save({"rows": rows.to_list(), "batches": batches}, tmp_path / "saved.pt")
+    commands = [[sys.executable, "-c", RANK, str(tmp_path), str(rank)] for rank in (0, 1)]
+    processes = [subprocess.Popen(command) for command in commands]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+
+    task = QuestionAnswering(no_answer=True)
+    metrics = task.metrics(rows)
+    for some, predictions in batches:
+        task.update(metrics, predictions, {"index": some})
+    task.tune(metrics)
+    values = {name: value.item() for name, value in metrics.compute().items()}
+    for rank in (0, 1):
+        assert torch.load(tmp_path / f"{rank}.pt") == (task.threshold, values)
 
 
 @pytest.mark.parametrize(
@@ -487,7 +649,12 @@ def test_the_threshold_goes_round_and_only_validation_moves_it() -> None:
     ],
 )
 def test_thresholds_by_hand(difference: list[float], gain: list[float], threshold: Any) -> None:
-    assert best_threshold(torch.tensor(difference).double().numpy(), torch.tensor(gain).double().numpy()) == threshold
+    assert (
+        best_threshold(
+            torch.tensor(difference).double().numpy(), torch.tensor(gain).double().numpy()
+        )
+        == threshold
+    )
 
 
 @pytest.mark.parametrize(
@@ -505,87 +672,133 @@ def test_thresholds_by_hand(difference: list[float], gain: list[float], threshol
         ("", ["the", "Nile"], True, (0.0, 0.0)),  # golds without words do not count
     ],
 )
-def test_one_answer_by_hand(answer: str, golds: list[str], no_answer: bool, expected: tuple[float, float]) -> None:
+def test_one_answer_by_hand(
+    answer: str, golds: list[str], no_answer: bool, expected: tuple[float, float]
+) -> None:
     got = exact_match(answer, golds, no_answer), f1(answer, golds, no_answer)
     assert got == pytest.approx(expected)
 
 
 def test_scores_are_of_the_rows_that_were_fed_however_they_are_batched() -> None:
-    rows, kept = random_rows(50, 0.0, 3)
+    rows, predictions = random_rows(50, 0.0, 3)
     task = QuestionAnswering()
-    assert computed(task, "test", rows, kept, 50) == pytest.approx(computed(task, "test", rows, kept, 1))
-    metrics = task.metrics("test", rows)
+    assert computed(task, "test", rows, predictions, 50) == pytest.approx(
+        computed(task, "test", rows, predictions, 1)
+    )
+    metrics = task.metrics(rows)
     some = torch.tensor([40, 3, 17])
-    task.update(metrics, kept[some], {"index": some})
-    few = [answer["answer"] for answer in task.decode(kept[[3, 17, 40]], rows.select([3, 17, 40]))]
+    task.update(metrics, predictions[some], {"index": some})
+    few = [
+        answer["answer"]
+        for answer in task.decode(predictions[[3, 17, 40]], rows.select([3, 17, 40]))
+    ]
     expected = scores_again(few, texts_of(rows.select([3, 17, 40])), 1)
-    assert {name: value.item() for name, value in metrics.compute().items()} == pytest.approx(expected)
+    assert {name: value.item() for name, value in metrics.compute().items()} == pytest.approx(
+        expected
+    )
 
 
 def test_the_monitored_metric_is_among_the_metrics() -> None:
-    rows, kept = random_rows(5, 0.0, 0)
-    assert QuestionAnswering.monitor.removeprefix("val/") in computed(QuestionAnswering(), "validation", rows, kept)
+    rows, predictions = random_rows(5, 0.0, 0)
+    assert QuestionAnswering.monitor.removeprefix("val/") in computed(
+        QuestionAnswering(), "validation", rows, predictions
+    )
 
 
 # ---- answers
 
 
-def few_candidates(*spans: tuple[float, int, int]) -> Tensor:
-    kept = torch.tensor([MINUS, -1, -1], dtype=torch.float64).repeat(1, 21, 1)
-    kept[0, : len(spans)] = torch.tensor(spans, dtype=torch.float64)
-    return kept
+def candidates(*spans: tuple[float, int, int]) -> Tensor:
+    predictions = torch.tensor([MINUS, -1, -1], dtype=torch.float64).repeat(1, 21, 1)
+    predictions[0, : len(spans)] = torch.tensor(spans, dtype=torch.float64)
+    return predictions
 
 
 def test_answers_by_hand() -> None:
     rows = table(("What?", "The Nile is long.", gold(("Nile", 4))), id=["q1"])
-    kept = few_candidates((9.0, -1, -1), (2.0, 4, 8), (1.0, 0, 8))
+    predictions = candidates((9.0, -1, -1), (2.0, 4, 8), (1.0, 0, 8))
     first, second = math.e / (math.e + 1), 1 / (math.e + 1)
     nile = {"answer": "Nile", "start": 4, "end": 8, "probability": pytest.approx(first)}
-    assert QuestionAnswering().decode(kept, rows) == [{"id": "q1", **nile}]
+    assert QuestionAnswering().decode(predictions, rows) == [{"id": "q1", **nile}]
     other = {"answer": "The Nile", "start": 0, "end": 8, "probability": pytest.approx(second)}
-    assert QuestionAnswering(n_best=5).decode(kept, rows) == [{"id": "q1", **nile, "n_best": [nile, other]}]
-    assert "id" not in QuestionAnswering().decode(kept, rows.remove_columns("id"))[0]
+    assert QuestionAnswering(n_best=5).decode(predictions, rows) == [
+        {"id": "q1", **nile, "n_best": [nile, other]}
+    ]
+    assert "id" not in QuestionAnswering().decode(predictions, rows.remove_columns("id"))[0]
 
 
 @pytest.mark.parametrize(("threshold", "answer"), [(0.0, ""), (0.9, ""), (1.1, "Nile")])
-def test_no_answer_is_given_where_it_scores_above_the_threshold(threshold: float, answer: str) -> None:
+def test_no_answer_is_given_where_it_scores_above_the_threshold(
+    threshold: float, answer: str
+) -> None:
     rows = table(("What?", "The Nile is long.", gold()))
     task = QuestionAnswering(no_answer=True, n_best=2)
     task.load_state_dict({"threshold": threshold})
-    given = task.decode(few_candidates((3.0, -1, -1), (2.0, 4, 8)), rows)[0]
-    assert given["answer"] == answer
-    assert (given["start"], given["end"]) == ((4, 8) if answer else (-1, -1))
-    assert given["probability"] == pytest.approx(1 / (1 + math.exp(-abs(1 - threshold))))
-    assert [one["answer"] for one in given["n_best"]] == [answer, "" if answer else "Nile"]
+    decoded = task.decode(candidates((3.0, -1, -1), (2.0, 4, 8)), rows)[0]
+    assert decoded["answer"] == answer
+    assert (decoded["start"], decoded["end"]) == ((4, 8) if answer else (-1, -1))
+    assert decoded["probability"] == pytest.approx(1 / (1 + math.exp(-abs(1 - threshold))))
+    assert [candidate["answer"] for candidate in decoded["n_best"]] == [
+        answer,
+        "" if answer else "Nile",
+    ]
 
 
 def test_a_row_without_any_candidate_has_an_empty_answer() -> None:
     rows = table(("What?", "The Nile", gold(("Nile", 4))))
-    given = QuestionAnswering(n_best=3).decode(few_candidates((3.0, -1, -1)), rows)
-    assert given == [{"answer": "", "start": -1, "end": -1, "probability": 0.0, "n_best": []}]
+    decoded = QuestionAnswering(n_best=3).decode(candidates((3.0, -1, -1)), rows)
+    assert decoded == [{"answer": "", "start": -1, "end": -1, "probability": 0.0, "n_best": []}]
 
 
 def test_mistakes_come_the_most_confident_first() -> None:
     context = "The Nile is long."
     rows = table(*((("?", context, gold(("Nile", 4))),) * 3), ("?", context, gold(("long", 12))))
-    kept = torch.cat(
+    predictions = torch.cat(
         [
-            few_candidates((0.0, -1, -1), (1.0, 9, 11), (0.0, 4, 8)),  # is
-            few_candidates((0.0, -1, -1), (9.0, 0, 8), (0.0, 9, 11)),  # The Nile
-            few_candidates((0.0, -1, -1), (3.0, 12, 16), (0.0, 4, 8)),  # long
-            few_candidates((0.0, -1, -1), (2.0, 9, 16), (0.0, 4, 8)),  # is long
+            candidates((0.0, -1, -1), (1.0, 9, 11), (0.0, 4, 8)),  # is
+            candidates((0.0, -1, -1), (9.0, 0, 8), (0.0, 9, 11)),  # The Nile
+            candidates((0.0, -1, -1), (3.0, 12, 16), (0.0, 4, 8)),  # long
+            candidates((0.0, -1, -1), (2.0, 9, 16), (0.0, 4, 8)),  # is long
         ]
     )
-    mistakes = QuestionAnswering().mistakes(kept, rows)
-    assert [(one.row, one.true, one.predicted) for one in mistakes] == [(2, "Nile", "long"), (0, "Nile", "is")]
-    assert [one.measure for one in mistakes] == pytest.approx([1 / (1 + math.exp(-v)) for v in (3, 1)])
+    mistakes = QuestionAnswering().mistakes(predictions, rows)
+    assert [(mistake.row, mistake.true, mistake.predicted) for mistake in mistakes] == [
+        (2, "Nile", "long"),
+        (0, "Nile", "is"),
+    ]
+    assert [mistake.measure for mistake in mistakes] == pytest.approx(
+        [1 / (1 + math.exp(-v)) for v in (3, 1)]
+    )
 
 
 def test_an_answer_to_what_has_none_is_a_mistake() -> None:
-    rows = table(("?", "The Nile", gold()), ("?", "The Nile", gold(("Nile", 4))), ("?", "The Nile", gold()))
-    kept = torch.cat([few_candidates((none, -1, -1), (2.0, 4, 8)) for none in (0.0, 5.0, 5.0)])
-    mistakes = QuestionAnswering(no_answer=True).mistakes(kept, rows)
-    assert [(one.row, one.true, one.predicted) for one in mistakes] == [
+    rows = table(
+        ("?", "The Nile", gold()), ("?", "The Nile", gold(("Nile", 4))), ("?", "The Nile", gold())
+    )
+    predictions = torch.cat([candidates((none, -1, -1), (2.0, 4, 8)) for none in (0.0, 5.0, 5.0)])
+    mistakes = QuestionAnswering(no_answer=True).mistakes(predictions, rows)
+    assert [(mistake.row, mistake.true, mistake.predicted) for mistake in mistakes] == [
         (1, "Nile", "no answer"),
         (0, "no answer", "Nile"),
     ]
+
+
+# ---- the key of the token cache
+
+
+@pytest.mark.parametrize("options", [{"n_best": 3}, {"max_answer_length": 9}, {"no_answer": True}])
+def test_what_does_not_change_the_tokens_keeps_the_encoding_key(options: dict[str, Any]) -> None:
+    assert QuestionAnswering(**options).encoding_key() == QuestionAnswering().encoding_key()
+
+
+def test_the_threshold_keeps_the_encoding_key() -> None:
+    task = QuestionAnswering(no_answer=True)
+    task.threshold = 2.5
+    assert task.encoding_key() == QuestionAnswering(no_answer=True).encoding_key()
+
+
+@pytest.mark.parametrize(
+    "options", [{"question": "q"}, {"context": "c"}, {"answers": "a"}, {"doc_stride": 64}]
+)
+def test_columns_and_overlap_change_the_encoding_key(options: dict[str, Any]) -> None:
+    assert QuestionAnswering(**options).encoding_key() != QuestionAnswering().encoding_key()

@@ -1,5 +1,6 @@
 """Similarity: the three objectives, by values worked out by hand or by plain loops."""
 
+import json
 import math
 from typing import Any
 
@@ -13,8 +14,11 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from litpool import InputError
-from litpool.tasks.retrieval import contrastive_loss, ranks
-from litpool.tasks.similarity import Similarity, SoftmaxHead
+from litpool.tasks.contrastive import contrastive_loss
+from litpool.tasks.retrieval import ranks
+from litpool.tasks.similarity import Similarity
+from litpool.tasks.softmax import SoftmaxHead
+from litpool.tasks.task import Task
 
 NO_ROWS = Dataset.from_dict({})
 AXES = {"east": [1.0, 0.0], "north": [0.0, 2.0], "west": [-3.0, 0.0], "northeast": [1.0, 1.0]}
@@ -29,10 +33,14 @@ def vectors(*rows: str) -> Tensor:
 
 
 def test_each_text_is_encoded_by_itself(tokenizer: PreTrainedTokenizerBase) -> None:
-    rows = {"sentence1": ["the film", "good"], "sentence2": ["a good play was fine", "bad"], "score": [0.5, 1]}
+    rows = {
+        "sentence1": ["the film", "good"],
+        "sentence2": ["a good play was fine", "bad"],
+        "score": [0.5, 1],
+    }
     encoded = Similarity().encode(rows, tokenizer, max_length=5)
-    told = [[tokenizer.decode(ids) for ids in row] for row in encoded["input_ids"]]
-    assert told == [
+    texts = [[tokenizer.decode(ids) for ids in row] for row in encoded["input_ids"]]
+    assert texts == [
         ["[CLS] the film [SEP]", "[CLS] a good play [SEP]"],
         ["[CLS] good [SEP]", "[CLS] bad [SEP]"],
     ]
@@ -40,8 +48,14 @@ def test_each_text_is_encoded_by_itself(tokenizer: PreTrainedTokenizerBase) -> N
     assert encoded["labels"] == [0.5, 1]
 
 
-def test_contrastive_labels_are_equal_for_equal_texts_only(tokenizer: PreTrainedTokenizerBase) -> None:
-    rows = {"a": ["good", "bad", "good"], "b": ["bad", "fine", "play"], "c": ["dull", "dull", "dull"]}
+def test_contrastive_labels_are_equal_for_equal_texts_only(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    rows = {
+        "a": ["good", "bad", "good"],
+        "b": ["bad", "fine", "play"],
+        "c": ["dull", "dull", "dull"],
+    }
     task = Similarity(["a", "b", "c"], objective="contrastive")
     labels = task.encode(rows, tokenizer, 8)["labels"]
     assert labels[0][0] == labels[2][0]
@@ -74,10 +88,14 @@ def test_one_column_is_no_pair() -> None:
 
 def test_a_score_out_of_range_is_refused() -> None:
     with pytest.raises(
-        InputError, match=r"the validation split, row 2: 'score' is '4\.5', must be a number from 0 to 1"
+        InputError,
+        match=r"the validation split, row 2: 'score' is '4\.5', must be a number from 0 to 1",
     ):
         Similarity().learn(
-            {"train": Dataset.from_dict({"score": [0.0]}), "validation": Dataset.from_dict({"score": [1, 4.5]})}
+            {
+                "train": Dataset.from_dict({"score": [0.0]}),
+                "validation": Dataset.from_dict({"score": [1, 4.5]}),
+            }
         )
 
 
@@ -85,7 +103,10 @@ def test_a_label_that_softmax_does_not_know_is_refused() -> None:
     task = Similarity(objective="softmax", label="label")
     with pytest.raises(InputError, match="the test split has the label 'maybe' in column 'label'"):
         task.learn(
-            {"train": Dataset.from_dict({"label": ["yes", "no"]}), "test": Dataset.from_dict({"label": ["maybe"]})}
+            {
+                "train": Dataset.from_dict({"label": ["yes", "no"]}),
+                "test": Dataset.from_dict({"label": ["maybe"]}),
+            }
         )
 
 
@@ -104,10 +125,15 @@ def test_the_cosine_is_fitted_to_the_scaled_score() -> None:
 @pytest.mark.parametrize("sizes", [[60], [33, 26, 1]])
 def test_correlations_are_those_of_the_whole_split(sizes: list[int]) -> None:
     rng = np.random.default_rng(1)
-    cosines, scores = rng.normal(size=60).astype(np.float32), rng.integers(0, 6, 60).astype(np.float32)
+    cosines, scores = (
+        rng.normal(size=60).astype(np.float32),
+        rng.integers(0, 6, 60).astype(np.float32),
+    )
     task = Similarity(score_range=(0, 5))
-    metrics = task.metrics("test", NO_ROWS)
-    for some, truth in zip(torch.tensor(cosines).split(sizes), torch.tensor(scores / 5).split(sizes), strict=True):
+    metrics = task.metrics(NO_ROWS)
+    for some, truth in zip(
+        torch.tensor(cosines).split(sizes), torch.tensor(scores / 5).split(sizes), strict=True
+    ):
         task.update(metrics, some, {"labels": truth})
     assert {name: value.item() for name, value in metrics.compute().items()} == {
         "spearman": pytest.approx(stats.spearmanr(cosines, scores).statistic, abs=1e-5),
@@ -117,18 +143,21 @@ def test_correlations_are_those_of_the_whole_split(sizes: list[int]) -> None:
 
 def test_answers_are_cosines_and_of_single_texts_vectors() -> None:
     task = Similarity()
-    kept = task.extract(vectors("east northeast"), {})
-    assert task.decode(kept, NO_ROWS)[0]["cosine"] == pytest.approx(math.sqrt(0.5))
+    predictions = task.extract(vectors("east northeast"), {})
+    assert task.decode(predictions, NO_ROWS)[0]["cosine"] == pytest.approx(math.sqrt(0.5))
     single = Similarity("text")
     assert single.gives_vectors
-    kept = single.extract(single.head(2)(vectors("west", "north")), {})
-    assert single.decode(kept, NO_ROWS) == [{"vector": [-3, 0]}, {"vector": [0, 2]}]
+    predictions = single.extract(single.head(2)(vectors("west", "north")), {})
+    assert single.decode(predictions, NO_ROWS) == [{"vector": [-3, 0]}, {"vector": [0, 2]}]
 
 
 def test_mistakes_of_the_cosine_begin_with_the_largest() -> None:
     rows = Dataset.from_dict({"score": [5.0, 0.0]})
     mistakes = Similarity(score_range=(0, 5)).mistakes(torch.tensor([0.9, 0.6]), rows)
-    assert [(m.row, m.true, m.predicted) for m in mistakes] == [(1, "0.00", "0.60"), (0, "1.00", "0.90")]
+    assert [(m.row, m.true, m.predicted) for m in mistakes] == [
+        (1, "0.00", "0.60"),
+        (0, "1.00", "0.90"),
+    ]
 
 
 # ---- softmax
@@ -150,7 +179,9 @@ def test_the_classifier_stands_on_the_combination(softmax: Similarity) -> None:
     output = head(vectors("west north"))
     features = torch.tensor([-3.0, 0, 0, 2, 3, 2, 0, 0])  # u, v, |u - v|, u * v
     assert output[0, 0].item() == 0
-    assert output[0, 1:].tolist() == pytest.approx((torch.arange(24.0).reshape(3, 8) @ features).tolist())
+    assert output[0, 1:].tolist() == pytest.approx(
+        (torch.arange(24.0).reshape(3, 8) @ features).tolist()
+    )
     assert torch.equal(head(vectors("west")), vectors("west"))
 
 
@@ -158,12 +189,17 @@ def test_softmax_loss_metrics_answers_and_mistakes(softmax: Similarity) -> None:
     output = torch.tensor([[0.3, 2.0, 0.0, -1.0], [0.9, 0.0, 1.0, 3.0]])
     labels = torch.tensor(softmax.targets(["maybe", "no"]))
     assert labels.tolist() == [0, 1]
-    assert softmax.loss(output, labels).item() == pytest.approx(F.cross_entropy(output[:, 1:], labels).item())
-    metrics = softmax.metrics("test", NO_ROWS)
+    assert softmax.loss(output, labels).item() == pytest.approx(
+        F.cross_entropy(output[:, 1:], labels).item()
+    )
+    metrics = softmax.metrics(NO_ROWS)
     softmax.update(metrics, softmax.extract(output, {}), {"labels": labels})
     assert metrics.compute()["accuracy"].item() == 0.5
     answers = softmax.decode(output, NO_ROWS)
-    assert [(a["cosine"], a["label"]) for a in answers] == [(pytest.approx(0.3), "maybe"), (pytest.approx(0.9), "yes")]
+    assert [(a["cosine"], a["label"]) for a in answers] == [
+        (pytest.approx(0.3), "maybe"),
+        (pytest.approx(0.9), "yes"),
+    ]
     assert sum(answers[0]["probabilities"].values()) == pytest.approx(1)
     mistakes = softmax.mistakes(output, Dataset.from_dict({"label": ["maybe", "no"]}))
     assert [(m.row, m.true, m.predicted) for m in mistakes] == [(1, "no", "yes")]
@@ -173,7 +209,7 @@ def test_softmax_loss_metrics_answers_and_mistakes(softmax: Similarity) -> None:
 
 
 def loss_by_loops(texts: list[list[str]], unit: np.ndarray, temperature: float) -> float:
-    """The loss from its definition: for each row and direction, what may be chosen, and how probable the right is."""
+    """The loss by its definition: in each direction, the probability of the right choice."""
     pairs = {(row[0], row[1]) for row in texts}
     losses = []
     for i, row in enumerate(texts):
@@ -188,7 +224,9 @@ def loss_by_loops(texts: list[list[str]], unit: np.ndarray, temperature: float) 
         scores = np.array([unit[i, 0] @ unit[j, k] / temperature for j, k in chosen])
         losses.append(-scores[chosen.index((i, 1))] + np.log(np.exp(scores).sum()))
         chosen = [
-            (j, 0) for j in range(len(texts)) if j == i or not ((texts[j][0], row[1]) in pairs or texts[j][0] == row[1])
+            (j, 0)
+            for j in range(len(texts))
+            if j == i or not ((texts[j][0], row[1]) in pairs or texts[j][0] == row[1])
         ]
         scores = np.array([unit[i, 1] @ unit[j, k] / temperature for j, k in chosen])
         losses.append(-scores[chosen.index((i, 0))] + np.log(np.exp(scores).sum()))
@@ -213,33 +251,44 @@ def test_a_batch_of_equal_pairs_has_nothing_to_choose() -> None:
 
 
 def test_ranks_by_hand() -> None:
-    found = vectors("east northeast", "north north", "west east")
+    embeddings = vectors("east northeast", "north north", "west east")
     identities = torch.tensor([[1, 11], [2, 12], [3, 13]])
-    # east: east (13) is nearer than northeast; north: itself; west: north 0, northeast -0.7 and east -1
-    assert ranks(found, identities).tolist() == [2, 1, 3]
+    # east: east (13) is nearer than northeast; north: itself;
+    # west: north 0, northeast -0.7 and east -1
+    assert ranks(embeddings, identities).tolist() == [2, 1, 3]
     same = torch.ones(3, 2, 4)
     assert ranks(same, identities).tolist() == [2, 2, 2]  # the mean of 1, 2 and 3
-    assert ranks(torch.full((3, 2, 4), torch.nan), identities).tolist() == [3, 3, 3]  # no number finds nothing
+    assert ranks(torch.full((3, 2, 4), torch.nan), identities).tolist() == [
+        3,
+        3,
+        3,
+    ]  # no number finds nothing
     partner = torch.tensor([[1, 11], [2, 12], [1, 13]])  # 13 is another partner of the first text 1
-    assert ranks(found, partner).tolist() == [1, 1, 2]
+    assert ranks(embeddings, partner).tolist() == [1, 1, 2]
     duplicate = torch.tensor([[1, 11], [2, 12], [3, 12]])  # the second 12 is the first: north
-    assert ranks(vectors("east northeast", "north north", "west north"), duplicate).tolist() == [1, 1, 1]
+    assert ranks(vectors("east northeast", "north north", "west north"), duplicate).tolist() == [
+        1,
+        1,
+        1,
+    ]
 
 
 def test_hard_negatives_are_candidates() -> None:
-    found = vectors("east north east", "north north west")
+    embeddings = vectors("east north east", "north north west")
     identities = torch.tensor([[1, 11, 12], [2, 11, 13]])
-    assert ranks(found, identities).tolist() == [2, 1]
+    assert ranks(embeddings, identities).tolist() == [2, 1]
 
 
 def test_retrieval_metrics_are_those_of_the_whole_split() -> None:
     torch.manual_seed(0)
     task = Similarity(objective="contrastive")
-    found, identities = torch.randn(40, 2, 8), torch.arange(80).reshape(40, 2)
-    metrics = task.metrics("test", NO_ROWS)
-    for some, names in zip(found.split([25, 14, 1]), identities.split([25, 14, 1]), strict=True):
+    embeddings, identities = torch.randn(40, 2, 8), torch.arange(80).reshape(40, 2)
+    metrics = task.metrics(NO_ROWS)
+    for some, names in zip(
+        embeddings.split([25, 14, 1]), identities.split([25, 14, 1]), strict=True
+    ):
         task.update(metrics, some, {"labels": names})
-    unit = F.normalize(found, dim=-1).numpy()
+    unit = F.normalize(embeddings, dim=-1).numpy()
     scores = unit[:, 0] @ unit[:, 1].T
     rank = 1 + (scores > np.diag(scores)[:, None]).sum(1)
     assert {name: value.item() for name, value in metrics.compute().items()} == {
@@ -250,8 +299,62 @@ def test_retrieval_metrics_are_those_of_the_whole_split() -> None:
 
 def test_contrastive_answers_and_mistakes() -> None:
     task = Similarity(["a", "b", "c"], objective="contrastive")
-    kept = vectors("east northeast west", "north north west", "west east west")
-    assert [a["cosine"] for a in task.decode(kept, NO_ROWS)] == pytest.approx([math.sqrt(0.5), 1, -1])
+    predictions = vectors("east northeast west", "north north west", "west east west")
+    assert [a["cosine"] for a in task.decode(predictions, NO_ROWS)] == pytest.approx(
+        [math.sqrt(0.5), 1, -1]
+    )
     rows = Dataset.from_dict({"a": ["e", "n", "w"], "b": ["ne", "n", "e"], "c": ["w"] * 3})
-    mistakes = task.mistakes(kept, rows)
+    mistakes = task.mistakes(predictions, rows)
     assert [(m.row, m.true, m.predicted) for m in mistakes] == [(2, "e", "n"), (0, "ne", "e")]
+
+
+# ---- one task, three objectives
+
+
+@pytest.mark.parametrize(
+    ("objective", "monitor", "measure"),
+    [
+        ("cosine", "val/spearman", "error"),
+        ("softmax", "val/accuracy", "confidence"),
+        ("contrastive", "val/mrr", "error"),
+    ],
+)
+def test_every_objective_is_the_task_similarity(objective: Any, monitor: str, measure: str) -> None:
+    task: Task = Similarity(objective=objective)
+    assert type(task) is Similarity
+    assert (task.monitor, task.mistake_measure) == (monitor, measure)
+    other = Similarity(objective=objective)
+    other.load_state_dict({"labels": ["no", "yes"]})
+    assert other.labels == ["no", "yes"]
+    assert other.state_dict() == {"labels": ["no", "yes"]}
+
+
+def test_an_unknown_objective_is_refused() -> None:
+    with pytest.raises(AssertionError, match="softmx"):
+        Similarity(objective="softmx")  # type: ignore[arg-type]
+
+
+# ---- the key of the token cache
+
+
+@pytest.mark.parametrize("objective", ["cosine", "softmax", "contrastive"])
+def test_what_does_not_change_the_tokens_keeps_the_encoding_key(objective: Any) -> None:
+    key = Similarity(objective=objective).encoding_key()
+    options: dict[str, Any] = {"temperature": 0.5, "combination": ["u", "v"]}
+    assert Similarity(objective=objective, **options).encoding_key() == key
+
+
+def test_columns_labels_objective_and_range_change_the_encoding_key() -> None:
+    restored = Similarity(objective="softmax")
+    restored.load_state_dict({"labels": ["no", "yes"]})
+    tasks = [
+        Similarity(),
+        Similarity(["a", "b"]),
+        Similarity(label="other"),
+        Similarity(score_range=(0, 5)),
+        Similarity(objective="softmax"),
+        restored,
+        Similarity(objective="contrastive"),
+    ]
+    keys = [json.dumps(task.encoding_key()) for task in tasks]
+    assert len(set(keys)) == len(tasks)

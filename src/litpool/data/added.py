@@ -15,7 +15,9 @@ from litpool import InputError
 if TYPE_CHECKING:  # slow to import, and not needed until there are rows
     from datasets import Dataset
 
-Pieces = dict[int, list[int]]  # by the id of a new token: the ids of its pieces in the tokenizer as it was
+Pieces = dict[
+    int, list[int]
+]  # by the id of a new token: the ids of its pieces in the tokenizer as it was
 
 
 def add(tokenizer: PreTrainedTokenizerBase, plain: Sequence[str], special: Sequence[str]) -> Pieces:
@@ -37,24 +39,38 @@ def add(tokenizer: PreTrainedTokenizerBase, plain: Sequence[str], special: Seque
     known = [token for token in plain if _is_whole(tokenizer, token)]
     known += [token for token in special if token in tokenizer.all_special_tokens]
     if known:
-        rank_zero_warn(f"data.add_tokens, data.add_special_tokens: {_named(known)}: one token already, not added")
+        rank_zero_warn(
+            f"data.add_tokens, data.add_special_tokens: {_named(known)}: one token already, not added"
+        )
     new = [token for token in (*plain, *special) if token not in known]
     pieces = {token: _pieces(tokenizer, token) for token in new}
     tokenizer.add_tokens([token for token in plain if token in new])
     marks = [token for token in special if token in new]
-    tokenizer.add_special_tokens({"extra_special_tokens": marks}, replace_extra_special_tokens=False)
-    if listed := [token for token in new if token in before]:  # such as BERT's [unused1], which it would have split
-        rank_zero_warn(f"the vocabulary has {_named(listed)}: left whole from now on, with the embedding that it has")
+    tokenizer.add_special_tokens(
+        {"extra_special_tokens": marks}, replace_extra_special_tokens=False
+    )
+    if listed := [
+        token for token in new if token in before
+    ]:  # such as BERT's [unused1], which it would have split
+        rank_zero_warn(
+            f"the vocabulary has {_named(listed)}: left whole from now on, with the embedding that it has"
+        )
     ids = tokenizer.get_added_vocab()
     return {ids[token]: pieces[token] for token in new if token not in before}
 
 
-def _check(tokenizer: PreTrainedTokenizerBase, plain: Sequence[str], special: Sequence[str]) -> None:
+def _check(
+    tokenizer: PreTrainedTokenizerBase, plain: Sequence[str], special: Sequence[str]
+) -> None:
     for name, tokens in (("add_tokens", plain), ("add_special_tokens", special)):
         if any(not token.strip() for token in tokens):
-            raise InputError(f"data.{name}={list(tokens)}: a token is empty or only spaces; leave it out")
+            raise InputError(
+                f"data.{name}={list(tokens)}: a token is empty or only spaces; leave it out"
+            )
         if spaced := [token for token in tokens if token != token.strip()]:
-            raise InputError(f"data.{name}: {spaced[0]!r} has spaces at its ends; give {spaced[0].strip()!r}")
+            raise InputError(
+                f"data.{name}: {spaced[0]!r} has spaces at its ends; give {spaced[0].strip()!r}"
+            )
         if twice := [token for token in tokens if tokens.count(token) > 1]:
             raise InputError(f"data.{name}: {twice[0]!r} is named twice; once is enough")
     alike = Counter(read := [_as_read(tokenizer, token) for token in plain])
@@ -62,7 +78,9 @@ def _check(tokenizer: PreTrainedTokenizerBase, plain: Sequence[str], special: Se
         told = f"{_named(same)}: the tokenizer reads {_as_read(tokenizer, same[0])!r} for each"
         raise InputError(f"data.add_tokens: {told}; name one of them")
     if both := [token for token in plain if token in special]:
-        raise InputError(f"data.add_tokens and data.add_special_tokens both name {both[0]!r}; leave it in one of them")
+        raise InputError(
+            f"data.add_tokens and data.add_special_tokens both name {both[0]!r}; leave it in one of them"
+        )
     if lost := [token for token in plain if token in tokenizer.all_special_tokens]:
         raise InputError(
             f"data.add_tokens: {lost[0]!r} is a special token already and would become a plain one; leave it out"
@@ -72,7 +90,11 @@ def _check(tokenizer: PreTrainedTokenizerBase, plain: Sequence[str], special: Se
 def _as_read(tokenizer: PreTrainedTokenizerBase, token: str) -> str:
     """The token as the tokenizer finds it in texts, such as in lower case."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    return backend.normalizer.normalize_str(token) if backend is not None and backend.normalizer else token
+    return (
+        backend.normalizer.normalize_str(token)
+        if backend is not None and backend.normalizer
+        else token
+    )
 
 
 def _is_whole(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
@@ -109,7 +131,9 @@ def warn_unused(encoded: "Dataset", tokens: Mapping[str, int]) -> None:
     for flat, _ in _texts(encoded) if left else ():
         left = {token: number for token, number in left.items() if not (flat == number).any()}
     if left:
-        rank_zero_warn(f"added tokens that never occur in the train split, so they learn nothing: {_named([*left])}")
+        rank_zero_warn(
+            f"added tokens that never occur in the train split, so they learn nothing: {_named([*left])}"
+        )
 
 
 def require(
@@ -130,11 +154,16 @@ def require(
                 several = isinstance(first[0], list)  # else two columns are read as one text
                 row, part = divmod(text, len(first) if several else 1)
                 index = dataset[row]["index"]
-                whole = " ".join(rows[split][index][name] for name in (columns[part:][:1] if several else columns))
+                whole = " ".join(
+                    rows[split][index][name]
+                    for name in (columns[part:][:1] if several else columns)
+                )
                 cut = token in whole
                 told = f"{token!r} is cut off from the text" if cut else f"no {token!r} in the text"
                 advice = "raise data.max_length" if cut else "mark every text"
-                raise InputError(f"the {split} split, row {index + 1}: {told} {whole[:80]!r}; {advice}")
+                raise InputError(
+                    f"the {split} split, row {index + 1}: {told} {whole[:80]!r}; {advice}"
+                )
 
 
 def _first_without(encoded: "Dataset", number: int) -> int | None:

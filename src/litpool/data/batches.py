@@ -57,10 +57,14 @@ class TrainOrder(Sampler[list[int]]):
         return full + (rest >= self.world_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)  # no epoch repeats another seed's
+        generator = torch.Generator().manual_seed(
+            self.seed * 1_000_003 + self.epoch
+        )  # no epoch repeats another seed's
         size = self.batch_size * self.world_size
         rows = torch.randperm(len(self.lengths), generator=generator)
-        full = len(rows) - len(rows) % size  # the rest is a batch of its own: any rows, not always the longest
+        full = (
+            len(rows) - len(rows) % size
+        )  # the rest is a batch of its own: any rows, not always the longest
         pools = rows[:full].split(size * POOL)
         if self.grouped:
             pools = tuple(pool[self.lengths[pool].argsort(stable=True)] for pool in pools)
@@ -80,7 +84,9 @@ class EvaluationOrder(Sampler[list[int]]):
         world_size: Number of devices.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, rank: int = 0, world_size: int = 1
+    ) -> None:
         if len(lengths) < world_size:
             raise InputError(
                 f"{len(lengths)} rows for {world_size} devices: set trainer.devices to {len(lengths)} or less"
@@ -123,11 +129,15 @@ class Collator:
             tokens = {key: [text for row in texts for text in row] for key, texts in tokens.items()}
         padded = dict(self.tokenizer.pad(tokens, return_tensors="pt"))
         if several:
-            padded = {key: value.unflatten(0, (len(single["index"]), -1)) for key, value in padded.items()}
+            padded = {
+                key: value.unflatten(0, (len(single["index"]), -1)) for key, value in padded.items()
+            }
         if "offsets" in rows:
             padded["offsets"] = self._padded_offsets(rows["offsets"])
         return {**padded, **single}
 
     def _padded_offsets(self, offsets: list[list[list[int]]]) -> Tensor:
         side = self.tokenizer.padding_side
-        return pad_sequence([torch.tensor(row) for row in offsets], batch_first=True, padding_side=side)  # (B, T, 2)
+        return pad_sequence(
+            [torch.tensor(row) for row in offsets], batch_first=True, padding_side=side
+        )  # (B, T, 2)

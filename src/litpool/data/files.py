@@ -24,7 +24,9 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 TYPED = [".json", ".jsonl", ".parquet"]  # where a number is told from a text by the format itself
 NUMBER = r"[+-]?[0-9]*\.?[0-9]+([eE][+-]?[0-9]+)?"  # as a text: any
 
-Columns = tuple[Mapping[str, Sequence[Any]], Sequence[int]]  # values by column, and the line each row begins on
+Columns = tuple[
+    Mapping[str, Sequence[Any]], Sequence[int]
+]  # values by column, and the line each row begins on
 
 
 @dataclasses.dataclass
@@ -62,9 +64,15 @@ class Source:
             self.delimiter = "\t"
 
 
-def read_file(path: str, source: Source, texts: list[str], labels: list[str], extras: Sequence[str] = ()) -> pa.Table:
+def read_file(
+    path: str, source: Source, texts: list[str], labels: list[str], extras: Sequence[str] = ()
+) -> pa.Table:
     """Read the wanted columns of one file, `extras` only where they are, and of its rows the complete ones."""
-    where, ending, wanted = "standard input" if path == "-" else path, Path(path).suffix.lower(), texts + labels
+    where, ending, wanted = (
+        "standard input" if path == "-" else path,
+        Path(path).suffix.lower(),
+        texts + labels,
+    )
     if ending == ".parquet":
         table = _parquet(path)
         lines: Sequence[int] = range(1, len(table) + 1)
@@ -72,7 +80,9 @@ def read_file(path: str, source: Source, texts: list[str], labels: list[str], ex
     else:
         text = read_text(path)
         typed = ending in TYPED or (path == "-" and text.lstrip().startswith("{"))
-        columns, lines = _objects(text, ending, where) if typed else _delimited(text, ending, where, source)
+        columns, lines = (
+            _objects(text, ending, where) if typed else _delimited(text, ending, where, source)
+        )
         wanted = present(list(columns), wanted, where, extras)
         for name in texts:
             _no_number(name, columns[name], lines, where, alone=typed or len(columns) == 1)
@@ -80,7 +90,9 @@ def read_file(path: str, source: Source, texts: list[str], labels: list[str], ex
             table = pa.table({name: pa.array(columns[name]) for name in wanted})
         except (TypeError, ValueError, OverflowError) as error:
             reason = " ".join(str(error).split())
-            raise InputError(f"{where}: a column mixes kinds of values ({reason}); make them alike") from error
+            raise InputError(
+                f"{where}: a column mixes kinds of values ({reason}); make them alike"
+            ) from error
     complete = complete_rows(table, lines, where, source, texts, labels)
     return table if len(complete) == len(table) else table.take(complete)
 
@@ -90,7 +102,9 @@ def read_text(path: str) -> str:
     try:
         data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; name a file that is there and may be read") from error
+        raise InputError(
+            f"{path}: {error.strerror}; name a file that is there and may be read"
+        ) from error
     try:
         text = data.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -105,9 +119,13 @@ def _parquet(path: str) -> pa.Table:
     try:
         table = pq.ParquetFile(path).read()
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}; name a file that is there and may be read") from error
+        raise InputError(
+            f"{path}: {error.strerror or error}; name a file that is there and may be read"
+        ) from error
     except pa.ArrowException as error:
-        raise InputError(f"{path}: not a Parquet file; give the file the ending of its format") from error
+        raise InputError(
+            f"{path}: not a Parquet file; give the file the ending of its format"
+        ) from error
     for at, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):  # how pandas stores its categories
             table = table.set_column(at, field.name, table[at].cast(field.type.value_type))
@@ -121,24 +139,37 @@ def _objects(text: str, ending: str, where: str) -> Columns:
         if isinstance(rows, dict) and rows.get("data"):
             rows = squad_rows(rows, where)
         if not isinstance(rows, list):
-            raise InputError(f"{where}: holds one {type(rows).__name__}, must be a list of objects; or use JSONL")
+            raise InputError(
+                f"{where}: holds one {type(rows).__name__}, must be a list of objects; or use JSONL"
+            )
         numbered = list(enumerate(rows, 1))
     else:
         lines = enumerate(text.split("\n"), 1)
-        numbered = [(n, _json(line, where, n, "one object a line")) for n, line in lines if line.strip()]
+        numbered = [
+            (n, _json(line, where, n, "one object a line")) for n, line in lines if line.strip()
+        ]
     for n, row in numbered:
         if not isinstance(row, dict):
-            raise InputError(f"{where}, row {n}: {str(row)[:40]!r} is no object with column names as keys")
+            raise InputError(
+                f"{where}, row {n}: {str(row)[:40]!r} is no object with column names as keys"
+            )
     names = dict.fromkeys(name for _, row in numbered for name in row)
-    return {name: [row.get(name) for _, row in numbered] for name in names}, [n for n, _ in numbered]
+    return {name: [row.get(name) for _, row in numbered] for name in names}, [
+        n for n, _ in numbered
+    ]
 
 
 def _json(text: str, where: str, line: int, mend: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{where}, row {line + error.lineno - 1}: not JSON ({error.msg}); {mend}") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets a thousand deep
+        raise InputError(
+            f"{where}, row {line + error.lineno - 1}: not JSON ({error.msg}); {mend}"
+        ) from error
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # a number of thousands of digits, brackets a thousand deep
         raise InputError(f"{where}, row {line}: {error}; mend the value") from error
 
 
@@ -146,26 +177,44 @@ def _delimited(text: str, ending: str, where: str, source: Source) -> Columns:
     """Read rows whose fields all are strings, to begin with."""
     delimiter = source.delimiter or DELIMITERS.get(ending, "")
     if not delimiter or (source.quoting and len(delimiter) > 1):
-        known = f"the ending {ending!r} needs data.delimiter (now {source.delimiter!r}), one character"
-        raise InputError(f"{where}: {known}; or name it {', '.join([*DELIMITERS, *TYPED])} for what it is")
-    lines = text.rstrip("\r\n").split("\n")  # not splitlines: U+2028 and form feeds stand within texts
-    records = _quoted(lines, delimiter, where) if source.quoting else _unquoted(lines, delimiter, source.columns)
+        known = (
+            f"the ending {ending!r} needs data.delimiter (now {source.delimiter!r}), one character"
+        )
+        raise InputError(
+            f"{where}: {known}; or name it {', '.join([*DELIMITERS, *TYPED])} for what it is"
+        )
+    lines = text.rstrip("\r\n").split(
+        "\n"
+    )  # not splitlines: U+2028 and form feeds stand within texts
+    records = (
+        _quoted(lines, delimiter, where)
+        if source.quoting
+        else _unquoted(lines, delimiter, source.columns)
+    )
     header = source.columns or next(records)[1]
     if twice := [name for name in header if name and header.count(name) > 1]:
-        raise InputError(f"{where}: {header.count(twice[0])} columns are called {twice[0]!r}; rename all but one")
+        raise InputError(
+            f"{where}: {header.count(twice[0])} columns are called {twice[0]!r}; rename all but one"
+        )
     rows, numbers = [], []
     for line, fields in records:
         if len(fields) == 1 < len(header) and not fields[0].strip():
             continue  # a blank line
         if len(fields) != len(header):
             counts = f"{len(fields)} fields, must be {len(header)} ({str(header)[:80]})"
-            raise InputError(f"{where}, row {line}: {counts}; mend the line, or data.delimiter, columns or quoting")
+            raise InputError(
+                f"{where}, row {line}: {counts}; mend the line, or data.delimiter, columns or quoting"
+            )
         rows.append(fields)
         numbers.append(line)
-    return dict(zip(header, zip(*rows, strict=True) if rows else [()] * len(header), strict=True)), numbers
+    return dict(
+        zip(header, zip(*rows, strict=True) if rows else [()] * len(header), strict=True)
+    ), numbers
 
 
-def _unquoted(lines: list[str], delimiter: str, columns: list[str] | None) -> Iterator[tuple[int, list[str]]]:
+def _unquoted(
+    lines: list[str], delimiter: str, columns: list[str] | None
+) -> Iterator[tuple[int, list[str]]]:
     width = len(columns or lines[0].split(delimiter))
     for n, line in enumerate(lines, 1):
         yield n, line.rstrip("\r").split(delimiter, width - 1)
@@ -185,29 +234,46 @@ def _quoted(lines: list[str], delimiter: str, where: str) -> Iterator[tuple[int,
         raise InputError(f"{where}, row {begins}: {error}; {mend}") from error
 
 
-def present(there: list[str], wanted: list[str], where: str, extras: Sequence[str] = ()) -> list[str]:
+def present(
+    there: list[str], wanted: list[str], where: str, extras: Sequence[str] = ()
+) -> list[str]:
     """Check that the wanted columns are there, and name each once, with those of `extras` that are there."""
     for name in wanted:
         if name not in there:
             near = difflib.get_close_matches(name, there, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else "; set the task's columns, or data.columns"
+            hint = (
+                f"; did you mean {near[0]!r}?"
+                if near
+                else "; set the task's columns, or data.columns"
+            )
             raise InputError(f"{where}: no column {name!r}, there is {str(there)[:200]}{hint}")
     more = [name for name in extras if name in there]
     return list(dict.fromkeys([*wanted, *more]))  # a task may use a column twice
 
 
-def _no_number(name: str, values: Sequence[Any], lines: Sequence[int], where: str, alone: bool) -> None:
+def _no_number(
+    name: str, values: Sequence[Any], lines: Sequence[int], where: str, alone: bool
+) -> None:
     """Refuse a number as a text: the wrong column was named. A column `alone` may hold digits that are strings."""
     for line, value in zip(lines, values, strict=True):
         if not isinstance(value, str | None):
-            raise InputError(f"{where}, row {line}: {name!r} is {str(value)[:40]}, must be a text; name another column")
+            raise InputError(
+                f"{where}, row {line}: {name!r} is {str(value)[:40]}, must be a text; name another column"
+            )
     filled = [value for value in values if value]
     if not alone and filled and all(re.fullmatch(NUMBER, value) for value in filled):
-        raise InputError(f"{where}: {name!r} holds only numbers ({filled[0]}, ...), must be texts; name another column")
+        raise InputError(
+            f"{where}: {name!r} holds only numbers ({filled[0]}, ...), must be texts; name another column"
+        )
 
 
 def complete_rows(
-    table: pa.Table, lines: Sequence[int], where: str, source: Source, texts: list[str], labels: list[str]
+    table: pa.Table,
+    lines: Sequence[int],
+    where: str,
+    source: Source,
+    texts: list[str],
+    labels: list[str],
 ) -> NDArray[np.int64]:
     """Find the rows in which no text and no label is missing."""
     if not len(table):
@@ -219,15 +285,21 @@ def complete_rows(
     from datasets import Features  # late: slow to import
 
     features = Features.from_arrow_schema(table.schema)
-    missing = {name: _missing(table[name], features[name]) for name in dict.fromkeys([*texts, *labels])}
+    missing = {
+        name: _missing(table[name], features[name]) for name in dict.fromkeys([*texts, *labels])
+    }
     bad = np.flatnonzero(np.any(list(missing.values()), axis=0))
     if len(bad):
         name = next(name for name in missing if missing[name][bad[0]])
         rows = f"{len(bad)} of {len(table)} rows lack a text or label, first row {lines[bad[0]]} (column {name!r})"
         if len(bad) == len(table):
-            raise InputError(f"{where}: {rows}; name another column, or other splits with data.splits")
+            raise InputError(
+                f"{where}: {rows}; name another column, or other splits with data.splits"
+            )
         if not source.drop_empty:
-            raise InputError(f"{where}: {rows}; fill them in, or leave such rows out with data.drop_empty true")
+            raise InputError(
+                f"{where}: {rows}; fill them in, or leave such rows out with data.drop_empty true"
+            )
         warnings.warn(f"{where}: {rows}; left out", stacklevel=2)
     return np.delete(np.arange(len(table)), bad)
 

@@ -18,8 +18,7 @@ from litpool import CACHE, InputError
 from litpool.data import added
 from litpool.data.batches import Collator, EvaluationOrder, TrainOrder
 from litpool.data.files import Source
-from litpool.data.inspection import SAMPLE, warnings_of
-from litpool.data.tokenizer import dump_tokenizer, grown_tokenizer
+from litpool.data.tokenizer import dump_tokenizer, grown_tokenizer, restore_tokenizer
 from litpool.tasks.task import Task
 
 if TYPE_CHECKING:  # slow to import, and not needed until there are rows
@@ -50,6 +49,7 @@ class TextDataModule(LightningDataModule):
         add_special_tokens: Special tokens to add, such as entity markers.
         pad_token: The token to pad with, for a tokenizer that names none.
         num_workers: Processes that load batches; 0 loads them in the main process.
+        saved: The job in a checkpoint, whose tokenizer is used instead of the named one.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class TextDataModule(LightningDataModule):
         add_special_tokens: list[str] | None = None,
         pad_token: str | None = None,
         num_workers: int = 0,
+        saved: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -92,44 +93,63 @@ class TextDataModule(LightningDataModule):
             max_rows=max_rows,
             seed=seed,
         )
-        self.batch_size, self.max_length, self.length_grouping = batch_size, max_length, length_grouping
+        self.batch_size, self.max_length, self.length_grouping = (
+            batch_size,
+            max_length,
+            length_grouping,
+        )
         self.tokenizer_name, self.pad_token = tokenizer, pad_token
         self.add_tokens, self.add_special_tokens = add_tokens or [], add_special_tokens or []
         self.new_ids: added.Pieces = {}  # of added tokens, with the pieces that they were split into before
-        self.num_workers = num_workers
-        self.input: str | None = None  # the file to predict
+        self.num_workers, self.saved = num_workers, saved
         self.rows: dict[str, Dataset] = {}
         self.encoded: dict[str, Dataset] = {}
-        self.restored_tokenizer: PreTrainedTokenizerBase | None = None  # a checkpoint's, to be used instead
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "TextDataModule":
+        """Itself: callbacks such as StochasticWeightAveraging copy the model, and need no copy of its data."""
+        return self
 
     def setup(self, stage: str) -> None:
         """Read, learn the labels and tokenize what `stage` (fit, validate, test, predict; check: none) needs, once."""
         if not hasattr(self, "tokenizer"):
-            self.tokenizer = self.restored_tokenizer or self._load_tokenizer()
+            self.tokenizer = (
+                restore_tokenizer(self.saved["tokenizer"]) if self.saved else self._load_tokenizer()
+            )
             self.tokenizer_files = dump_tokenizer(self.tokenizer)
         if stage == "predict":
-            if "predict" not in self.rows:
-                from litpool.data.source import read_rows  # late: slow to import
-
-                assert self.input is not None
-                self.rows["predict"] = read_rows(self.input, self.source, self.task.texts, self.task.extras)
-                self._encode("predict")
             return
         if not self.rows.keys() - {"predict"}:
             splits = self._load_rows()
             self.task.learn(splits)
             self.rows |= splits
-        needed = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "check": ()}[stage]
+        needed = {
+            "fit": ("train", "validation"),
+            "validate": ("validation",),
+            "test": ("test",),
+            "check": (),
+        }[stage]
         if missing := [split for split in needed if split not in self.rows]:
             raise InputError(
                 f"data.source={self.source.source} has no {missing[0]} split; it has {', '.join(self.rows)}"
             )
-        for split in (*needed, "test") if stage == "fit" else needed:  # fit ends with a test, where there is one
+        for split in (
+            (*needed, "test") if stage == "fit" else needed
+        ):  # fit ends with a test, where there is one
             if split in self.rows and split not in self.encoded:
                 self._encode(split)
                 if split == "train":
                     names = self.tokenizer.convert_ids_to_tokens(list(self.new_ids))
-                    added.warn_unused(self.encoded[split], dict(zip(names, self.new_ids, strict=True)))
+                    added.warn_unused(
+                        self.encoded[split], dict(zip(names, self.new_ids, strict=True))
+                    )
+
+    def read_input(self, path: str) -> None:
+        """Read and tokenize the rows to predict, from a file or, if `path` is `-`, from standard input."""
+        from litpool.data.source import read_rows  # late: slow to import
+
+        self.setup("predict")
+        self.rows["predict"] = read_rows(path, self.source, self.task.texts, self.task.extras)
+        self._encode("predict")
 
     def _load_tokenizer(self) -> PreTrainedTokenizerBase:
         assert self.tokenizer_name is not None
@@ -138,16 +158,12 @@ class TextDataModule(LightningDataModule):
         return tokenizer
 
     def _load_rows(self) -> dict[str, "Dataset"]:
-        from litpool.data.source import load_splits  # late: slow to import
+        from litpool.data.source import load_splits, with_label_names  # late: slow to import
 
         label, extras, group = self.task.label, self.task.extras, self.task.group
         rows = load_splits(self.source, self.task.texts, [label] if label else [], extras, group)
         if label:
-            rows = {split: _with_label_names(dataset, label) for split, dataset in rows.items()}
-        if "train" in rows:
-            sample = rows["train"].select(range(min(SAMPLE, len(rows["train"]))))
-            for told in warnings_of(self.tokenizer, (text for column in self.task.texts for text in sample[column])):
-                rank_zero_warn(told)
+            rows = {split: with_label_names(dataset, label) for split, dataset in rows.items()}
         return rows
 
     def _encode(self, split: str) -> None:
@@ -169,7 +185,9 @@ class TextDataModule(LightningDataModule):
             self.encoded[split] = encode(cache_file_name=str(file))
         except (OSError, pa.ArrowException) as error:  # not to be written, or cut short
             reason = " ".join(str(error).split())
-            rank_zero_warn(f"{file}: no use ({reason}); delete it, or set LITPOOL_CACHE to a writable folder")
+            rank_zero_warn(
+                f"{file}: no use ({reason}); delete it, or set LITPOOL_CACHE to a writable folder"
+            )
             self.encoded[split] = encode(keep_in_memory=True)
 
     def _encode_batch(self, rows: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
@@ -178,14 +196,17 @@ class TextDataModule(LightningDataModule):
         example_rows = encoded.pop("row", range(len(indices)))
         return {
             **encoded,
-            "length": [max(map(len, ids)) if isinstance(ids[0], list) else len(ids) for ids in encoded["input_ids"]],
+            "length": [
+                max(map(len, ids)) if isinstance(ids[0], list) else len(ids)
+                for ids in encoded["input_ids"]
+            ],
             "index": [indices[row] for row in example_rows],
         }
 
     def _content_key(self, rows: "Dataset") -> str:
         digest = hashlib.sha256()
         marks = self.tokenizer.extra_special_tokens
-        for part in (type(self.task).__name__, vars(self.task), self.max_length, rows.column_names, *marks):
+        for part in (self.task.encoding_key(), self.max_length, rows.column_names, *marks):
             digest.update(json.dumps(part, sort_keys=True, default=str).encode())
         for content in self.tokenizer_files.values():
             digest.update(content)
@@ -196,7 +217,9 @@ class TextDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Batches of the train split in an order that Lightning's global seed and the epoch determine."""
         lengths, seed = self.encoded["train"]["length"], int(os.environ.get("PL_GLOBAL_SEED", 0))
-        order = TrainOrder(lengths, self.batch_size, seed, self.length_grouping, **self._share(), done=self._done)
+        order = TrainOrder(
+            lengths, self.batch_size, seed, self.length_grouping, **self._share(), done=self._done
+        )
         return DataLoader(self.encoded["train"], sampler=order, **self._loading())
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
@@ -217,7 +240,10 @@ class TextDataModule(LightningDataModule):
 
     def _done(self) -> int:
         """Batches of this epoch that are trained already: 0 but for an epoch that is resumed."""
-        return self.trainer.fit_loop.epoch_loop.batch_progress.current.processed if self.trainer else 0  # type: ignore[attr-defined]
+        if self.trainer is None:
+            return 0
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress
+        return progress.current.processed
 
     def _share(self) -> dict[str, int]:
         """Which device's share of the batches is loaded here."""
@@ -230,21 +256,6 @@ class TextDataModule(LightningDataModule):
             "collate_fn": Collator(self.tokenizer),
             "generator": torch.Generator(),  # its own: a new iterator shall not draw from dropout's random numbers
             "num_workers": self.num_workers,
-            "pin_memory": self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            "pin_memory": self.trainer is not None
+            and self.trainer.strategy.root_device.type == "cuda",
         }
-
-
-def _with_label_names(rows: "Dataset", column: str) -> "Dataset":
-    """The rows with a ClassLabel's ints replaced by its names, so that labels mean the same in every file."""
-    from datasets import ClassLabel, Dataset  # late: slow to import
-
-    feature = rows.features[column]
-    several = getattr(feature, "feature", None)  # a list of labels in each row
-    if isinstance(several, ClassLabel):
-        names = [several.int2str(labels) for labels in rows[column]]
-    elif isinstance(feature, ClassLabel):
-        names = feature.int2str(rows[column])
-    else:
-        return rows
-    table = rows.with_format("arrow")[:]
-    return Dataset(table.set_column(table.column_names.index(column), column, pa.array(names)))

@@ -25,7 +25,9 @@ def squad_rows(file: dict[str, Any], where: str) -> list[dict[str, Any]]:
             inside = f"{place}, paragraph {at}"
             context = _part(paragraph, "context", str, inside)
             for nth, qa in enumerate(_part(paragraph, "qas", list, inside), 1):
-                rows.append({**named, "context": context, **_question(qa, f"{inside}, question {nth}")})
+                rows.append(
+                    {**named, "context": context, **_question(qa, f"{inside}, question {nth}")}
+                )
     if not rows:
         raise InputError(f"{where}: no question; {FORM}")
     return rows

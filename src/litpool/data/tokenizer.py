@@ -7,12 +7,16 @@ from pathlib import Path
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from litpool import InputError, demo
+from litpool import InputError
 from litpool.data.added import Pieces, add
+from litpool.demo import encoder as demo
 
 
 def load_tokenizer(
-    name: str, add_tokens: Sequence[str], add_special_tokens: Sequence[str], pad_token: str | None = None
+    name: str,
+    add_tokens: Sequence[str],
+    add_special_tokens: Sequence[str],
+    pad_token: str | None = None,
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of an encoder with the added tokens.
 
@@ -29,19 +33,28 @@ def load_tokenizer(
 
 
 def grown_tokenizer(
-    name: str, add_tokens: Sequence[str], add_special_tokens: Sequence[str], pad_token: str | None = None
+    name: str,
+    add_tokens: Sequence[str],
+    add_special_tokens: Sequence[str],
+    pad_token: str | None = None,
 ) -> tuple[PreTrainedTokenizerBase, Pieces]:
     """What `load_tokenizer` gives, and the new ids with the pieces that their tokens were split into before."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(demo.locate(name))
+        tokenizer = AutoTokenizer.from_pretrained(demo.locate(name), trust_remote_code=False)
     except (OSError, ValueError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"data.tokenizer={name}: no tokenizer there ({reason})") from error
-    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # transformers makes one up from a config.json
-        raise InputError(f"data.tokenizer={name}: no tokenizer files there; save the tokenizer beside the encoder")
+    if set(tokenizer.get_vocab()) <= set(
+        tokenizer.all_special_tokens
+    ):  # transformers makes one up from a config.json
+        raise InputError(
+            f"data.tokenizer={name}: no tokenizer files there; save the tokenizer beside the encoder"
+        )
     if pad_token is not None:
         if pad_token not in tokenizer.get_vocab():
-            raise InputError(f"data.pad_token={pad_token}: no token of {name}; name one that it has")
+            raise InputError(
+                f"data.pad_token={pad_token}: no token of {name}; name one that it has"
+            )
         tokenizer.pad_token = pad_token
     if tokenizer.pad_token is None:
         some = tokenizer.eos_token or next(iter(tokenizer.all_special_tokens), "<pad>")
@@ -60,8 +73,16 @@ def dump_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
 
 
 def restore_tokenizer(files: Mapping[str, bytes]) -> PreTrainedTokenizerBase:
-    """The tokenizer whose files `dump_tokenizer` gave."""
+    """The tokenizer whose files `dump_tokenizer` gave; code among them never runs.
+
+    Raises:
+        InputError: They are no tokenizer's files.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        for name, content in files.items():
-            (Path(folder) / Path(name).name).write_bytes(content)
-        return AutoTokenizer.from_pretrained(folder)
+        try:
+            for name, content in files.items():
+                (Path(folder) / Path(name).name).write_bytes(content)
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except Exception as error:  # a checkpoint may hold anything
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"ckpt_path: its tokenizer cannot be loaded ({reason})") from error

@@ -7,7 +7,6 @@ with its name is always whole; weights that are not finite are neither written n
 import contextlib
 import json
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,17 +26,52 @@ def contents(
     config: Mapping[str, Any],
     metrics: Mapping[str, float],
 ) -> dict[str, Any]:
-    """What it takes to rebuild the network and its answers on another machine, without the original weights."""
+    """What it takes, beside the weights, to rebuild the network and its answers on another machine.
+
+    Classes of this package are named without their module, so that files can be moved and the package renamed.
+    """
     return {
-        "version": __version__,
-        "config": dict(config),
-        "task": task.state_dict(),
-        "encoder": network.encoder.config.to_json_string(use_diff=False),
-        "tokenizer": dict(tokenizer_files),
-        "new_ids": network.encoder.new_ids,
-        "metrics": dict(metrics),
-        "rng": rng_state(),
+        "job": {
+            "version": __version__,
+            "config": _with_names(config, __name__.partition(".")[0]),
+            "task": task.state_dict(),
+            "encoder": network.encoder.config.to_json_string(use_diff=False),
+            "tokenizer": dict(tokenizer_files),
+            "new_ids": network.encoder.new_ids,
+            "metrics": dict(metrics),
+            "rng": rng_state(),
+        }
     }
+
+
+def upgrade(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint of any version as this version writes it.
+
+    Version 0.1.0 kept the job under the package's name and named classes with their modules.
+    """
+    if "job" not in checkpoint:
+        package = next(
+            (
+                key
+                for key, value in checkpoint.items()
+                if isinstance(value, dict) and "encoder" in value
+            ),
+            "",
+        )
+        if package:
+            checkpoint["job"] = job = checkpoint.pop(package)
+            job["config"] = _with_names(job.get("config"), package)
+    return checkpoint
+
+
+def _with_names(config: Any, package: str) -> Any:
+    """A config in which the classes of a package are named without their modules."""
+    if isinstance(config, Mapping):
+        found = {key: _with_names(value, package) for key, value in config.items()}
+        if str(found.get("class_path")).startswith(f"{package}."):
+            found["class_path"] = found["class_path"].rpartition(".")[2]
+        return found
+    return [_with_names(value, package) for value in config] if isinstance(config, list) else config
 
 
 def rng_state() -> dict[str, torch.Tensor]:
@@ -69,24 +103,26 @@ def write(checkpoint: Mapping[str, Any], path: str | Path) -> None:
         JobError: The weights are not finite; nothing is written.
     """
     path = Path(path)
-    if name := _not_finite(checkpoint):
+    if name := not_finite(checkpoint["state_dict"]):
         raise JobError(
-            f"{name} is not finite, the weights have diverged: {path} was not written; lower model.recipe.lr"
+            f"{name} is not finite, the weights have diverged: {path} was not written; "
+            "lower model.recipe.lr"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + UNFINISHED)
-    try:
-        with interrupt.writing, open(part, "wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    if path.name == "last.ckpt" and path.exists():
-        _keep_as(path, path.with_name(PREVIOUS))
-    os.replace(part, path)
-    _sync_folder(path.parent)
+    with interrupt.writing:
+        try:
+            with open(part, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        if path.name == "last.ckpt" and path.exists():
+            _keep_as(path, path.with_name(PREVIOUS))
+        os.replace(part, path)
+        _sync_folder(path.parent)
 
 
 def _keep_as(path: Path, other: Path) -> None:
@@ -102,8 +138,8 @@ def _keep_as(path: Path, other: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the new names last through a power failure, where the system can open folders."""
-    with contextlib.suppress(PermissionError):  # Windows
+    """Make the new names last through a power failure, where the system can sync folders."""
+    with contextlib.suppress(OSError):  # Windows, and some network file systems
         number = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(number)
@@ -117,72 +153,101 @@ def remove_unfinished(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _not_finite(checkpoint: Mapping[str, Any]) -> str | None:
-    """The name of the first weight that holds NaN or infinity."""
-    for name, weight in checkpoint["state_dict"].items():
-        if weight.is_floating_point() and not weight.isfinite().all():
+def not_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
+    """The name of the first weight that is not finite as a float32."""
+    for name, weight in weights.items():
+        real = torch.view_as_real(weight) if weight.is_complex() else weight
+        if real.is_floating_point() and not real.float().isfinite().all():
             return name.removeprefix("network.")
     return None
 
 
-def resumable(path: str) -> tuple[str, str | None]:
-    """The checkpoint to resume from.
+def resumable(path: str) -> tuple[str, dict[str, Any], str | None]:
+    """The checkpoint to resume from: `path`, or last.prev.ckpt beside a last.ckpt that is damaged.
 
     Returns:
-        `path`, or last.prev.ckpt beside it if `path` is a last.ckpt that cannot be read; and then why.
+        Its path; the job in it; and, if it is not `path`, what is wrong with `path`.
 
     Raises:
         InputError: Neither can be read.
     """
     try:
-        read(path)
+        return path, read(path), None
     except InputError as error:
         previous = Path(path).with_name(PREVIOUS)
         if Path(path).name != "last.ckpt" or not previous.is_file():
             raise
-        read(str(previous))
-        return str(previous), str(error)
-    return path, None
+        return str(previous), read(str(previous)), str(error)
 
 
 def read(path: str) -> dict[str, Any]:
-    """What `contents` wrote into a checkpoint.
+    """What `contents` put into a checkpoint.
+
+    Raises:
+        InputError: As `load` does.
+    """
+    return load(path)["job"]
+
+
+def load(path: str) -> dict[str, Any]:
+    """A whole checkpoint, its weights on the CPU and mapped from the file.
 
     Raises:
         InputError: There is no such file, it is not whole, it is not one of litpool's, or its weights are not finite.
     """
     if not Path(path).is_file():
-        raise InputError(f"ckpt_path={path}: no such file; checkpoints are at RUN/checkpoints/best.ckpt and last.ckpt")
+        raise InputError(
+            f"ckpt_path={path}: no such file; checkpoints are at RUN/checkpoints/best.ckpt and last.ckpt"
+        )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # the file may hold anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"ckpt_path={path}: not a whole checkpoint ({reason[:120]}); train or copy it again"
+            f"ckpt_path={path}: damaged or incomplete ({reason[:120]}); train or copy it again"
         ) from error
-    if not _is_ours(checkpoint):
+    if not isinstance(checkpoint, dict) or not _is_ours(upgrade(checkpoint)):
         raise InputError(f"ckpt_path={path}: not written by litpool; give a file that `fit` wrote")
-    if name := _not_finite(checkpoint):
-        raise InputError(f"ckpt_path={path}: {name} is not finite, that training diverged; give an earlier checkpoint")
-    return checkpoint["litpool"]
+    if name := not_finite(checkpoint["state_dict"]):
+        raise InputError(
+            f"ckpt_path={path}: {name} is not finite, because that training diverged; use an earlier checkpoint"
+        )
+    return checkpoint
 
 
-def _is_ours(checkpoint: Any) -> bool:
+def _is_ours(checkpoint: Mapping[str, Any]) -> bool:
     """Whether a file's content is built as `contents` and the loops build it."""
-    saved = checkpoint.get("litpool") if isinstance(checkpoint, dict) else None
-    weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    job, weights = checkpoint.get("job"), checkpoint.get("state_dict")
+    if not isinstance(job, dict) or not isinstance(weights, dict):
+        return False
+    config, files = job.get("config"), job.get("tokenizer")
     return (
-        isinstance(saved, dict)
-        and isinstance(weights, dict)
-        and all(isinstance(weight, torch.Tensor) for weight in weights.values())
-        and isinstance(saved.get("encoder"), str)
-        and all(isinstance(saved.get(key), dict) for key in ("config", "task", "tokenizer", "metrics", "rng"))
-        and all(isinstance(saved["config"].get(key), dict) for key in ("task", "model", "data"))
-        and isinstance(saved["config"]["task"].get("class_path"), str)
+        all(isinstance(weight, torch.Tensor) for weight in weights.values())
+        and isinstance(job.get("encoder"), str)
+        and all(isinstance(job.get(key), dict) for key in ("task", "metrics", "rng"))
+        and isinstance(job.get("new_ids", {}), dict)
+        and isinstance(files, dict)
+        and all(isinstance(name, str) for name in files)
+        and all(isinstance(content, bytes) for content in files.values())
+        and isinstance(config, dict)
+        and all(isinstance(config.get(key), dict) for key in ("task", "model", "data"))
+        and "source" in config["data"]
+        and isinstance(config["task"].get("class_path"), str)
     )
 
 
-def encoder_config(saved: Mapping[str, Any]) -> PretrainedConfig:
-    """The encoder's config that a checkpoint holds."""
-    fields = json.loads(saved["encoder"])
-    return AutoConfig.for_model(fields.pop("model_type"), **fields)
+def encoder_config(job: Mapping[str, Any]) -> PretrainedConfig:
+    """The encoder's config that a checkpoint holds.
+
+    Raises:
+        InputError: It is not the config of a known encoder.
+    """
+    try:
+        fields = json.loads(job["encoder"])
+        return AutoConfig.for_model(fields.pop("model_type"), **fields)
+    except Exception as error:  # the file may hold anything
+        raise InputError(f"ckpt_path: its encoder cannot be built ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

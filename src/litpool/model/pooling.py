@@ -1,11 +1,17 @@
-"""From the vectors of the tokens, by default the last layer's, to one vector of the text: one small class a pooling.
+"""Pooling: from the encoder's token states to one vector per text. One small class per pooling.
 
-Padding has no say and gets no gradient, wherever it stands and whatever it holds, even NaN. A row with nothing to pool
-gives zeros. Hidden states keep their dtype. B rows, T tokens in a row, D the encoder's width, L its number of layers.
+To add a pooling, write one class here or in a module of your own, and one row in its test. `fit`
+takes it by name; `study` lists it by itself if it has no weights and needs no arguments.
+
+Shapes: B rows, T tokens in a row, D the encoder's hidden size, L its number of layers.
+
+Padding never counts and gets no gradient, on either side and whatever it holds, even NaN. A row
+with nothing to pool gives zeros. The output has the dtype of the hidden states.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,25 +20,72 @@ from litpool import InputError
 
 
 class Pooling(nn.Module, ABC):
-    """What turns an encoder's hidden states (B, T, D) into pooled vectors (B, out_features)."""
+    """Turns an encoder's hidden states (B, T, D) into pooled vectors (B, out_features).
 
-    needs_hidden_states: bool = False  # True: forward wants every layer; False: the last one is enough
+    Args:
+        hidden_size: D.
+        num_layers: L; the embeddings do not count as a layer.
+    """
+
+    needs_hidden_states: bool = False  # True: forward needs every layer, not only the last
     needs_pooler_output: bool = False
 
-    def __init__(self, width: int, num_layers: int) -> None:  # D and L, the embeddings not counted as a layer
+    # Two shortcuts that let `study` pool every layer at once. False is always correct. A subclass
+    # does not inherit them, because its `forward` may do something else.
+    is_weighted_sum: bool = False  # True: a sum of token states; the masks alone set the weights
+    is_mean_of_layers: bool = False  # True: a mean over layers and tokens, so tokens may go first
+
+    def __init__(self, hidden_size: int, num_layers: int) -> None:
         super().__init__()
-        self.out_features = width
+        self.out_features = hidden_size
 
     @abstractmethod
     def forward(
         self,
-        hidden_states: Sequence[Tensor],  # each (B, T, D), embeddings [0] to last layer [-1], or only (last,)
+        hidden_states: Sequence[Tensor],  # each (B, T, D): embeddings [0] to last [-1], or (last,)
         attention_mask: Tensor,  # (B, T), 1 at real tokens and 0 at padding; int, bool or float
         special_tokens_mask: Tensor | None = None,  # (B, T), 1 at [CLS], [SEP], padding...
         pooler_output: Tensor | None = None,  # (B, D)
         input_ids: Tensor | None = None,  # (B, T)
     ) -> Tensor:  # (B, out_features)
         """Pool a batch."""
+
+    @classmethod
+    def variants(cls, num_layers: int) -> list[dict[str, Any]]:
+        """The arguments that a study tries: one dictionary per variant, {} for the defaults."""
+        return [{}]
+
+    @property
+    def pools_one_layer(self) -> bool:
+        """Whether it pools a single layer, so that a study can apply it to each layer in turn."""
+        return not (self.needs_hidden_states or self.needs_pooler_output)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it has weights to learn; without any, it can be studied on a frozen encoder."""
+        return any(True for _ in self.parameters())
+
+    def extra_repr(self) -> str:
+        """What follows the class's name: by default the settings, as in `n=2`."""
+        return " ".join(f"{name}={value}" for name, value in plain_settings(self).items())
+
+    def describe(self) -> str:
+        """The name in a study, such as `LastNPooling n=2`; your own class with its module."""
+        kind = type(self)
+        is_ours = kind.__module__.startswith("litpool.")
+        name = kind.__name__ if is_ours else f"{kind.__module__}.{kind.__qualname__}"
+        return f"{name} {self.extra_repr()}".rstrip()
+
+
+def plain_settings(module: nn.Module) -> dict[str, Any]:
+    """A module's public attributes that hold plain values, without those every pooling has."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, bool | int | float | str | list)
+        and name not in ("training", "out_features")
+        and not name.startswith("_")
+    }
 
 
 def _blank(pooled: Tensor, attention_mask: Tensor) -> Tensor:
@@ -41,32 +94,43 @@ def _blank(pooled: Tensor, attention_mask: Tensor) -> Tensor:
 
 
 def _fill(hidden: Tensor, attention_mask: Tensor, value: float) -> Tensor:
-    """Put `value` in the place of padding in `hidden` (B, T, D). Zero times NaN is NaN, so multiplying would not do."""
+    """Overwrite padding in `hidden` (B, T, D) with `value`. A product would keep NaN: 0 * NaN."""
     return hidden.masked_fill(~attention_mask.bool().unsqueeze(-1), value)
 
 
 def _weighted_mean(hidden: Tensor, weights: Tensor, power: float = 1) -> Tensor:
-    """Sum of the tokens of `hidden` (B, T, D) by `weights` (B, T), over the sum of the weights to `power` -> (B, D)."""
-    weights = weights.to(torch.promote_types(hidden.dtype, torch.float32))  # half precision is added up in float32
+    """Sum `hidden` (B, T, D) by `weights` (B, T), over their total to the `power`: (B, D)."""
+    # Half precision is summed in float32: long texts would overflow float16.
+    weights = weights.to(torch.promote_types(hidden.dtype, torch.float32))
     total = weights.sum(1, keepdim=True).clamp(min=1)  # (B, 1), clamped for rows without a token
-    return ((_fill(hidden, weights, 0) * weights.unsqueeze(-1)).sum(1) / total**power).to(hidden.dtype)
+    pooled = (_fill(hidden, weights, 0) * weights.unsqueeze(-1)).sum(1) / total**power
+    return pooled.to(hidden.dtype)
 
 
 class ClsPooling(Pooling):
-    """The first real token, [CLS] in BERT's family (arXiv 1810.04805): sentence-transformers' 'cls'.
+    """The first real token, [CLS] in BERT and its relatives (arXiv 1810.04805).
 
-    SimCSE's evaluation calls it 'cls_before_pooler'; its 'cls' and BERT-flow's go through the pooler: PoolerOutput.
+    It is 'cls' in sentence-transformers and 'cls_before_pooler' in SimCSE's evaluation. SimCSE's
+    'cls' and BERT-flow's go through the pooler: see PoolerOutput.
     """
 
-    def forward(self, hidden_states: Sequence[Tensor], attention_mask: Tensor, *_: object, **__: object) -> Tensor:
-        first = attention_mask.int().argmax(1)  # (B,), argmax gives the first of equals
-        return _blank(hidden_states[-1][torch.arange(first.shape[0], device=first.device), first], attention_mask)
+    is_weighted_sum = True
+
+    def forward(
+        self, hidden_states: Sequence[Tensor], attention_mask: Tensor, *_: object, **__: object
+    ) -> Tensor:
+        first = attention_mask.int().argmax(1)  # (B,), argmax takes the first of equals
+        rows = torch.arange(first.shape[0], device=first.device)
+        return _blank(hidden_states[-1][rows, first], attention_mask)
 
 
 class PoolerOutput(Pooling):
-    """The encoder's own pooler_output, in BERT [CLS] through a dense layer and tanh; InputError if it gives none.
+    """The encoder's own pooler_output: in BERT, [CLS] through a dense layer and tanh.
 
-    BERT takes position 0 for it, so under left padding it comes from a padding token.
+    BERT reads it from position 0, so under left padding it comes from a padding token.
+
+    Raises:
+        InputError: In `forward`, if the encoder returned no pooler output.
     """
 
     needs_pooler_output = True
@@ -80,19 +144,27 @@ class PoolerOutput(Pooling):
         input_ids: Tensor | None = None,
     ) -> Tensor:
         if pooler_output is None:
-            raise InputError("PoolerOutput: this encoder gives no pooler output; use ClsPooling or MeanPooling instead")
+            raise InputError(
+                "PoolerOutput: this encoder gives no pooler output; "
+                "use ClsPooling or MeanPooling instead"
+            )
         return _blank(pooler_output, attention_mask)
 
 
 class MeanPooling(Pooling):
-    """Mean of the tokens: 'mean' of Sentence-BERT (arXiv 1908.10084), 'avg' of SimCSE and BERT-flow.
+    """Mean of the tokens: 'mean' in Sentence-BERT (arXiv 1908.10084), 'avg' in SimCSE, BERT-flow.
 
     Args:
-        special_tokens: Whether [CLS], [SEP] and the like count; False needs special_tokens_mask (else InputError).
+        special_tokens: Whether [CLS], [SEP] and the like count.
+
+    Raises:
+        InputError: In `forward`, if special_tokens=False and there is no special_tokens_mask.
     """
 
-    def __init__(self, width: int, num_layers: int, special_tokens: bool = True) -> None:
-        super().__init__(width, num_layers)
+    is_weighted_sum = True
+
+    def __init__(self, hidden_size: int, num_layers: int, special_tokens: bool = True) -> None:
+        super().__init__(hidden_size, num_layers)
         self.special_tokens = special_tokens
 
     def forward(
@@ -103,148 +175,270 @@ class MeanPooling(Pooling):
         pooler_output: Tensor | None = None,
         input_ids: Tensor | None = None,
     ) -> Tensor:
-        if self.special_tokens:
-            return _weighted_mean(hidden_states[-1], attention_mask.bool())
-        if special_tokens_mask is None:
-            raise InputError("MeanPooling: special_tokens=False, but the batch has no special_tokens_mask; add it")
-        return _weighted_mean(hidden_states[-1], attention_mask.bool() & ~special_tokens_mask.bool())
+        counted = attention_mask.bool()  # (B, T)
+        if not self.special_tokens:
+            if special_tokens_mask is None:
+                raise InputError(
+                    "MeanPooling: special_tokens=False, "
+                    "but the batch has no special_tokens_mask; add it"
+                )
+            counted = counted & ~special_tokens_mask.bool()
+        return _weighted_mean(hidden_states[-1], counted)
+
+    @classmethod
+    def variants(cls, num_layers: int) -> list[dict[str, Any]]:
+        return [{}, {"special_tokens": False}]
+
+    def extra_repr(self) -> str:
+        return "" if self.special_tokens else "without special tokens"
 
 
 class MaxPooling(Pooling):
-    """Largest value of each feature: 'max' of InferSent (arXiv 1705.02364), whose version 1 counts padding's zeros."""
+    """Largest value of each feature: 'max' in InferSent (arXiv 1705.02364).
 
-    def forward(self, hidden_states: Sequence[Tensor], attention_mask: Tensor, *_: object, **__: object) -> Tensor:
-        return _blank(_fill(hidden_states[-1], attention_mask, -torch.inf).amax(1), attention_mask)
+    InferSent's version 1 also counts the zeros of padding; this does not.
+    """
+
+    def forward(
+        self, hidden_states: Sequence[Tensor], attention_mask: Tensor, *_: object, **__: object
+    ) -> Tensor:
+        largest = _fill(hidden_states[-1], attention_mask, -torch.inf).amax(1)  # (B, D)
+        return _blank(largest, attention_mask)
 
 
 class MinPooling(Pooling):
-    """Smallest value of each feature: like mean and maximum a power mean, to be concatenated (arXiv 1803.01400)."""
+    """Smallest value of each feature; like mean and max a power mean (arXiv 1803.01400).
 
-    def forward(self, hidden_states: Sequence[Tensor], attention_mask: Tensor, *_: object, **__: object) -> Tensor:
-        return _blank(_fill(hidden_states[-1], attention_mask, torch.inf).amin(1), attention_mask)
+    That paper concatenates several of them: see ConcatPooling.
+    """
+
+    def forward(
+        self, hidden_states: Sequence[Tensor], attention_mask: Tensor, *_: object, **__: object
+    ) -> Tensor:
+        smallest = _fill(hidden_states[-1], attention_mask, torch.inf).amin(1)  # (B, D)
+        return _blank(smallest, attention_mask)
 
 
 class MeanSqrtLenPooling(Pooling):
-    """Sum of n tokens over the root of n (arXiv 1803.11175): sentence-transformers' 'mean_sqrt_len_tokens'."""
+    """Sum of n tokens over the square root of n (arXiv 1803.11175).
 
-    def forward(self, hidden_states: Sequence[Tensor], attention_mask: Tensor, *_: object, **__: object) -> Tensor:
-        return _weighted_mean(hidden_states[-1], attention_mask.bool(), power=0.5)  # its cosines are those of the mean
+    It is 'mean_sqrt_len_tokens' in sentence-transformers. Its cosines equal those of the mean.
+    """
+
+    is_weighted_sum = True
+
+    def forward(
+        self, hidden_states: Sequence[Tensor], attention_mask: Tensor, *_: object, **__: object
+    ) -> Tensor:
+        return _weighted_mean(hidden_states[-1], attention_mask.bool(), power=0.5)
 
 
 class WeightedMeanPooling(Pooling):
-    """Mean by the weights 1, 2, .. n of real tokens (SGPT, arXiv 2202.08904): sentence-transformers' 'weightedmean'."""
+    """Mean of the n real tokens with the weights 1, 2, ... n (SGPT, arXiv 2202.08904).
 
-    def forward(self, hidden_states: Sequence[Tensor], attention_mask: Tensor, *_: object, **__: object) -> Tensor:
+    It is 'weightedmean' in sentence-transformers. The code on SGPT's model cards counts positions
+    over left padding too; this counts real tokens only.
+    """
+
+    is_weighted_sum = True
+
+    def forward(
+        self, hidden_states: Sequence[Tensor], attention_mask: Tensor, *_: object, **__: object
+    ) -> Tensor:
         mask = attention_mask.bool()  # (B, T)
-        return _weighted_mean(hidden_states[-1], mask.cumsum(1) * mask)  # SGPT's model cards count left padding, too
+        return _weighted_mean(hidden_states[-1], mask.cumsum(1) * mask)
 
 
 class LastTokenPooling(Pooling):
-    """The last real token, [SEP] in BERT's family: sentence-transformers' 'lasttoken'."""
+    """The last real token, [SEP] in BERT and its relatives; sentence-transformers' 'lasttoken'."""
 
-    def forward(self, hidden_states: Sequence[Tensor], attention_mask: Tensor, *_: object, **__: object) -> Tensor:
+    is_weighted_sum = True
+
+    def forward(
+        self, hidden_states: Sequence[Tensor], attention_mask: Tensor, *_: object, **__: object
+    ) -> Tensor:
         last = attention_mask.shape[1] - 1 - attention_mask.flip(1).int().argmax(1)  # (B,)
-        return _blank(hidden_states[-1][torch.arange(last.shape[0], device=last.device), last], attention_mask)
+        rows = torch.arange(last.shape[0], device=last.device)
+        return _blank(hidden_states[-1][rows, last], attention_mask)
 
 
 class AttentionPooling(Pooling):
-    """Multi-head attention of one learned query over the tokens: the core of Set Transformer's PMA (arXiv 1810.00825).
+    """Multi-head attention of one learned query over the tokens.
+
+    The core of pooling by multihead attention in Set Transformer (arXiv 1810.00825).
 
     Args:
-        heads: Number of attention heads, which must divide the encoder's width (else InputError).
+        heads: Number of attention heads.
+
+    Raises:
+        InputError: `heads` does not divide the hidden size.
     """
 
-    def __init__(self, width: int, num_layers: int, heads: int = 1) -> None:
-        super().__init__(width, num_layers)
-        if heads < 1 or width % heads:
-            allowed = ", ".join(str(n) for n in range(1, width + 1) if width % n == 0)
-            raise InputError(f"AttentionPooling: heads={heads} does not divide the width {width}; use one of {allowed}")
-        self.query = nn.Parameter(torch.randn(1, 1, width) * 0.02)  # small: attention starts out nearly even
-        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+    def __init__(self, hidden_size: int, num_layers: int, heads: int = 1) -> None:
+        super().__init__(hidden_size, num_layers)
+        if heads < 1 or hidden_size % heads:
+            divisors = [n for n in range(1, hidden_size + 1) if hidden_size % n == 0]
+            raise InputError(
+                f"AttentionPooling: heads={heads} does not divide the hidden size {hidden_size}; "
+                f"use one of {', '.join(map(str, divisors))}"
+            )
+        self.query = nn.Parameter(torch.randn(1, 1, hidden_size) * 0.02)  # small: starts near even
+        self.attention = nn.MultiheadAttention(hidden_size, heads, batch_first=True)
 
-    def forward(self, hidden_states: Sequence[Tensor], attention_mask: Tensor, *_: object, **__: object) -> Tensor:
+    def forward(
+        self, hidden_states: Sequence[Tensor], attention_mask: Tensor, *_: object, **__: object
+    ) -> Tensor:
         hidden = _fill(hidden_states[-1], attention_mask, 0).to(self.query.dtype)  # (B, T, D)
         mask = attention_mask.bool()  # (B, T)
-        ignored = ~mask & mask.any(1, keepdim=True)  # (B, T), none in a row without tokens: plain softmax gives NaN
+        # A row without a token ignores nothing here: a softmax over no token gives NaN.
+        ignored = ~mask & mask.any(1, keepdim=True)  # (B, T)
         query = self.query.expand(hidden.shape[0], -1, -1)  # (B, 1, D)
-        pooled = self.attention(query, hidden, hidden, key_padding_mask=ignored, need_weights=False)[0]  # (B, 1, D)
+        pooled, _weights = self.attention(
+            query, hidden, hidden, key_padding_mask=ignored, need_weights=False
+        )  # (B, 1, D)
         return _blank(pooled.squeeze(1), mask).to(hidden_states[-1].dtype)
+
+    def extra_repr(self) -> str:
+        heads = self.attention.num_heads
+        return f"heads={heads}" if heads > 1 else ""
 
 
 class FirstLastPooling(Pooling):
-    """Mean over the tokens of the first layer, hidden_states[1] and not the embeddings, and of the last layer.
+    """Mean over the tokens of the first layer, hidden_states[1], and of the last layer.
 
-    So do BERT-whitening's 'first-last-avg', SimCSE's 'avg_first_last' since 2022 (in its paper embeddings and last: see
-    its issues 133 and 285) and, in fact, BERT-flow's 'last2avg' (avg-last-2), whose code takes the layers -0 and -1.
+    The first layer is not the embeddings. It is 'first-last-avg' in BERT-whitening, and
+    'avg_first_last' in SimCSE since 2022; SimCSE's paper took the embeddings and the last layer
+    (see its issues 133 and 285). It is also what BERT-flow's 'last2avg' (avg-last-2) does in fact:
+    its code takes the layers -0 and -1.
     """
 
     needs_hidden_states = True
+    is_mean_of_layers = True
 
-    def forward(self, hidden_states: Sequence[Tensor], attention_mask: Tensor, *_: object, **__: object) -> Tensor:
+    def forward(
+        self, hidden_states: Sequence[Tensor], attention_mask: Tensor, *_: object, **__: object
+    ) -> Tensor:
         return _weighted_mean((hidden_states[1] + hidden_states[-1]) / 2, attention_mask.bool())
 
 
 class LastNPooling(Pooling):
-    """Mean over the last n layers and over the tokens: with n=2 SimCSE's 'avg_top2' (BERT-flow: see FirstLastPooling).
+    """Mean over the last n layers and over the tokens; n=2 is SimCSE's 'avg_top2'.
+
+    For BERT-flow's 'last2avg' see FirstLastPooling.
 
     Args:
-        n: Number of layers, the embeddings counted as one: 1 to num_layers + 1 (else InputError).
+        n: Number of layers, the embeddings counted as one: 1 to num_layers + 1.
+
+    Raises:
+        InputError: `n` is out of that range.
     """
 
     needs_hidden_states = True
+    is_mean_of_layers = True
 
-    def __init__(self, width: int, num_layers: int, n: int = 4) -> None:
-        super().__init__(width, num_layers)
+    def __init__(self, hidden_size: int, num_layers: int, n: int = 4) -> None:
+        super().__init__(hidden_size, num_layers)
         if not 1 <= n <= num_layers + 1:
-            raise InputError(f"LastNPooling: n={n} for an encoder of {num_layers} layers; use 1 to {num_layers + 1}")
+            raise InputError(
+                f"LastNPooling: n={n} for an encoder of {num_layers} layers; "
+                f"use 1 to {num_layers + 1}"
+            )
         self.n = n
 
-    def forward(self, hidden_states: Sequence[Tensor], attention_mask: Tensor, *_: object, **__: object) -> Tensor:
-        mean = torch.stack([hidden_states[-i] for i in range(1, self.n + 1)]).mean(0)  # (B, T, D)
-        return _weighted_mean(mean, attention_mask.bool())
+    def forward(
+        self, hidden_states: Sequence[Tensor], attention_mask: Tensor, *_: object, **__: object
+    ) -> Tensor:
+        last = [hidden_states[-i] for i in range(1, self.n + 1)]  # n times (B, T, D)
+        return _weighted_mean(torch.stack(last).mean(0), attention_mask.bool())
+
+    @classmethod
+    def variants(cls, num_layers: int) -> list[dict[str, Any]]:
+        return [{"n": n} for n in (2, 4) if n <= num_layers]
 
 
 class LayerMixPooling(Pooling):
-    """Learned mix of the embeddings and all layers (ELMo, arXiv 1802.05365; AllenNLP's ScalarMix), then any pooling.
+    """Learned mix of the embeddings and all layers, then any pooling of the mixed tokens.
 
-    Softmax weights times a scale, at first the plain mean; sentence-transformers' WeightedLayerPooling has neither.
+    Softmax weights times a scale, at first the plain mean: ELMo (arXiv 1802.05365), AllenNLP's
+    ScalarMix. WeightedLayerPooling of sentence-transformers has neither softmax nor scale.
 
     Args:
-        pooling: The pooling of the mixed tokens, not one of all layers or of the pooler output (else InputError).
+        pooling: The pooling of the mixed tokens.
+
+    Raises:
+        InputError: `pooling` is one of several layers or of the pooler output.
     """
 
     needs_hidden_states = True
 
-    def __init__(self, width: int, num_layers: int, pooling: Callable[[int, int], Pooling] = MeanPooling) -> None:
-        super().__init__(width, num_layers)
-        self.pooling = part = pooling(width, num_layers)
-        if part.needs_hidden_states or part.needs_pooler_output:
-            raise InputError(f"LayerMixPooling: {type(part).__name__} cannot pool the one mixed layer; use MeanPooling")
-        self.out_features = part.out_features
+    def __init__(
+        self,
+        hidden_size: int,
+        num_layers: int,
+        pooling: Callable[[int, int], Pooling] = MeanPooling,
+    ) -> None:
+        super().__init__(hidden_size, num_layers)
+        self.pooling = pooling(hidden_size, num_layers)
+        if not self.pooling.pools_one_layer:
+            raise InputError(
+                f"LayerMixPooling: {type(self.pooling).__name__} cannot pool the one mixed layer; "
+                "use MeanPooling"
+            )
+        self.out_features = self.pooling.out_features
         self.logits = nn.Parameter(torch.zeros(num_layers + 1))
         self.scale = nn.Parameter(torch.ones(()))
 
-    def forward(self, hidden_states: Sequence[Tensor], attention_mask: Tensor, *rest: object, **more: object) -> Tensor:
-        layers = zip(self.scale * self.logits.softmax(0), hidden_states, strict=True)  # L + 1 weights and (B, T, D)
-        mixed = sum(weight * _fill(layer, attention_mask, 0) for weight, layer in layers)  # (B, T, D)
+    def forward(
+        self, hidden_states: Sequence[Tensor], attention_mask: Tensor, *rest: object, **more: object
+    ) -> Tensor:
+        weights = self.scale * self.logits.softmax(0)  # (L + 1,)
+        layers = zip(weights, hidden_states, strict=True)
+        mixed = sum(weight * _fill(layer, attention_mask, 0) for weight, layer in layers)
         return self.pooling((mixed,), attention_mask, *rest, **more)  # (B, out_features)
+
+    def extra_repr(self) -> str:
+        return "" if isinstance(self.pooling, MeanPooling) else f"of {self.pooling.describe()}"
 
 
 class ConcatPooling(Pooling):
-    """Several poolings side by side, in the order given, as sentence-transformers' Pooling does with several modes.
+    """Several poolings side by side, in the given order.
+
+    The Pooling of sentence-transformers does the same with several modes.
 
     Args:
-        poolings: The poolings, at least one (else InputError).
+        poolings: The poolings, at least one.
+
+    Raises:
+        InputError: `poolings` is empty.
     """
 
-    def __init__(self, width: int, num_layers: int, poolings: list[Callable[[int, int], Pooling]]) -> None:
-        super().__init__(width, num_layers)
+    def __init__(
+        self,
+        hidden_size: int,
+        num_layers: int,
+        poolings: list[Callable[[int, int], Pooling]],
+    ) -> None:
+        super().__init__(hidden_size, num_layers)
         if not poolings:
-            raise InputError("ConcatPooling: poolings is empty; give at least one, as in [ClsPooling, MeanPooling]")
-        self.poolings = nn.ModuleList(parts := [pooling(width, num_layers) for pooling in poolings])
+            raise InputError(
+                "ConcatPooling: poolings is empty; give at least one, as in "
+                "[ClsPooling, MeanPooling]"
+            )
+        parts = [pooling(hidden_size, num_layers) for pooling in poolings]
+        self.poolings = nn.ModuleList(parts)
         self.out_features = sum(part.out_features for part in parts)
         self.needs_hidden_states = any(part.needs_hidden_states for part in parts)
         self.needs_pooler_output = any(part.needs_pooler_output for part in parts)
 
-    def forward(self, hidden_states: Sequence[Tensor], attention_mask: Tensor, *rest: object, **more: object) -> Tensor:
-        return torch.cat([pool(hidden_states, attention_mask, *rest, **more) for pool in self.poolings], dim=-1)
+    def forward(
+        self, hidden_states: Sequence[Tensor], attention_mask: Tensor, *rest: object, **more: object
+    ) -> Tensor:
+        pooled = [pool(hidden_states, attention_mask, *rest, **more) for pool in self.poolings]
+        return torch.cat(pooled, dim=-1)
+
+    def extra_repr(self) -> str:
+        return ""  # nn.Module already shows the parts
+
+    def describe(self) -> str:
+        names = [part.describe() for part in self.poolings if isinstance(part, Pooling)]
+        return " + ".join(names) if len(names) > 1 else f"ConcatPooling of {names[0]}"

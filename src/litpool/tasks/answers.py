@@ -1,4 +1,4 @@
-"""True answers to questions, and how the official scripts of SQuAD score an answer by them."""
+"""Gold answers to questions, and how the official scripts of SQuAD score an answer against them."""
 
 import re
 import string
@@ -9,75 +9,102 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Gold = tuple[str, int]  # a correct answer's text, and the character of the context where it begins
+
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def golds(cell: Any, context: str, start: Any = None) -> list[tuple[str, int]]:
-    """The true answers of one row: texts and the characters where they begin."""
+def row_golds(cell: Any, context: str, start: Any = None) -> list[Gold]:
+    """The gold answers of one row, without empty ones."""
     if isinstance(cell, str):
         cell = [{"text": cell, "answer_start": context.find(cell) if start is None else start}]
     elif isinstance(cell, Mapping):
         pairs = zip(cell["text"], cell["answer_start"], strict=True)
         cell = [{"text": text, "answer_start": at} for text, at in pairs]
-    return [(one["text"], int(one["answer_start"])) for one in cell if one["text"].strip()]
+    return [(gold["text"], int(gold["answer_start"])) for gold in cell if gold["text"].strip()]
 
 
-def all_golds(columns: Mapping[str, Any], answers: str, context: str) -> list[list[tuple[str, int]]]:
-    """The true answers of each row; `answers` and `context` name columns."""
-    starts = columns["answer_start"] if "answer_start" in columns else [None] * len(columns[context])
-    return [golds(*cell) for cell in zip(columns[answers], columns[context], starts, strict=True)]
+def all_golds(columns: Mapping[str, Any], answers: str, context: str) -> list[list[Gold]]:
+    """The gold answers of each row; `answers` and `context` name columns."""
+    starts = (
+        columns["answer_start"] if "answer_start" in columns else [None] * len(columns[context])
+    )
+    cells = zip(columns[answers], columns[context], starts, strict=True)
+    return [row_golds(*cell) for cell in cells]
 
 
 def fault(cell: Any, context: str, start: Any, no_answer: bool) -> str | None:
-    """What is wrong with the true answers of one row, and how to mend it."""
+    """What is wrong with the gold answers of one row, and how to fix it; None if nothing is."""
     try:
-        found = golds(cell, context, start)
+        golds = row_golds(cell, context, start)
     except (TypeError, KeyError, ValueError, AttributeError):
-        mend = "must be a text, or {text: [...], answer_start: [...]}; mend the row, or set task.answers"
-        return f"the answers are {str(cell)[:60]!r} with the offset {start!r}, {mend}"
-    if not found and not no_answer:
-        return "there is no answer; mend the row, or set task.no_answer true if questions may have none"
-    for text, at in found:
+        return (
+            f"the answers are {str(cell)[:60]!r} with the offset {start!r}, must be a text, or "
+            "{text: [...], answer_start: [...]}; correct the row, or set task.answers"
+        )
+    if not golds and not no_answer:
+        return (
+            "there is no answer; correct the row, "
+            "or set task.no_answer true if questions may have none"
+        )
+    for text, at in golds:
         if at < 0:
-            return f"the answer {text[:60]!r} has the offset {at}, must be 0 or more; mend the answer or the context"
+            return (
+                f"the answer {text[:60]!r} has the offset {at}, must be 0 or more; "
+                "correct the answer or the context"
+            )
         if not context.startswith(text, at):
-            there = f"at its offset {at}, where {context[at : at + min(len(text), 60)]!r} stands"
-            return f"the answer {text[:60]!r} is not {there}; mend answer_start, counted in characters from 0"
+            actual = context[at : at + min(len(text), 60)]
+            return (
+                f"the answer {text[:60]!r} is not at its offset {at}, where {actual!r} stands; "
+                "correct answer_start, counted in characters from 0"
+            )
     return None
 
 
-def found_by(columns: Mapping[str, Any], number: int) -> str:
-    """What a person can find a row by."""
+def row_name(columns: Mapping[str, Any], number: int) -> str:
+    """What a person can find a row by: its article and id, or its number."""
     title = f"article {columns['title'][number]!r}, " if "title" in columns else ""
-    return title + (f"question {columns['id'][number]!r}" if "id" in columns else f"row {number + 1}")
+    row = f"question {columns['id'][number]!r}" if "id" in columns else f"row {number + 1}"
+    return title + row
 
 
-def normal(text: str) -> list[str]:
-    """The words by which answers are compared: in small letters, without punctuation and articles."""
+def normalized_words(text: str) -> list[str]:
+    """The words to compare answers by: in lower case, without punctuation and articles."""
     return ARTICLES.sub(" ", text.lower().translate(NO_PUNCTUATION)).split()
 
 
 def exact_match(answer: str, golds: Sequence[str], no_answer: bool = False) -> float:
-    """1 if the answer has the words of one of the true answers, else 0.
+    """1 if the answer has the same words as one of the gold answers, else 0.
 
     Args:
         answer: The text, empty for no answer.
-        golds: The true answers.
-        no_answer: Whether to score as SQuAD 2.0: true answers without words do not count, and no answer is right
-            where none is left.
+        golds: The texts of the gold answers.
+        no_answer: Whether to score as in SQuAD 2.0: gold answers without words do not count, and if
+            none is left, giving no answer is correct.
     """
-    return max(float(normal(answer) == words) for words in _words(golds, no_answer))
+    words = normalized_words(answer)
+    return max(float(words == gold) for gold in _gold_words(golds, no_answer))
 
 
 def f1(answer: str, golds: Sequence[str], no_answer: bool = False) -> float:
-    """The best F1 of the answer's words against a true answer's, 0 to 1; arguments as of `exact_match`."""
-    return max(_overlap(normal(answer), words, no_answer) for words in _words(golds, no_answer))
+    """The best F1 of the answer's words against those of a gold answer, 0 to 1.
+
+    Args:
+        answer: The text, empty for no answer.
+        golds: The texts of the gold answers.
+        no_answer: Whether to score as in SQuAD 2.0, as `exact_match` does.
+    """
+    words = normalized_words(answer)
+    return max(_overlap(words, gold, no_answer) for gold in _gold_words(golds, no_answer))
 
 
-def _words(golds: Sequence[str], no_answer: bool) -> list[list[str]]:
-    words = [normal(text) for text in golds]
-    return ([some for some in words if some] or [[]]) if no_answer else words
+def _gold_words(golds: Sequence[str], no_answer: bool) -> list[list[str]]:
+    golds_words = [normalized_words(text) for text in golds]
+    if no_answer:
+        return [words for words in golds_words if words] or [[]]
+    return golds_words
 
 
 def _overlap(answer: list[str], gold: list[str], no_answer: bool) -> float:
@@ -87,13 +114,14 @@ def _overlap(answer: list[str], gold: list[str], no_answer: bool) -> float:
 
 
 def best_threshold(difference: NDArray[np.float64], gain: NDArray[np.float64]) -> float:
-    """Where the sum of gains is highest if the rows with a difference up to the threshold gain.
+    """The threshold with the highest sum of gains over the rows whose difference is not above it.
 
     Args:
-        difference: Of each row (R,), the score of no answer less that of the best span.
-        gain: Of each row (R,), how much better the span is than no answer.
+        difference: For each row (R,), the score of no answer minus that of the best span.
+        gain: For each row (R,), how much better the span is than no answer.
     """
     steps, place = np.unique(np.nan_to_num(difference), return_inverse=True)  # (U,), (R,)
     sums = np.concatenate([[0.0], np.bincount(place, gain).cumsum()])  # (U + 1,)
-    between = np.concatenate([steps[:1] - 1, (steps[:-1] + steps[1:]) / 2, steps[-1:] + 1])  # (U + 1,)
-    return float(between[sums.argmax()])
+    middles = (steps[:-1] + steps[1:]) / 2
+    thresholds = np.concatenate([steps[:1] - 1, middles, steps[-1:] + 1])  # (U + 1,)
+    return float(thresholds[sums.argmax()])

@@ -1,4 +1,4 @@
-"""Spans of a context: from characters to tokens, window by window, and from tokens back to characters."""
+"""Spans of a context: from the logits of tokens to the best answers in characters."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,99 +7,92 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Span = tuple[int, int]  # its first character and the one after its last
-
-SPANS = 20  # candidates that are kept of a window, and of a row
-NOWHERE = (0, 0)  # the characters of a token in which no answer stands
+SPANS = 20  # candidates to keep for a window, and for a row
 NO_SPAN = [float("-inf"), -1, -1]
 
 
-def window_columns(encoded: Any, window: int, context: str) -> dict[str, Any]:
-    """The columns of one window."""
-    spans = zip(encoded["offset_mapping"][window], encoded.sequence_ids(window), strict=True)
-    offsets = [trimmed(context, span) if text == 1 else NOWHERE for span, text in spans]
-    ids = {name: encoded[name][window] for name in ("input_ids", "token_type_ids") if name in encoded}
-    return ids | {"special_tokens_mask": [int(end == 0) for _, end in offsets], "offsets": offsets}
-
-
-def trimmed(context: str, span: Span) -> Span:
-    """The characters without white space around them, which some tokenizers count to a token."""
-    start, end = span
-    while start < end and context[start].isspace():
-        start += 1
-    while start < end and context[end - 1].isspace():
-        end -= 1
-    return (start, end) if start < end else NOWHERE
-
-
-def positions(offsets: list[Span], context: str, golds: list[tuple[str, int]]) -> list[int]:
-    """The first and last token of the answer, or twice [CLS]."""
-    if not golds:
-        return [0, 0]
-    text, at = golds[0]
-    start, end = trimmed(context, (at, at + len(text)))
-    spans = [span for span in offsets if span[1]]
-    if not (spans and spans[0][0] <= start and end <= spans[-1][1]):
-        return [0, 0]
-    tokens = [token for token, (first, last) in enumerate(offsets) if last > start and first < end]
-    return [tokens[0], tokens[-1]] if tokens else [0, 0]
-
-
 def best_spans(output: Tensor, offsets: Tensor, longest: int) -> Tensor:
-    """The best spans of each window, (B, 21, 3) of score, first character, end; no answer first, -1 where none is left.
+    """The best spans of each window, (B, 21, 3): score, first character, end.
+
+    The first is no answer, whose characters are -1. So are those of missing candidates.
 
     Args:
-        output: Logits of starts and ends, (B, T, 2); those of [CLS], at the first token, are of no answer.
-        offsets: The tokens' characters, (B, T, 2), [0, 0] where no answer can stand.
-        longest: Tokens that a span may have.
+        output: Logits of starts and ends, (B, T, 2); [CLS], the first token, stands for no answer.
+        offsets: The tokens' characters, (B, T, 2); [0, 0] for tokens that cannot be in an answer.
+        longest: The most tokens in a span.
     """
     possible = offsets[..., 1:] > offsets[..., :1]  # (B, T, 1)
     start, end = output.double().masked_fill(~possible, float("-inf")).unbind(-1)  # each (B, T)
     width = min(longest, output.shape[1])
-    ends = F.pad(end, (0, width - 1), value=float("-inf")).unfold(1, width, 1)  # (B, T, width): t, t + 1, ...
+    padded = F.pad(end, (0, width - 1), value=float("-inf"))
+    ends = padded.unfold(1, width, 1)  # (B, T, width): at t the ends t, t + 1, ...
     scores = (start.unsqueeze(-1) + ends).flatten(1)  # (B, T * width)
     score, at = F.pad(scores, (0, SPANS), value=float("-inf")).topk(SPANS)  # each (B, 20)
+
     first = (at // width).clamp(max=output.shape[1] - 1)
     last = (first + at % width).clamp(max=output.shape[1] - 1)
-    characters = torch.stack([offsets[..., 0].gather(1, first), offsets[..., 1].gather(1, last)], -1)  # (B, 20, 2)
+    characters = torch.stack(
+        [offsets[..., 0].gather(1, first), offsets[..., 1].gather(1, last)], dim=-1
+    )  # (B, 20, 2)
     characters = characters.masked_fill(score.isinf().unsqueeze(-1), -1)
     spans = torch.cat([score.unsqueeze(-1), characters.double()], -1)  # (B, 20, 3)
-    none = F.pad(output[:, 0].double().sum(-1, keepdim=True), (0, 2), value=-1)  # (B, 3)
-    return torch.cat([none.unsqueeze(1), spans], 1)
+    no_answer = output[:, 0].double().sum(-1, keepdim=True)  # (B, 1)
+    no_answer = F.pad(no_answer, (0, 2), value=-1)  # (B, 3)
+    return torch.cat([no_answer.unsqueeze(1), spans], 1)
 
 
-def merged(kept: Tensor, index: Tensor) -> Tensor:
-    """The best spans of all windows of a row, each once, (N, 21, 3) to (R, 21, 3) by the rows' numbers (N,).
+def merged(windows: Tensor, index: Tensor) -> Tensor:
+    """The best spans of each row, each once: from its windows, (N, 21, 3), to (R, 21, 3).
 
-    The score of no answer is the lowest of the windows', as in BERT's run_squad.py: any window may hold the answer.
+    The score of no answer is the lowest of the windows', as in BERT's run_squad.py, since any
+    window may hold the answer.
+
+    Args:
+        windows: What `best_spans` returned.
+        index: The row number of each window, (N,).
     """
     rows, owner = index.unique(return_inverse=True)  # (R,), (N,)
-    whole = kept.new_tensor(NO_SPAN).repeat(len(rows), SPANS + 1, 1)  # (R, 21, 3)
-    whole[:, 0, 0] = kept.new_zeros(len(rows)).scatter_reduce(0, owner, kept[:, 0, 0], "amin", include_self=False)
-    real = kept[:, 1:, 1] >= 0  # (N, 20)
-    owner = owner.unsqueeze(-1).expand_as(real)[real]  # (M,)
-    score, start, end = kept[:, 1:][real].unbind(-1)  # each (M,)
-    reach = int(kept[..., 1:].max()) + 2  # more than any character's number
-    spans, place = ((owner * reach + start.long()) * reach + end.long()).unique(return_inverse=True)  # (K,): each once
-    score = score.new_zeros(len(spans)).scatter_reduce(0, place, score, "amax", include_self=False)  # (K,)
+    no_answer = windows.new_zeros(len(rows))
+    no_answer = no_answer.scatter_reduce(0, owner, windows[:, 0, 0], "amin", include_self=False)
+
+    # every candidate of every window, (M,)
+    real = windows[:, 1:, 1] >= 0  # (N, 20)
+    owner = owner.unsqueeze(-1).expand_as(real)[real]
+    score, start, end = windows[:, 1:][real].unbind(-1)
+
+    # the K distinct ones, as numbers that contain row, start and end; each with its best score
+    reach = int(windows[..., 1:].max()) + 2  # more than any character's number
+    keys = (owner * reach + start.long()) * reach + end.long()
+    spans, place = keys.unique(return_inverse=True)  # (K,), (M,)
+    score = score.new_zeros(len(spans)).scatter_reduce(0, place, score, "amax", include_self=False)
+
+    # sorted by row, then by score
     order = score.argsort(descending=True, stable=True)
-    order = order[(spans // reach**2)[order].argsort(stable=True)]  # by row, then the best first
+    order = order[(spans // reach**2)[order].argsort(stable=True)]
     score, spans = score[order], spans[order]
     owner = spans // reach**2
+
+    # the best 20 of each row
     rank = torch.arange(len(owner), device=owner.device) - torch.searchsorted(owner, owner)
     best = rank < SPANS
-    found = torch.stack([score, spans // reach % reach, spans % reach], -1)  # (K, 3)
-    whole[owner[best], 1 + rank[best]] = found[best]
+    candidates = torch.stack([score, spans // reach % reach, spans % reach], -1)  # (K, 3)
+    whole = windows.new_tensor(NO_SPAN).repeat(len(rows), SPANS + 1, 1)  # (R, 21, 3)
+    whole[:, 0, 0] = no_answer
+    whole[owner[best], 1 + rank[best]] = candidates[best]
     return whole
 
 
 def span_texts(spans: Tensor, contexts: Sequence[str]) -> list[str]:
-    """The text of one span a row, (R, 3), empty for no answer."""
-    places = spans[:, 1:].long().tolist()  # (R, 2)
-    return [context[max(start, 0) : max(end, 0)] for (start, end), context in zip(places, contexts, strict=True)]
+    """The text of one span per row, (R, 3); empty for no answer."""
+    characters = spans[:, 1:].long().tolist()  # (R, 2)
+    texts = []
+    for (start, end), context in zip(characters, contexts, strict=True):
+        texts.append(context[max(start, 0) : max(end, 0)])
+    return texts
 
 
 def span_answer(span: Sequence[float], context: str) -> dict[str, Any]:
-    """An answer as it is written for a person, of probability, first character and end."""
+    """The answer in the form of `predict`, from probability, first character and end."""
     start, end = int(span[1]), int(span[2])
-    return {"answer": context[max(start, 0) : max(end, 0)], "start": start, "end": end, "probability": span[0]}
+    text = context[max(start, 0) : max(end, 0)]
+    return {"answer": text, "start": start, "end": end, "probability": span[0]}

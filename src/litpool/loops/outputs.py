@@ -1,0 +1,120 @@
+"""What a run leaves behind: the confusion matrix and wrong answers in TensorBoard, hparams, metrics.json, a summary."""
+
+import json
+import math
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torchmetrics import MetricCollection
+
+from litpool import __version__
+from litpool.tasks.task import Task
+
+if TYPE_CHECKING:  # slow to import, and not needed until there are rows
+    from datasets import Dataset
+
+OUTPUTS = (".jsonl", ".parquet", ".npz")  # what predictions are written as
+SHOWN = 20  # wrong answers in the table
+
+
+def draw(
+    writer: SummaryWriter, task: Task, metrics: MetricCollection, prefix: str, step: int
+) -> None:
+    """Draw the confusion matrix, where the task has one, as torchmetrics plots it."""
+    import matplotlib.pyplot as plt  # late: not every command draws
+
+    if "confusion_matrix" not in metrics:
+        return
+    labels = task.labels
+    plt.switch_backend("Agg")  # a figure for a file needs no window
+    side = max(5.0, 0.8 * len(labels))
+    figure, _ = metrics["confusion_matrix"].plot(labels=labels, add_text=len(labels) <= 30)
+    figure.set_size_inches(side, side)
+    figure.set_layout_engine("constrained")
+    writer.add_figure(f"{prefix}/confusion_matrix", figure, step)
+
+
+def tell_mistakes(
+    writer: SummaryWriter, task: Task, prefix: str, rows: "Dataset", kept: Tensor, step: int
+) -> None:
+    """Write the worst of the wrong answers as a table."""
+    mistakes = task.mistakes(kept, rows)
+    names = [*task.shown, "true", "predicted", task.mistake_measure]
+    lines = [
+        f"{len(mistakes)} of {len(rows)} rows, the worst first",
+        "",
+        f"| {' | '.join(names)} |",
+    ]
+    lines.append("|---" * len(names) + "|")
+    for mistake in mistakes[:SHOWN]:
+        row = rows[mistake.row]
+        texts = [*(row[column] for column in task.shown), mistake.true, mistake.predicted]
+        cells = [text.replace("|", "\\|").replace("\n", " ") for text in texts]
+        lines.append(f"| {' | '.join(cells)} | {mistake.measure:.2f} |")
+    writer.add_text(f"{prefix}/wrong", "\n".join(lines), step)
+
+
+def write_predictions(path: str, texts: "Dataset", answers: list[dict[str, Any]]) -> None:
+    """Write the texts with their answers, in input order.
+
+    Args:
+        path: `.npz` takes vectors alone, as the array `vectors` (rows, features), `.parquet` any answers as columns;
+            all else gets JSON lines; `-` is standard output.
+        texts: The rows.
+        answers: One for each row.
+    """
+    rows = [{**row, **answer} for row, answer in zip(texts, answers, strict=True)]
+    if path.endswith(".npz"):
+        np.savez(path, vectors=np.array([row["vector"] for row in rows], dtype=np.float32))
+    elif path.endswith(".parquet"):
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path == "-":
+        sys.stdout.writelines(
+            f"{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n" for row in rows
+        )
+        return
+    else:
+        lines = (f"{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n" for row in rows)
+        Path(path).write_text("".join(lines), encoding="utf-8")
+
+
+def write_scalars(writer: SummaryWriter, values: Mapping[str, float], step: int) -> None:
+    """Draw numbers in TensorBoard."""
+    for name, value in values.items():
+        writer.add_scalar(name, value, step)
+
+
+def write_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
+    """Write metrics.json; a metric that is not defined, such as the correlation of equal scores, becomes null."""
+    folder.mkdir(parents=True, exist_ok=True)
+    defined = {
+        name: value if math.isfinite(value) else None for name, value in metrics.items()
+    }  # JSON has no NaN
+    text = json.dumps(defined, indent=2, allow_nan=False)
+    (folder / "metrics.json").write_text(f"{text}\n", encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """What the numbers depend on."""
+    packages = ("torch", "lightning", "transformers", "accelerate")
+    return {"litpool": __version__, **{name: version(name) for name in packages}}
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
+    """A nested config as the dotted keys and plain values that TensorBoard's hparams tab takes."""
+    flat: dict[str, str | int | float | bool] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        elif value is not None:
+            plain = isinstance(value, str | int | float | bool)
+            flat[f"{prefix}{key}"] = value if plain else json.dumps(value, default=str)
+    return flat

