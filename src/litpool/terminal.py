@@ -54,7 +54,7 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("huggingface_hub").setLevel(
         logging.ERROR
-    )  # its retries end in an error that is told anyway
+    )  # its retries end in an error, which we report
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     for message in HARMLESS:

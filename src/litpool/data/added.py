@@ -21,7 +21,7 @@ Pieces = dict[
 
 
 def add(tokenizer: PreTrainedTokenizerBase, plain: Sequence[str], special: Sequence[str]) -> Pieces:
-    """Add tokens to the tokenizer, but for those that it has already, which are told.
+    """Add tokens to the tokenizer, and warn of those that it already has.
 
     Args:
         tokenizer: Takes them up; it leaves them whole from now on.

@@ -21,7 +21,7 @@ from litpool import InputError
 from litpool.data.squad import squad_rows
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-TYPED = [".json", ".jsonl", ".parquet"]  # where a number is told from a text by the format itself
+TYPED = [".json", ".jsonl", ".parquet"]  # formats that distinguish a number from a text itself
 NUMBER = r"[+-]?[0-9]*\.?[0-9]+([eE][+-]?[0-9]+)?"  # as a text: any
 
 Columns = tuple[

@@ -241,7 +241,7 @@ def _of_layer(make: Make, layer: int) -> Make:
 def _folder(
     module: TextModule, config: Json, data: TextDataModule, options: StudyOptions, parent: Path
 ) -> Path:
-    """Named by what all results of a data set depend on: the job less what has no say, the data, the versions."""
+    """Named by what all results of a data set depend on: the job without what has no effect, the data, the versions."""
     flags = {name: value for name, value in config["trainer"].items() if name not in NO_SAY}
     facts = {
         "model": {key: value for key, value in config["model"].items() if key != "pooling"},

@@ -15,7 +15,7 @@ from litpool.tools.study.probes import Vectors, load
 
 
 class Geometry(NamedTuple):
-    """What is told of the vectors of one cell."""
+    """The geometry of the vectors of one cell."""
 
     anisotropy: float  # -1 to 1; 0 where directions are spread evenly, 1 where all are the same
     uniformity: float  # -8 to 0 (-4 or so is the best that can be had in many dimensions); lower is more even

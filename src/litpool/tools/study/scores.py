@@ -18,7 +18,7 @@ from litpool.tools.study.statistics import Score
 from litpool.tools.study.vectors import bar, order, release
 
 SPLITS = ("train", "validation", "test")
-TEXTS = 2_000  # of the test split, from which the geometry is told
+TEXTS = 2_000  # of the test split, from which the geometry is computed
 FITTED = 20_000  # texts of the train split that the whitening is fitted on, so that memory does not grow with them
 
 Parts = Mapping[str, NDArray[np.float32]]  # by split: (cells, K, n, d)

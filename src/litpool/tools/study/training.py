@@ -83,7 +83,7 @@ def check_flags(module: TextModule, section: Mapping[str, Any], loop: Loop) -> N
     """Refuse flags of the trainer that the loop has no counterpart for, or that leave no weights to score.
 
     Raises:
-        InputError: As said.
+        InputError: A flag has no counterpart, or the run would keep no weights.
     """
     if section["fast_dev_run"]:
         raise InputError(
