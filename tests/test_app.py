@@ -111,7 +111,8 @@ def test_a_checkpoint_predicts_elsewhere_without_the_original_weights(
     def gone(name):
         raise AssertionError(f"asked for the files of {name}")
 
-    monkeypatch.setattr("litpool.demo.encoder.locate", gone)
+    for module in ("model.encoder", "model.weights", "data.tokenizer"):
+        monkeypatch.setattr(f"litpool.{module}.locate", gone)
     texts = ["bright warm", "grim", "mild grey even plain usual", "lovely"]
     status, out, err = cli("predict", "--ckpt_path", elsewhere, stdin="\n".join(texts) + "\n")
     assert status == 0, err

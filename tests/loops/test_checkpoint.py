@@ -141,7 +141,7 @@ def test_the_encoders_config_is_kept_whole_so_that_later_defaults_cannot_change_
 def test_added_tokens_are_in_the_rebuilt_encoder(
     tiny: Callable[..., tuple[EncoderOptions, PretrainedConfig]], tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    network = TextModel(learned(), FirstLastPooling, *tiny("bert"), pretrained=False, vocabulary=75)
+    network = TextModel(learned(), FirstLastPooling, *tiny("bert"), pretrained=False, vocab_size=75)
     saved = contents(network, learned(), dump_tokenizer(tokenizer), {}, {})["job"]
     again = TextModel(
         learned(), FirstLastPooling, EncoderOptions("gone"), encoder_config(saved), pretrained=False

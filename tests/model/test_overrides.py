@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 
 from litpool import InputError
-from litpool.demo import encoder as demo
+from litpool.demo.encoder import DEMO_ENCODER
 from litpool.model.encoder import Encoder, EncoderOptions, load_config
 from litpool.model.overrides import (
     EFFECTS,
@@ -292,7 +292,7 @@ def test_minilm_refuses_another_position_type() -> None:
         InputError, match=r"position_embedding_type=relative_key: .*trained with absolute"
     ):
         load_config(
-            EncoderOptions(demo.NAME, overrides={"position_embedding_type": "relative_key"})
+            EncoderOptions(DEMO_ENCODER, overrides={"position_embedding_type": "relative_key"})
         )
 
 

@@ -29,14 +29,14 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from litpool import InputError
 from litpool.data.source import Source, load_splits
-from litpool.demo import encoder as demo
+from litpool.demo.encoder import locate
 from litpool.loops.evaluation import Evaluation
 from litpool.tasks.answers import best_threshold, exact_match, f1
 from litpool.tasks.question_answering import QuestionAnswering
 from litpool.tasks.windows import trimmed
 
 MINUS = -math.inf
-MINILM = demo.locate("sentence-transformers/all-MiniLM-L6-v2")
+MINILM = locate("sentence-transformers/all-MiniLM-L6-v2")
 
 
 def gold(*pairs: tuple[str, int]) -> dict[str, list[Any]]:

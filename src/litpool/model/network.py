@@ -23,7 +23,7 @@ class TextModel(nn.Module):
         options: Which encoder, and how it starts.
         config: The encoder's config.
         pretrained: Whether to load the encoder's weights; false when a checkpoint's are to follow.
-        vocabulary: Number of ids that the tokenizer knows.
+        vocab_size: Number of ids that the tokenizer knows.
         new_ids: Ids of added tokens, each with the ids of the pieces that the token was split into before.
         attention: The attention code of transformers, `sdpa` or `eager`.
     """
@@ -35,7 +35,7 @@ class TextModel(nn.Module):
         options: EncoderOptions,
         config: PretrainedConfig,
         pretrained: bool,
-        vocabulary: int = 0,
+        vocab_size: int = 0,
         attention: str = "sdpa",
         new_ids: Mapping[int, Sequence[int]] | None = None,
     ) -> None:
@@ -49,7 +49,7 @@ class TextModel(nn.Module):
             pretrained,
             pooler=self.pooling.needs_pooler_output,
             all_layers=self.pooling.needs_hidden_states,
-            vocabulary=vocabulary,
+            vocab_size=vocab_size,
             attention=attention,
             new_ids=new_ids,
         )
@@ -101,7 +101,7 @@ def build_network(
         options,
         config,
         pretrained=pretrained,
-        vocabulary=len(tokenizer),
+        vocab_size=len(tokenizer),
         attention="eager"
         if device.type == "cpu"
         else "sdpa",  # CPU: sdpa is slow with attention dropout

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from transformers import PretrainedConfig
 
 from litpool import InputError
-from litpool.demo import encoder as demo
+from litpool.demo.encoder import locate
 
 BUILD_ERRORS = (  # of files that are no use, and of configs that transformers does not check before it builds
     OSError, ValueError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError, KeyError, AssertionError,
@@ -28,7 +28,7 @@ def build(
                 "unexpected_keys": [],
             }
         model, info = transformers.AutoModel.from_pretrained(
-            demo.locate(name),
+            locate(name),
             config=config,
             output_loading_info=True,
             trust_remote_code=False,

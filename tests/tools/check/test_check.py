@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from litpool.data.module import TextDataModule
-from litpool.demo import encoder as demo
+from litpool.demo.encoder import DEMO_ENCODER
 from litpool.loops.lightning import TextModule
 from litpool.model.encoder import EncoderOptions
 from litpool.model.markers import MarkerPooling
@@ -492,7 +492,7 @@ def real(cli) -> Callable[..., tuple[int, str]]:
 
     def run(name: str, *arguments: str) -> tuple[int, str]:
         given = ["--config", configs / f"{name}.yaml", "--data.source", Path(folder) / name]
-        status, out, _ = cli("check", *given, "--model.encoder.name", demo.NAME, *arguments)
+        status, out, _ = cli("check", *given, "--model.encoder.name", DEMO_ENCODER, *arguments)
         return status, out
 
     return run

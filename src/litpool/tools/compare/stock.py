@@ -20,7 +20,7 @@ from transformers import (
 
 from litpool.commands import Run
 from litpool.data.module import TextDataModule
-from litpool.demo import encoder as demo
+from litpool.demo.encoder import locate
 from litpool.loops import outputs
 from litpool.loops.evaluation import Evaluation
 from litpool.loops.job import Flags
@@ -90,7 +90,7 @@ def _fit(
     config.problem_type = PROBLEMS[type(data.task).__name__]
     if options.pretrained:
         model = AutoModelForSequenceClassification.from_pretrained(
-            demo.locate(options.name), config=config
+            locate(options.name), config=config
         )
     else:
         model = AutoModelForSequenceClassification.from_config(config)

@@ -20,7 +20,7 @@ from transformers import PretrainedConfig
 
 from litpool import InputError, interrupt
 from litpool.data.module import TextDataModule
-from litpool.demo import encoder as demo
+from litpool.demo.encoder import locate
 from litpool.loops.lightning import TextModule
 from litpool.loops.outputs import versions
 from litpool.model.encoder import Encoder, EncoderOptions, load_config
@@ -267,7 +267,7 @@ def _folder(
 
 def _files(name: str) -> list[Any]:
     """What tells the weights in a local folder from others there later; of the Hub, the name tells."""
-    folder = Path(demo.locate(name))
+    folder = Path(locate(name))
     files = sorted(folder.glob("*")) if folder.is_dir() else []
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 

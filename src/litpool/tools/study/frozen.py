@@ -162,7 +162,7 @@ def load_encoder(
         )  # rows for added tokens are random, and the same in the next run
         arguments: Json = {
             "all_layers": True,
-            "vocabulary": len(data.tokenizer),
+            "vocab_size": len(data.tokenizer),
             "new_ids": data.new_ids,
         }
         attention = "eager" if device.type == "cpu" else "sdpa"  # as the loops have it
