@@ -1,11 +1,11 @@
-"""What a loop costs on top of the network: Lightning and the Hugging Face Trainer beside the plain loop.
+"""Overhead of a loop: Lightning and the Hugging Face Trainer next to the plain loop.
 
-    python bench/loops.py tiny     # a step of some milliseconds, where overhead shows
+    python bench/loops.py tiny     # a step takes a few milliseconds, so overhead shows
     python bench/loops.py minilm   # all-MiniLM-L6-v2's size, where it should not
 
-Each loop runs in a process of its own, on the same batches, with TensorBoard logging on. They take turns, ten steps
-each, one line of the log among them; whoever has no turn waits. So a busy moment of the machine falls on all of them.
-A repeat's figure is the median over its turns; the first turn, which warms up, is left out.
+Each loop runs in its own process, on the same batches, with TensorBoard logging on. The loops take
+turns of ten steps, with one log entry in each, and wait in between, so a busy moment of the machine
+affects all of them. A repeat's figure is the median over its turns, without the first (warm-up).
 """
 
 import os
@@ -18,31 +18,37 @@ import time
 
 LOOPS = {"plain": "fit_plain", "lightning": "fit", "huggingface": "fit_hf"}
 REPEATS = 5
-STEPS = 10  # of a turn, and from one line of the log to the next
-SIZES = {
-    "tiny": (40, 8, 2, 32, 4, 64),
-    "minilm": (6, 8, 6, 384, 12, 1536),
-}  # turns, batch, layers, width, heads, inner
+STEPS = 10  # per turn, and between log entries
+# turns, batch size, layers, hidden size, heads, intermediate size
+SIZES = {"tiny": (40, 8, 2, 32, 4, 64), "minilm": (6, 8, 6, 384, 12, 1536)}
 
 
 def arguments(command: str, size: str) -> list[str]:
-    turns, batch, layers, width, heads, inner = SIZES[size]
-    shape = f"hidden_size: {width}, num_hidden_layers: {layers}, num_attention_heads: {heads}"
+    turns, batch, layers, hidden_size, heads, inner = SIZES[size]
+    shape = f"hidden_size: {hidden_size}, num_hidden_layers: {layers}, num_attention_heads: {heads}"
     config = f"""
 seed_everything: 1
 task: {{class_path: Classification}}
 model:
   encoder: {{pretrained: false, overrides: {{{shape}, intermediate_size: {inner}}}}}
   recipe: {{lr: 1.0e-4}}
-data: {{source: docstrings, max_rows: {(turns + 2) * STEPS * batch}, batch_size: {batch}, max_length: 64}}
+data:
+  source: docstrings
+  max_rows: {(turns + 2) * STEPS * batch}
+  batch_size: {batch}
+  max_length: 64
 trainer:
-  {{accelerator: cpu, max_epochs: 1, gradient_clip_val: 1.0, log_every_n_steps: {STEPS}, enable_progress_bar: false}}
+  accelerator: cpu
+  max_epochs: 1
+  gradient_clip_val: 1.0
+  log_every_n_steps: {STEPS}
+  enable_progress_bar: false
 """
     return ["cli.py", command, "--config", config]
 
 
 def work(command: str, size: str) -> None:
-    """Train; after each turn, write its seconds and wait for the next."""
+    """Train. After each turn, write how many seconds it took, and wait for the next."""
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     from litpool import app
@@ -64,7 +70,7 @@ def work(command: str, size: str) -> None:
 
 
 def repeat(size: str) -> dict[str, float]:
-    """Seconds a step of each loop."""
+    """Return the seconds per step of each loop."""
     start = [sys.executable, __file__, size]
     pipes = {
         "stdin": subprocess.PIPE,
@@ -77,7 +83,7 @@ def repeat(size: str) -> dict[str, float]:
     }
     turns: dict[str, list[float]] = {loop: [] for loop in LOOPS}
     for worker in workers.values():
-        worker.stdout.readline()  # ready: it has taken its first step
+        worker.stdout.readline()  # ready: its first step is done
     for _ in range(SIZES[size][0]):
         for loop, worker in workers.items():
             worker.stdin.write("go\n")
@@ -94,18 +100,15 @@ def main(size: str) -> None:
     repeats = [repeat(size) for _ in range(REPEATS)]
     threads = os.environ.get("OMP_NUM_THREADS", os.cpu_count())
     print(f"{size}: {threads} threads on {platform.machine()}\n")
-    print(
-        f"| loop | ms a step, median of {REPEATS} | range | of plain, median of {REPEATS} | range |"
-    )
+    median = f"median of {REPEATS}"
+    print(f"| loop | ms per step, {median} | range | relative to plain, {median} | range |")
     print("|---|---|---|---|---|")
     for loop in LOOPS:
         times = [figures[loop] * 1e3 for figures in repeats]
         ratios = [figures[loop] / figures["plain"] for figures in repeats]
         ms = f"{statistics.median(times):.2f} | {min(times):.2f} to {max(times):.2f}"
-        print(
-            f"| {loop} | {ms} | {statistics.median(ratios):.3f} | {min(ratios):.3f} to {max(ratios):.3f} |",
-            flush=True,
-        )
+        ratio = f"{statistics.median(ratios):.3f} | {min(ratios):.3f} to {max(ratios):.3f}"
+        print(f"| {loop} | {ms} | {ratio} |", flush=True)
 
 
 if __name__ == "__main__":

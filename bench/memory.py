@@ -1,9 +1,10 @@
-"""The memory that a frozen study holds, for a quarter of the texts and for all of them.
+"""Peak memory of a frozen study, for a quarter of the texts and for all of them.
 
-    python bench/memory.py FILE COLUMN LABEL   # a file with many rows, such as ratings_train.txt document label of NSMC
+    python bench/memory.py FILE COLUMN LABEL   # many rows, such as ratings_train.txt document label
 
-The encoder is tiny (2 layers, width 32, random weights) with the tokenizer of all-MiniLM-L6-v2: 28 vectors a text. What
-counts is the process's own memory: the pages of mapped files, which the system takes back when it likes, do not.
+The encoder is tiny (2 layers, hidden size 32, random weights) with the tokenizer of
+all-MiniLM-L6-v2: 28 vectors per text. Only the process's own memory counts, not the pages of mapped
+files, which the system can take back at any time.
 """
 
 import re
@@ -17,15 +18,14 @@ TINY = "{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, intermed
 
 
 def child() -> None:
-    """Run the study of the command line, and print its peak in KB last."""
+    """Run the study that the command line names; the last line printed is its peak in KB."""
     peak, done = 0, threading.Event()
 
     def watch() -> None:
         nonlocal peak
         while not done.wait(0.01):
-            peak = max(
-                peak, int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[1])
-            )  # type: ignore[index]
+            status = Path("/proc/self/status").read_text()
+            peak = max(peak, int(re.findall(r"RssAnon:\s+(\d+)", status)[0]))
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -40,41 +40,24 @@ def child() -> None:
 
 
 def peak_of(lines: list[str], column: str, label: str) -> float:
-    """MB."""
+    """Return the peak memory of a study of these lines, in MB."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "rows.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        arguments = [
-            "study",
-            "--data.source",
-            "rows.tsv",
-            "--task.text",
-            column,
-            "--task.label",
-            label,
-        ]
-        arguments += [
-            "--data.quoting",
-            "false",
-            "--data.drop_empty",
-            "true",
-            "--data.max_length",
-            "64",
-        ]
-        arguments += ["--model.encoder.name", "bert", "--model.encoder.pretrained", "false"]
-        arguments += ["--model.encoder.overrides", TINY, "--trainer.accelerator", "cpu"]
-        arguments += ["--data.tokenizer", "sentence-transformers/all-MiniLM-L6-v2"]
+        options = f"""
+            --data.source rows.tsv --data.quoting false --data.drop_empty true --data.max_length 64
+            --data.tokenizer sentence-transformers/all-MiniLM-L6-v2
+            --model.encoder.name bert --model.encoder.pretrained false --trainer.accelerator cpu
+            --task.text {column} --task.label {label}
+        """
+        arguments = ["study", *options.split(), "--model.encoder.overrides", TINY]
         command = [sys.executable, str(Path(__file__).resolve()), *arguments]
         environment = {
             "LITPOOL_CACHE": f"{folder}/cache",
             "PYTHONPATH": ":".join(sys.path),
             "PATH": "",
         }
-        return (
-            int(
-                subprocess.check_output(command, cwd=folder, env=environment, text=True).split()[-1]
-            )
-            / 1024
-        )
+        output = subprocess.check_output(command, cwd=folder, env=environment, text=True)
+        return int(output.split()[-1]) / 1024
 
 
 def main(file: str, column: str, label: str) -> None:

@@ -1,11 +1,12 @@
-"""What a study of all layers x all poolings costs, in plain encodings of the same texts.
+"""Cost of a study of all layers x all poolings, relative to a plain encoding of the same texts.
 
     python bench/study.py STSB   # the folder with stsb-en-dev.csv and stsb-en-test.csv
 
-Each repeat times, one after the other in one process: a plain encoding of the test split (the encoder, mean-pooled, the
-vectors kept in memory); and the frozen study of it, its cache empty: all layers x all poolings, vectors written, the
-cosines of the pairs of every cell and their Spearman correlation. A study that encodes anew for each cell takes the
-plain encoding as often as there are cells; two cells are encoded so, to show that this is what they take.
+Each repeat times, one after the other in one process: a plain encoding of the test split (the
+encoder with mean pooling, vectors kept in memory); the frozen study of that split with an empty
+cache (all layers x all poolings, vectors written, the cosines of all pairs in every cell and their
+Spearman correlation); and a second plain encoding with another pooling. A study that encodes the
+texts again for each cell would take as many plain encodings as there are cells.
 """
 
 import os
@@ -83,14 +84,13 @@ def main(folder: str) -> None:
     plain(networks[0], data)  # warm
     ratios, against = [], []
     print(f"{len(data.rows['test'])} pairs, {len(cells)} cells, {torch.get_num_threads()} threads")
-    print(
-        "| plain encoding, s | study, s | ratio | anew for each cell, of study |\n|---|---|---|---|"
-    )
+    print("| plain encoding, s | study, s | study / plain | one encoding per cell / study |")
+    print("|---|---|---|---|")
     for _ in range(REPEATS):
         before = seconds(lambda: plain(networks[0], data))
         taken = seconds(lambda: study(encoder, cells, data))
         after = seconds(lambda: plain(networks[1], data))
-        once = (before + after) / 2  # what else the machine does falls on both
+        once = (before + after) / 2  # around the study, so other load affects both
         ratios.append(taken / once)
         against.append(len(cells) * once / taken)
         print(
