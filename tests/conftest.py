@@ -1,5 +1,5 @@
 # ruff: noqa: E402 (litpool reads the environment when it is imported)
-"""What the tests share: a cache of their own, a tiny encoder, a tiny tokenizer, a few rows."""
+"""Shared by the tests: their own cache, a tiny encoder, a tiny tokenizer, a few rows."""
 
 import io
 import json
@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 
 _cache = tempfile.TemporaryDirectory(prefix="litpool-tests-", ignore_cleanup_errors=True)
-os.environ["LITPOOL_CACHE"] = (
-    _cache.name
-)  # litpool reads it once, when it is imported; so do the tests' subprocesses
+# litpool reads it once, when it is imported; so do subprocesses that tests start
+os.environ["LITPOOL_CACHE"] = _cache.name
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test waits for the network
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
@@ -40,50 +39,35 @@ SIZE = {
     "intermediate_size": 64,
     "vocab_size": 60,
     "max_position_embeddings": 24,
-    "embedding_size": 16,  # ALBERT, ELECTRA: the embeddings are narrower than the layers
-    "relative_attention": True,  # DeBERTa, as all that are published
+    "embedding_size": 16,  # ALBERT, ELECTRA: embeddings smaller than the hidden size
+    "relative_attention": True,  # as in every published DeBERTa
     "pos_att_type": ["p2c", "c2p"],
     "embedding_dropout": 0.1,  # ModernBERT has none by default
     "hidden_dropout_prob": 0.1,  # ALBERT has none by default
-    "pad_token_id": 1,  # RoBERTa's and MPNet's own; ModernBERT's is past this vocabulary
+    "pad_token_id": 1,  # the default of RoBERTa and MPNet; ModernBERT's is outside this vocabulary
 }
-WORDS = [
-    "a",
-    "bad",
-    "dull",
-    "film",
-    "fine",
-    "good",
-    "great",
-    "is",
-    "not",
-    "play",
-    "poor",
-    "the",
-    "this",
-    "was",
-]
+WORDS = "a bad dull film fine good great is not play poor the this was".split()
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def _tiny(
     kind: str = "bert", freeze: int | str = "none", **overrides: Any
 ) -> tuple[EncoderOptions, PretrainedConfig]:
-    known = load_config(EncoderOptions(kind, pretrained=False))
-    given = {name: value for name, value in SIZE.items() if hasattr(known, name)} | overrides
-    options = EncoderOptions(kind, pretrained=False, overrides=given, freeze=freeze)
+    default = load_config(EncoderOptions(kind, pretrained=False))
+    sizes = {name: value for name, value in SIZE.items() if hasattr(default, name)}
+    options = EncoderOptions(kind, pretrained=False, overrides=sizes | overrides, freeze=freeze)
     return options, load_config(options)
 
 
 @pytest.fixture(scope="session")
 def tiny() -> Tiny:
-    """Options and config of an encoder of two layers and width 32: `tiny("roberta", freeze=1, hidden_size=16)`."""
+    """Options and config of a tiny encoder: `tiny("roberta", freeze=1, hidden_size=16)`."""
     return _tiny
 
 
 @pytest.fixture
 def build() -> Callable[..., TextModel]:
-    """A tiny TextModel: `build(ClsPooling, "roberta", freeze=1)`, by default a BERT for two labels, mean-pooled."""
+    """A tiny TextModel: `build(ClsPooling, "roberta", freeze=1)`; a mean-pooled BERT by default."""
 
     def build(
         pooling: Callable[[int, int], Pooling] = MeanPooling,
@@ -105,7 +89,7 @@ def build() -> Callable[..., TextModel]:
 
 @pytest.fixture
 def batch() -> dict[str, torch.Tensor]:
-    """Three texts of 9, 5 and 3 tokens, padded with 1; ids 2 and 3 are special."""
+    """Three texts of 9, 5 and 3 tokens, padded with id 1; ids 2 and 3 are special."""
     rows = [[2, *range(10, 17), 3], [2, 20, 21, 22, 3], [2, 30, 3]]
     ids = torch.ones(3, 9, dtype=torch.long)
     for row, tokens in enumerate(rows):
@@ -120,13 +104,12 @@ def batch() -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A lower-case WordPiece tokenizer of 14 words, and of single letters for all others."""
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    vocabulary += [letter for letter in LETTERS if letter not in WORDS] + [
-        f"##{letter}" for letter in LETTERS
-    ]
+    """A lower-case WordPiece tokenizer with 14 words; it splits others into letters."""
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    tokens += [letter for letter in LETTERS if letter not in WORDS]
+    tokens += [f"##{letter}" for letter in LETTERS]
     folder = tmp_path_factory.mktemp("tokenizer")
-    BertTokenizer({word: number for number, word in enumerate(vocabulary)}).save_pretrained(folder)
+    BertTokenizer({token: number for number, token in enumerate(tokens)}).save_pretrained(folder)
     return str(folder)
 
 
@@ -137,7 +120,7 @@ def tokenizer(tokenizer_folder: str) -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="session")
 def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny BERT with its pooler, saved as Hugging Face saves it; the tokenizer is apart, in `tokenizer_folder`."""
+    """A tiny BERT with its pooler, saved by Hugging Face; `tokenizer_folder` has the tokenizer."""
     torch.manual_seed(1)
     folder = tmp_path_factory.mktemp("encoder")
     BertModel(_tiny("bert", pad_token_id=0)[1]).save_pretrained(folder)
@@ -146,7 +129,7 @@ def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def rows() -> list[dict[str, str]]:
-    """60 texts of 2 to 7 words, no two alike, that are good or bad."""
+    """60 different texts of 2 to 7 words, labelled good or bad."""
     texts = {
         f"{a} {b} {' '.join(WORDS[9:][: n % 6])}".strip()
         for n, a in enumerate(WORDS[:8])
@@ -160,9 +143,8 @@ def rows() -> list[dict[str, str]]:
 @pytest.fixture(scope="session")
 def csv_file(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, str]]) -> str:
     path = tmp_path_factory.mktemp("rows") / "reviews.csv"
-    path.write_text(
-        "\n".join(["text,label", *(f"{row['text']},{row['label']}" for row in rows)]) + "\n"
-    )
+    lines = ["text,label", *(f"{row['text']},{row['label']}" for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
     return str(path)
 
 
@@ -175,8 +157,8 @@ def jsonl_file(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, st
 
 @pytest.fixture
 def cli(monkeypatch, tmp_path, capsys):
-    """A function that runs a command in an empty folder and gives its exit status, stdout and stderr."""
-    from litpool import app, interrupt  # late: most tests do without the command line
+    """A function that runs a command in an empty folder; returns exit status, stdout and stderr."""
+    from litpool import app, interrupt  # most tests do not need the command line
 
     monkeypatch.chdir(tmp_path)
 
@@ -204,33 +186,21 @@ Train = Callable[..., dict[str, Any]]
 @pytest.fixture
 def job(csv_file: str, tokenizer_folder: str) -> list[str]:
     """48 rows in batches of 10, so that the last one is short; a tiny encoder with dropout."""
-    shape = "{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 64, vocab_size: 60}"
-    return [
-        *(
-            "--model.encoder.name",
-            "bert",
-            "--model.encoder.pretrained",
-            "false",
-            "--model.encoder.overrides",
-            shape,
-        ),
-        *("--data.source", csv_file, "--data.tokenizer", tokenizer_folder),
-        *("--data.batch_size", "10", "--data.max_length", "24", "--model.recipe.lr", "0.01"),
-        *(
-            "--trainer.accelerator",
-            "cpu",
-            "--trainer.max_epochs",
-            "2",
-            "--trainer.gradient_clip_val",
-            "1.0",
-        ),
-        *("--trainer.enable_progress_bar", "false", "--trainer.log_every_n_steps", "1"),
-    ]
+    shape = "{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4"
+    shape += ", intermediate_size: 64, vocab_size: 60}"
+    options = f"""
+        --model.encoder.name bert --model.encoder.pretrained false --model.recipe.lr 0.01
+        --data.source {csv_file} --data.tokenizer {tokenizer_folder}
+        --data.batch_size 10 --data.max_length 24
+        --trainer.accelerator cpu --trainer.max_epochs 2 --trainer.gradient_clip_val 1.0
+        --trainer.enable_progress_bar false --trainer.log_every_n_steps 1
+    """
+    return [*options.split(), "--model.encoder.overrides", shape]
 
 
 @pytest.fixture
 def train(cli: Callable[..., tuple[int, str, str]], job: list[str], tmp_path: Path) -> Train:
-    """A function that runs a training command on the job: its steps, with its run folder and its metrics."""
+    """A function that trains the job; returns its steps, its run folder and its metrics."""
 
     def train(command: str, *arguments: Any) -> dict[str, Any]:
         steps = Steps()

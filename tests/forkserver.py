@@ -1,4 +1,7 @@
-"""A process that has imported litpool once and forks a child for each command: to be killed, in a second each."""
+"""A process that imports litpool once and forks a child for each command.
+
+Tests kill these children; each one starts within a second.
+"""
 
 import json
 import os
@@ -10,11 +13,11 @@ from typing import Any
 
 
 class Child:
-    """A command that runs.
+    """A running command.
 
     Args:
         server: The process that forked it.
-        folder: Where it runs; `out.txt` there gets what it prints.
+        folder: Where it runs; `out.txt` there contains what it prints.
     """
 
     def __init__(self, server: "subprocess.Popen[str]", folder: Path) -> None:
@@ -26,7 +29,7 @@ class Child:
         os.kill(self.pid, signum)
 
     def wait(self) -> int:
-        """The exit status; that of a child killed by a signal is the negative number of the signal."""
+        """Return the exit status; for a child killed by a signal, minus the signal's number."""
         assert self.server.stdout
         return int(self.server.stdout.readline())
 
@@ -36,7 +39,7 @@ class Child:
 
 
 class ForkServer:
-    """Starts commands; one at a time."""
+    """Starts commands, one at a time."""
 
     def __init__(self) -> None:
         command = [sys.executable, __file__]

