@@ -33,7 +33,7 @@ from litpool.demo.encoder import locate
 from litpool.loops.evaluation import Evaluation
 from litpool.tasks.answers import best_threshold, exact_match, f1
 from litpool.tasks.question_answering import QuestionAnswering
-from litpool.tasks.windows import trimmed
+from litpool.tasks.windows import trim
 
 MINUS = -math.inf
 MINILM = locate("sentence-transformers/all-MiniLM-L6-v2")
@@ -315,7 +315,7 @@ def test_answers_in_any_script_come_back_verbatim(
     [((0, 3), (1, 3)), ((3, 5), (0, 0)), ((2, 2), (0, 0)), ((3, 7), (5, 6)), ((1, 3), (1, 3))],
 )
 def test_spans_lose_their_white_space(span: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert trimmed(" ab  c ", span) == expected
+    assert trim(" ab  c ", span) == expected
 
 
 # ---- head and loss

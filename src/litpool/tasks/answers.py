@@ -34,7 +34,7 @@ def all_golds(columns: Mapping[str, Any], answers: str, context: str) -> list[li
     return [row_golds(*cell) for cell in cells]
 
 
-def fault(cell: Any, context: str, start: Any, no_answer: bool) -> str | None:
+def find_fault(cell: Any, context: str, start: Any, no_answer: bool) -> str | None:
     """What is wrong with the gold answers of one row, and how to fix it; None if nothing is."""
     try:
         golds = row_golds(cell, context, start)
@@ -63,14 +63,14 @@ def fault(cell: Any, context: str, start: Any, no_answer: bool) -> str | None:
     return None
 
 
-def row_name(columns: Mapping[str, Any], number: int) -> str:
+def describe_row(columns: Mapping[str, Any], number: int) -> str:
     """What a person can find a row by: its article and id, or its number."""
     title = f"article {columns['title'][number]!r}, " if "title" in columns else ""
     row = f"question {columns['id'][number]!r}" if "id" in columns else f"row {number + 1}"
     return title + row
 
 
-def normalized_words(text: str) -> list[str]:
+def normalize(text: str) -> list[str]:
     """The words to compare answers by: in lower case, without punctuation and articles."""
     return ARTICLES.sub(" ", text.lower().translate(NO_PUNCTUATION)).split()
 
@@ -84,7 +84,7 @@ def exact_match(answer: str, golds: Sequence[str], no_answer: bool = False) -> f
         no_answer: Whether to score as in SQuAD 2.0: gold answers without words do not count, and if
             none is left, giving no answer is correct.
     """
-    words = normalized_words(answer)
+    words = normalize(answer)
     return max(float(words == gold) for gold in _gold_words(golds, no_answer))
 
 
@@ -96,12 +96,12 @@ def f1(answer: str, golds: Sequence[str], no_answer: bool = False) -> float:
         golds: The texts of the gold answers.
         no_answer: Whether to score as in SQuAD 2.0, as `exact_match` does.
     """
-    words = normalized_words(answer)
+    words = normalize(answer)
     return max(_overlap(words, gold, no_answer) for gold in _gold_words(golds, no_answer))
 
 
 def _gold_words(golds: Sequence[str], no_answer: bool) -> list[list[str]]:
-    golds_words = [normalized_words(text) for text in golds]
+    golds_words = [normalize(text) for text in golds]
     if no_answer:
         return [words for words in golds_words if words] or [[]]
     return golds_words

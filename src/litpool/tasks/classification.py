@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchmetrics import ClasswiseWrapper, Metric, MetricCollection
 from torchmetrics import classification as tm
 
-from litpool.tasks.labels import ClassWeights, label_weights, learn_labels, most_confident
+from litpool.tasks.labels import ClassWeights, label_weights, learn_labels, rank_by_confidence
 from litpool.tasks.task import Mistake, Task, check_shares, linear_head
 
 if TYPE_CHECKING:  # slow to import, and not needed until there are rows
@@ -67,9 +67,9 @@ class Classification(Task):
         position = {name: index for index, name in enumerate(self.labels)}
         return [position[str(label)] for label in labels]
 
-    def head(self, width: int) -> nn.Module:
-        """Dropout and a linear layer, (B, width) to (B, labels)."""
-        return linear_head(width, len(self.labels), self.dropout)
+    def head(self, in_features: int) -> nn.Module:
+        """Dropout and a linear layer, (B, in_features) to (B, labels)."""
+        return linear_head(in_features, len(self.labels), self.dropout)
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of logits (B, C) and labels (B,)."""
@@ -116,7 +116,7 @@ def label_mistakes(logits: Tensor, targets: Sequence[int], labels: Sequence[str]
     true = torch.tensor(targets)  # (N,)
     confidence, predicted = logits.float().softmax(-1).max(-1)  # each (N,)
     mistakes = []
-    for row in most_confident(predicted != true, confidence):
+    for row in rank_by_confidence(predicted != true, confidence):
         names = labels[int(true[row])], labels[int(predicted[row])]
         mistakes.append(Mistake(row, *names, float(confidence[row])))
     return mistakes

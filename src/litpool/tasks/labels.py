@@ -68,7 +68,7 @@ def label_weights(
     return [float(weights.get(name, 1.0)) for name in labels]
 
 
-def most_confident(wrong: Tensor, confidence: Tensor) -> list[int]:
+def rank_by_confidence(wrong: Tensor, confidence: Tensor) -> list[int]:
     """The rows that are wrong, (N,), most confident first."""
     rows = wrong.nonzero().flatten()
     return rows[confidence[rows].argsort(descending=True)].tolist()

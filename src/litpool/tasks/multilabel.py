@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchmetrics import ClasswiseWrapper, Metric, MetricCollection
 from torchmetrics import classification as tm
 
-from litpool.tasks.labels import ClassWeights, label_weights, learn_labels, most_confident
+from litpool.tasks.labels import ClassWeights, label_weights, learn_labels, rank_by_confidence
 from litpool.tasks.task import Mistake, Task, check_shares, linear_head
 
 if TYPE_CHECKING:  # slow to import, and not needed until there are rows
@@ -72,9 +72,9 @@ class MultiLabelClassification(Task):
         sets = [label_set(value) for value in labels]
         return [[float(name in names) for name in self.labels] for names in sets]
 
-    def head(self, width: int) -> nn.Module:
-        """Dropout and a linear layer, (B, width) to (B, labels)."""
-        return linear_head(width, len(self.labels), self.dropout)
+    def head(self, in_features: int) -> nn.Module:
+        """Dropout and a linear layer, (B, in_features) to (B, labels)."""
+        return linear_head(in_features, len(self.labels), self.dropout)
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
         """Binary cross-entropy of logits and labels, both (B, C), the mean over both dimensions."""
@@ -122,12 +122,12 @@ class MultiLabelClassification(Task):
         decisiveness = (predictions.float().sigmoid() - 0.5).abs() + 0.5  # (N, C)
         confidence = decisiveness.where(wrong, 0).amax(-1)  # (N,)
         mistakes = []
-        for row in most_confident(wrong.any(-1), confidence):
-            names = self._joined(true[row]), self._joined(predicted[row])
+        for row in rank_by_confidence(wrong.any(-1), confidence):
+            names = self._join_names(true[row]), self._join_names(predicted[row])
             mistakes.append(Mistake(row, *names, float(confidence[row])))
         return mistakes
 
-    def _joined(self, flags: Tensor) -> str:
+    def _join_names(self, flags: Tensor) -> str:
         names = [name for name, flag in zip(self.labels, flags.tolist(), strict=True) if flag]
         return " | ".join(names) or "none"
 

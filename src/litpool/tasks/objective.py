@@ -39,7 +39,7 @@ class Objective(ABC):
         """The numbers that the loss takes for these labels."""
         return list(labels)
 
-    def head(self, width: int) -> nn.Module:
+    def head(self, in_features: int) -> nn.Module:
         """The module on top of the vectors (B, K, F); by default it passes them on."""
         return nn.Identity()
 

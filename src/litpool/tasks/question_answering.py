@@ -12,8 +12,15 @@ from torchmetrics.utilities.data import dim_zero_cat
 from transformers import PreTrainedTokenizerBase
 
 from litpool import InputError
-from litpool.tasks.answers import all_golds, best_threshold, exact_match, f1, fault, row_name
-from litpool.tasks.spans import SPANS, best_spans, merged, span_answer, span_texts
+from litpool.tasks.answers import (
+    all_golds,
+    best_threshold,
+    describe_row,
+    exact_match,
+    f1,
+    find_fault,
+)
+from litpool.tasks.spans import SPANS, best_spans, merge_windows, span_answer, span_texts
 from litpool.tasks.task import Mistake, Task, linear_head
 from litpool.tasks.windows import encode_windows
 
@@ -71,7 +78,7 @@ class QuestionAnswering(Task):
         self.threshold = 0.0  # no answer wins if it scores this much above the best span
 
     @property
-    def shown(self) -> list[str]:
+    def display_columns(self) -> list[str]:
         """The question; the id, if there is one, is part of the answer."""
         return [self.question]
 
@@ -87,8 +94,10 @@ class QuestionAnswering(Task):
             starts = columns.get("answer_start", [None] * len(rows))
             cells = zip(columns[self.answers], columns[self.context], starts, strict=True)
             for number, cell in enumerate(cells):
-                if message := fault(*cell, self.no_answer):
-                    raise InputError(f"the {split} split, {row_name(columns, number)}: {message}")
+                if message := find_fault(*cell, self.no_answer):
+                    raise InputError(
+                        f"the {split} split, {describe_row(columns, number)}: {message}"
+                    )
 
     def encode(
         self, rows: Mapping[str, list[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int
@@ -116,9 +125,9 @@ class QuestionAnswering(Task):
         """Columns and the overlap of windows."""
         return [type(self).__name__, self.question, self.context, self.answers, self.doc_stride]
 
-    def head(self, width: int) -> nn.Module:
-        """A linear layer on each token, from tokens (B, T, width) and the batch to (B, T, 2)."""
-        return SpanHead(width)
+    def head(self, in_features: int) -> nn.Module:
+        """A linear layer on each token, from tokens (B, T, in_features) and the batch to (B, T, 2)."""
+        return SpanHead(in_features)
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
         """The mean of the cross-entropies of starts and of ends, each over the T tokens."""
@@ -140,7 +149,7 @@ class QuestionAnswering(Task):
 
     def assemble(self, predictions: Tensor, index: Tensor) -> Tensor:
         """The best spans of a row's windows, each once, and the lowest score of no answer."""
-        return merged(predictions, index)
+        return merge_windows(predictions, index)
 
     def tune(self, metrics: MetricCollection) -> None:
         """Set the threshold to that of the best F1, if questions may have no answer."""
@@ -149,7 +158,7 @@ class QuestionAnswering(Task):
         answers = metrics["answers"]
         assert isinstance(answers, AnswerScores)
         with answers.sync_context():  # with the candidates of all devices
-            predictions, rows = answers.assembled()
+            predictions, rows = answers.assemble()
         spans = span_texts(predictions[:, 1], rows[self.context])
         pairs = list(zip(spans, self._gold_texts(rows), strict=True))
         gain = [f1(span, golds, True) - f1("", golds, True) for span, golds in pairs]
@@ -158,7 +167,7 @@ class QuestionAnswering(Task):
 
     def score(self, predictions: Tensor, rows: Mapping[str, Any]) -> dict[str, float]:
         """The metrics of assembled predictions, in percent."""
-        texts = span_texts(self._ranked(predictions)[:, 0], rows[self.context])
+        texts = span_texts(self._rank(predictions)[:, 0], rows[self.context])
         pairs = list(zip(texts, self._gold_texts(rows), strict=True))
         matches = [exact_match(text, golds, self.no_answer) for text, golds in pairs]
         scores = [f1(text, golds, self.no_answer) for text, golds in pairs]
@@ -174,7 +183,7 @@ class QuestionAnswering(Task):
         golds = all_golds(rows, self.answers, self.context)
         return [[text for text, _ in row] for row in golds]
 
-    def _ranked(self, predictions: Tensor) -> Tensor:
+    def _rank(self, predictions: Tensor) -> Tensor:
         """The candidates (R, 21, 3), most likely first, with their probability for their score."""
         score = predictions[..., 0].clone()  # (R, 21)
         score[:, 0] = score[:, 0] - self.threshold if self.no_answer else float("-inf")
@@ -187,7 +196,7 @@ class QuestionAnswering(Task):
         """The answer, its characters (-1 if there is none), and its probability."""
         columns = rows[:]
         answers = []
-        for number, candidates in enumerate(self._ranked(predictions).tolist()):
+        for number, candidates in enumerate(self._rank(predictions).tolist()):
             context = columns[self.context][number]
             best = [
                 span_answer(span, context)
@@ -204,7 +213,7 @@ class QuestionAnswering(Task):
     def mistakes(self, predictions: Tensor, rows: "Dataset") -> list[Mistake]:
         """Rows whose answer shares no word with a gold answer, most confident first."""
         columns = rows[:]
-        best = self._ranked(predictions)[:, 0]  # (R, 3)
+        best = self._rank(predictions)[:, 0]  # (R, 3)
         texts = span_texts(best, columns[self.context])
         mistakes = []
         for row, golds in enumerate(self._gold_texts(columns)):
@@ -225,12 +234,12 @@ class SpanHead(nn.Module):
     They are lowest for tokens that cannot be in an answer, except for the first token, [CLS].
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, in_features: int) -> None:
         super().__init__()
-        self.linear = linear_head(width, 2, 0.0)
+        self.linear = linear_head(in_features, 2, 0.0)
 
     def forward(self, tokens: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        """(B, T, width) to (B, T, 2)."""
+        """(B, T, in_features) to (B, T, 2)."""
         possible = batch["attention_mask"].bool() & ~batch["special_tokens_mask"].bool()  # (B, T)
         possible[:, 0] = True  # [CLS] stands for no answer
         logits: Tensor = self.linear(tokens)
@@ -255,7 +264,7 @@ class AnswerScores(Metric):
         self.predictions.append(predictions)
         self.index.append(index)
 
-    def assembled(self) -> tuple[Tensor, Mapping[str, Any]]:
+    def assemble(self) -> tuple[Tensor, Mapping[str, Any]]:
         """The best spans of every row, and the columns of these rows."""
         index = dim_zero_cat(self.index)
         predictions = self.task.assemble(dim_zero_cat(self.predictions), index)
@@ -263,5 +272,5 @@ class AnswerScores(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """The task's scores, in float64."""
-        scores = self.task.score(*self.assembled())
+        scores = self.task.score(*self.assemble())
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in scores.items()}

@@ -69,9 +69,9 @@ class Regression(Task):
         """The scores, shifted and scaled."""
         return [(float(label) - self.shift) / self.scale for label in labels]
 
-    def head(self, width: int) -> nn.Module:
-        """Dropout and a linear layer, (B, width) to (B, 1)."""
-        return linear_head(width, 1, self.dropout)
+    def head(self, in_features: int) -> nn.Module:
+        """Dropout and a linear layer, (B, in_features) to (B, 1)."""
+        return linear_head(in_features, 1, self.dropout)
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
         """Mean squared error of outputs (B, 1) and labels (B,), both shifted and scaled."""

@@ -127,9 +127,9 @@ class Similarity(Task):
         """The cosines that scores stand for, or the positions of labels among the names."""
         return self.goal.targets(labels)
 
-    def head(self, width: int) -> nn.Module:
+    def head(self, in_features: int) -> nn.Module:
         """The objective's head on vectors (B, K, F)."""
-        return self.goal.head(width)
+        return self.goal.head(in_features)
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
         """The objective's loss; `labels` are (B,), for `contrastive` (B, K)."""

@@ -54,9 +54,9 @@ class SoftmaxObjective(Objective):
         position = {name: index for index, name in enumerate(self.labels)}
         return [position[str(label)] for label in labels]
 
-    def head(self, width: int) -> nn.Module:
+    def head(self, in_features: int) -> nn.Module:
         """The classifier, (B, 2, F) to (B, 1 + C)."""
-        return SoftmaxHead(width, len(self.labels), self.combination)
+        return SoftmaxHead(in_features, len(self.labels), self.combination)
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the logits and labels (B,)."""
@@ -93,15 +93,15 @@ class SoftmaxHead(nn.Module):
     """The cosine of a pair and the logits of its label; single texts pass unchanged.
 
     Args:
-        width: F.
+        in_features: F.
         labels: C.
         combination: What the linear layer reads.
     """
 
-    def __init__(self, width: int, labels: int, combination: Sequence[Part]) -> None:
+    def __init__(self, in_features: int, labels: int, combination: Sequence[Part]) -> None:
         super().__init__()
         self.combination = combination
-        self.linear = linear_head(width * len(combination), labels, dropout=0.0)
+        self.linear = linear_head(in_features * len(combination), labels, dropout=0.0)
 
     def forward(self, vectors: Tensor) -> Tensor:
         if vectors.shape[1] == 1:

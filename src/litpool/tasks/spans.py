@@ -11,7 +11,7 @@ SPANS = 20  # candidates to keep for a window, and for a row
 NO_SPAN = [float("-inf"), -1, -1]
 
 
-def best_spans(output: Tensor, offsets: Tensor, longest: int) -> Tensor:
+def best_spans(output: Tensor, offsets: Tensor, max_answer_length: int) -> Tensor:
     """The best spans of each window, (B, 21, 3): score, first character, end.
 
     The first is no answer, whose characters are -1. So are those of missing candidates.
@@ -19,18 +19,20 @@ def best_spans(output: Tensor, offsets: Tensor, longest: int) -> Tensor:
     Args:
         output: Logits of starts and ends, (B, T, 2); [CLS], the first token, stands for no answer.
         offsets: The tokens' characters, (B, T, 2); [0, 0] for tokens that cannot be in an answer.
-        longest: The most tokens in a span.
+        max_answer_length: The most tokens in a span.
     """
     possible = offsets[..., 1:] > offsets[..., :1]  # (B, T, 1)
     start, end = output.double().masked_fill(~possible, float("-inf")).unbind(-1)  # each (B, T)
-    width = min(longest, output.shape[1])
-    padded = F.pad(end, (0, width - 1), value=float("-inf"))
-    ends = padded.unfold(1, width, 1)  # (B, T, width): at t the ends t, t + 1, ...
-    scores = (start.unsqueeze(-1) + ends).flatten(1)  # (B, T * width)
-    score, at = F.pad(scores, (0, SPANS), value=float("-inf")).topk(SPANS)  # each (B, 20)
+    max_span_length = min(max_answer_length, output.shape[1])
+    padded = F.pad(end, (0, max_span_length - 1), value=float("-inf"))
+    ends = padded.unfold(
+        1, max_span_length, 1
+    )  # (B, T, max_span_length): at t the ends t, t + 1, ...
+    scores = (start.unsqueeze(-1) + ends).flatten(1)  # (B, T * max_span_length)
+    score, place = F.pad(scores, (0, SPANS), value=float("-inf")).topk(SPANS)  # each (B, 20)
 
-    first = (at // width).clamp(max=output.shape[1] - 1)
-    last = (first + at % width).clamp(max=output.shape[1] - 1)
+    first = (place // max_span_length).clamp(max=output.shape[1] - 1)
+    last = (first + place % max_span_length).clamp(max=output.shape[1] - 1)
     characters = torch.stack(
         [offsets[..., 0].gather(1, first), offsets[..., 1].gather(1, last)], dim=-1
     )  # (B, 20, 2)
@@ -41,7 +43,7 @@ def best_spans(output: Tensor, offsets: Tensor, longest: int) -> Tensor:
     return torch.cat([no_answer.unsqueeze(1), spans], 1)
 
 
-def merged(windows: Tensor, index: Tensor) -> Tensor:
+def merge_windows(windows: Tensor, index: Tensor) -> Tensor:
     """The best spans of each row, each once: from its windows, (N, 21, 3), to (R, 21, 3).
 
     The score of no answer is the lowest of the windows', as in BERT's run_squad.py, since any
@@ -76,10 +78,10 @@ def merged(windows: Tensor, index: Tensor) -> Tensor:
     rank = torch.arange(len(owner), device=owner.device) - torch.searchsorted(owner, owner)
     best = rank < SPANS
     candidates = torch.stack([score, spans // reach % reach, spans % reach], -1)  # (K, 3)
-    whole = windows.new_tensor(NO_SPAN).repeat(len(rows), SPANS + 1, 1)  # (R, 21, 3)
-    whole[:, 0, 0] = no_answer
-    whole[owner[best], 1 + rank[best]] = candidates[best]
-    return whole
+    merged = windows.new_tensor(NO_SPAN).repeat(len(rows), SPANS + 1, 1)  # (R, 21, 3)
+    merged[:, 0, 0] = no_answer
+    merged[owner[best], 1 + rank[best]] = candidates[best]
+    return merged
 
 
 def span_texts(spans: Tensor, contexts: Sequence[str]) -> list[str]:

@@ -49,7 +49,7 @@ class Task(ABC):
         self.labels: list[str] = []  # the label names, if the task has any
 
     @property
-    def shown(self) -> list[str]:
+    def display_columns(self) -> list[str]:
         """The columns to show next to an answer."""
         return self.texts
 
@@ -94,8 +94,8 @@ class Task(ABC):
         return list(labels)
 
     @abstractmethod
-    def head(self, width: int) -> nn.Module:
-        """The module that turns pooled vectors, (B, width), into the network's output."""
+    def head(self, in_features: int) -> nn.Module:
+        """The module that turns pooled vectors, (B, in_features), into the network's output."""
 
     @abstractmethod
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
@@ -144,9 +144,9 @@ class Task(ABC):
         vars(self).update({key: value for key, value in state.items() if key in known})
 
 
-def linear_head(width: int, outputs: int, dropout: float) -> nn.Sequential:
-    """Dropout and a linear layer, (..., width) to (..., outputs), initialized as in BERT."""
-    linear = nn.Linear(width, outputs)
+def linear_head(in_features: int, out_features: int, dropout: float) -> nn.Sequential:
+    """Dropout and a linear layer, (..., in_features) to (..., out_features), initialized as in BERT."""
+    linear = nn.Linear(in_features, out_features)
     nn.init.normal_(linear.weight, std=0.02)
     nn.init.zeros_(linear.bias)
     return nn.Sequential(nn.Dropout(dropout), linear)

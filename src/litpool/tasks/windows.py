@@ -38,7 +38,7 @@ def encode_windows(
         )
     questions = [text.strip() for text in questions]
     windows = []
-    for overlap, numbers in overlaps(questions, tokenizer, max_length, doc_stride).items():
+    for overlap, numbers in rows_by_overlap(questions, tokenizer, max_length, doc_stride).items():
         encoded = tokenizer(
             [questions[number] for number in numbers],
             [contexts[number] for number in numbers],
@@ -53,7 +53,7 @@ def encode_windows(
             row = numbers[place]
             window = window_columns(encoded, number, contexts[row]) | {"row": row}
             if golds is not None:
-                window["labels"] = positions(window["offsets"], contexts[row], golds[row])
+                window["labels"] = answer_positions(window["offsets"], contexts[row], golds[row])
             windows.append(window)
     windows.sort(key=lambda window: window["row"])
     if not windows:
@@ -61,7 +61,7 @@ def encode_windows(
     return {name: [window[name] for window in windows] for name in windows[0]}
 
 
-def overlaps(
+def rows_by_overlap(
     questions: Sequence[str], tokenizer: Any, max_length: int, doc_stride: int
 ) -> dict[int, list[int]]:
     """The numbers of the rows, grouped by how many tokens their windows share.
@@ -85,7 +85,7 @@ def overlaps(
 def window_columns(encoded: Any, window: int, context: str) -> dict[str, Any]:
     """The columns of one window."""
     spans = zip(encoded["offset_mapping"][window], encoded.sequence_ids(window), strict=True)
-    offsets = [trimmed(context, span) if text == 1 else NOWHERE for span, text in spans]
+    offsets = [trim(context, span) if text == 1 else NOWHERE for span, text in spans]
     names = [name for name in ("input_ids", "token_type_ids") if name in encoded]
     return {
         **{name: encoded[name][window] for name in names},
@@ -94,7 +94,7 @@ def window_columns(encoded: Any, window: int, context: str) -> dict[str, Any]:
     }
 
 
-def trimmed(context: str, span: Span) -> Span:
+def trim(context: str, span: Span) -> Span:
     """The characters without surrounding white space, which some tokenizers include."""
     start, end = span
     while start < end and context[start].isspace():
@@ -104,12 +104,12 @@ def trimmed(context: str, span: Span) -> Span:
     return (start, end) if start < end else NOWHERE
 
 
-def positions(offsets: list[Span], context: str, golds: list[Gold]) -> list[int]:
+def answer_positions(offsets: list[Span], context: str, golds: list[Gold]) -> list[int]:
     """The first and last token of the first gold answer, or twice [CLS] if it is not inside."""
     if not golds:
         return [0, 0]
     text, at = golds[0]
-    start, end = trimmed(context, (at, at + len(text)))
+    start, end = trim(context, (at, at + len(text)))
     spans = [span for span in offsets if span[1]]
     if not (spans and spans[0][0] <= start and end <= spans[-1][1]):
         return [0, 0]
