@@ -87,7 +87,7 @@ def test_an_answer_that_is_not_at_its_offset_is_refused() -> None:
         "train split, article 'Rivers', question 'q7': the answer 'Nile' is not at its offset 3"
         in message
     )
-    assert "' Nil' stands" in message
+    assert "where the context has ' Nil'" in message
     rows = table(("?", "The Nile", gold(("The", 0))), ("?", "The Nile", gold(("Nile", 0))))
     assert "train split, row 2: the answer 'Nile'" in refusal(QuestionAnswering(), rows)
 
@@ -190,7 +190,7 @@ def test_a_tokenizer_that_knows_no_characters_is_refused(
     tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(type(tokenizer), "is_fast", False)
-    with pytest.raises(InputError, match="take a fast tokenizer"):
+    with pytest.raises(InputError, match="use a fast tokenizer"):
         QuestionAnswering().encode({"question": ["a"], "context": ["b"]}, tokenizer, 8)
 
 

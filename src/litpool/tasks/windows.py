@@ -1,4 +1,4 @@
-"""Windows of a long context, and gold answers in them: from characters to tokens."""
+"""Windows of a long context, and the tokens of the gold answers in them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,20 +21,20 @@ def encode_windows(
     max_length: int,
     doc_stride: int,
 ) -> dict[str, list[Any]]:
-    """The columns that QuestionAnswering.encode describes.
+    """Return the columns that QuestionAnswering.encode describes.
 
     Args:
-        questions: One for each row.
-        contexts: One for each row.
-        golds: The gold answers of each row; None if they are not known.
-        tokenizer: A fast one.
+        questions: The question of each row.
+        contexts: The context of each row.
+        golds: The gold answers of each row; None if there are no labels.
+        tokenizer: A fast tokenizer, which knows the characters of each token.
         max_length: The most tokens in a window.
-        doc_stride: Tokens that a window shares with the one before.
+        doc_stride: Tokens that a window shares with the previous window.
     """
     if not tokenizer.is_fast:
         raise InputError(
             f"{type(tokenizer).__name__} does not know the characters of its tokens; "
-            "take a fast tokenizer"
+            "use a fast tokenizer"
         )
     questions = [text.strip() for text in questions]
     windows = []
@@ -64,26 +64,26 @@ def encode_windows(
 def rows_by_overlap(
     questions: Sequence[str], tokenizer: Any, max_length: int, doc_stride: int
 ) -> dict[int, list[int]]:
-    """The numbers of the rows, grouped by how many tokens their windows share.
+    """Return the numbers of the rows, grouped by how many tokens their windows share.
 
-    That is half of the context in a window at most, so that every window moves on.
+    They share at most half of the context in a window, so that every window moves on.
     """
-    most = max_length - tokenizer.num_special_tokens_to_add(pair=True) - 1
+    longest = max_length - tokenizer.num_special_tokens_to_add(pair=True) - 1
     encoded = tokenizer(questions, add_special_tokens=False, verbose=False)
     groups: dict[int, list[int]] = {}
     for number, ids in enumerate(encoded["input_ids"]):
-        if len(ids) > most:
+        if len(ids) > longest:
             raise InputError(
                 f"the question {questions[number][:60]!r}: its {len(ids)} tokens leave no room "
-                f"for the context, must be {max(most, 0)} or fewer; set data.max_length higher"
+                f"for the context, must be {max(longest, 0)} or fewer; set data.max_length higher"
             )
-        overlap = min(doc_stride, (most + 1 - len(ids)) // 2)
+        overlap = min(doc_stride, (longest + 1 - len(ids)) // 2)
         groups.setdefault(overlap, []).append(number)
     return groups
 
 
 def window_columns(encoded: Any, window: int, context: str) -> dict[str, Any]:
-    """The columns of one window."""
+    """Return the columns of one window."""
     spans = zip(encoded["offset_mapping"][window], encoded.sequence_ids(window), strict=True)
     offsets = [trim(context, span) if text == 1 else NOWHERE for span, text in spans]
     names = [name for name in ("input_ids", "token_type_ids") if name in encoded]
@@ -95,7 +95,7 @@ def window_columns(encoded: Any, window: int, context: str) -> dict[str, Any]:
 
 
 def trim(context: str, span: Span) -> Span:
-    """The characters without surrounding white space, which some tokenizers include."""
+    """Return the span without surrounding white space, which some tokenizers include."""
     start, end = span
     while start < end and context[start].isspace():
         start += 1
@@ -105,11 +105,11 @@ def trim(context: str, span: Span) -> Span:
 
 
 def answer_positions(offsets: list[Span], context: str, golds: list[Gold]) -> list[int]:
-    """The first and last token of the first gold answer, or twice [CLS] if it is not inside."""
+    """Return the first and last token of the first gold answer; [CLS] twice if it is outside."""
     if not golds:
         return [0, 0]
-    text, at = golds[0]
-    start, end = trim(context, (at, at + len(text)))
+    text, offset = golds[0]
+    start, end = trim(context, (offset, offset + len(text)))
     spans = [span for span in offsets if span[1]]
     if not (spans and spans[0][0] <= start and end <= spans[-1][1]):
         return [0, 0]
