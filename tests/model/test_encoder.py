@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from architectures import KINDS
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import BertModel, PretrainedConfig
@@ -20,17 +21,6 @@ from litpool.model.encoder import Encoder, EncoderOptions, load_config, max_leng
 Batch = dict[str, Tensor]
 Tiny = Callable[..., tuple[EncoderOptions, PretrainedConfig]]
 
-KINDS = [
-    "bert",
-    "roberta",
-    "distilbert",
-    "albert",
-    "electra",
-    "mpnet",
-    "deberta-v2",
-    "modernbert",
-    "xlm-roberta",
-]
 ATTENTIONS = ["sdpa", "eager"]
 LAYER = {
     "bert": "encoder.layer",
@@ -180,7 +170,7 @@ def test_the_config_is_not_changed_by_building(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("kind", ["t5", "clip"])
 def test_a_model_that_is_no_encoder_is_refused(kind: str) -> None:
-    with pytest.raises(InputError, match=f"{kind} is no encoder"):
+    with pytest.raises(InputError, match=f"{kind} is not an encoder"):
         load_config(EncoderOptions(kind, pretrained=False))
 
 
@@ -392,7 +382,7 @@ def test_an_override_that_needs_weights_of_its_own_is_refused(
 
 
 def test_fewer_layers_than_the_file_has_may_be_taken(encoder_folder: str) -> None:
-    with pytest.warns(UserWarning, match="of the 2 pretrained layers only the first 1 are taken"):
+    with pytest.warns(UserWarning, match="only the first 1 of the 2 pretrained layers are used"):
         encoder = from_folder(encoder_folder, num_hidden_layers=1)
     saved = load_file(f"{encoder_folder}/model.safetensors")
     name = "encoder.layer.0.output.dense.weight"

@@ -92,7 +92,7 @@ def test_ids_are_found_wherever_the_pooling_stands(marked: PreTrainedTokenizerBa
 def test_a_marker_that_was_not_added_is_told(marked: PreTrainedTokenizerBase) -> None:
     with pytest.raises(
         InputError,
-        match=r"'\[S3\]' is no added token of this tokenizer; set data.add_special_tokens to",
+        match=r"'\[S3\]' is not an added token of this tokenizer; set data.add_special_tokens to",
     ) as told:
         resolve(MarkerPooling(2, 1, ["[S1]", "[S3]"]), marked)
     assert "\n" not in str(told.value)

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from architectures import KINDS
 from datasets import Dataset
 from torch import Tensor
 from transformers import PretrainedConfig
@@ -15,7 +16,6 @@ from litpool.model import pooling as poolings
 from litpool.model.encoder import EncoderOptions
 from litpool.model.markers import MarkerPooling
 from litpool.model.network import TextModel
-from litpool.model.overrides import KINDS
 from litpool.model.pooling import (
     AttentionPooling,
     ClsPooling,

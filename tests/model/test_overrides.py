@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from architectures import KINDS
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 
@@ -17,11 +18,10 @@ from litpool.model.overrides import (
     EFFECTS,
     EXCEPTIONS,
     KEYS,
-    KINDS,
     NEED_A_LAYER,
-    effect,
+    Effect,
+    effect_of,
     known_keys,
-    table,
 )
 
 Tiny = Callable[..., tuple[EncoderOptions, PretrainedConfig]]
@@ -118,8 +118,10 @@ def test_the_class_of_every_key_is_what_an_experiment_finds(kind: str, tiny: Tin
         changed = tiny(kind, **optional)[1]
         setattr(changed, key, value)
         found = seen(changed, weights, expected)
-        if found != effect(kind, key) and (kind, key) not in CAUTIOUS:
-            wrong[key] = f"{effect(kind, key)} in the table, {found} in the experiment with {value}"
+        if found != effect_of(kind, key) and (kind, key) not in CAUTIOUS:
+            wrong[key] = (
+                f"{effect_of(kind, key)} in the table, {found} in the experiment with {value}"
+            )
     assert not wrong
 
 
@@ -163,7 +165,7 @@ def test_shapes_are_refused_with_the_reason_whatever_is_allowed(
     key = "dim" if kind == "distilbert" else "hidden_size"
     for name in (key, "hidden_size", "vocab_size"):
         with pytest.raises(
-            InputError, match=rf"^model.encoder.overrides.{name}=48: .*of the shape that"
+            InputError, match=rf"^model.encoder.overrides.{name}=48: .*have the shape for"
         ) as told:
             load(folders(kind), allow_unsafe=True, **{name: 48})
         assert "\n" not in str(told.value)
@@ -183,7 +185,7 @@ def test_the_number_of_heads_is_refused_unless_it_is_allowed(
 
 
 def test_heads_of_mpnet_are_a_shape(folders: Callable[[str], str]) -> None:
-    with pytest.raises(InputError, match=r"num_attention_heads=8: .*of the shape"):
+    with pytest.raises(InputError, match=r"num_attention_heads=8: .*the shape for"):
         load(folders("mpnet"), allow_unsafe=True, num_attention_heads=8)
 
 
@@ -207,7 +209,7 @@ def test_fewer_layers_are_the_lower_ones_and_told_and_more_are_refused(
     for number in (1, 0) if kind not in NEED_A_LAYER else (1,):
         with pytest.warns(
             UserWarning,
-            match=f"num_hidden_layers={number}: of the 2 pretrained layers only the first",
+            match=f"only the first {number} of the 2 pretrained layers are used",
         ):
             encoder = load(folders(kind), num_hidden_layers=number).eval()
         encoder.all_layers = True
@@ -265,7 +267,7 @@ def test_what_litpool_decides_itself_is_refused_always(
     pretrained: bool, folders: Callable[[str], str]
 ) -> None:
     for key in KEYS["fixed"].split():
-        with pytest.raises(InputError, match=f"{key}=7: litpool decides this itself"):
+        with pytest.raises(InputError, match=f"{key}=7: litpool sets this itself"):
             load_config(
                 EncoderOptions(folders("bert"), pretrained, overrides={key: 7}, allow_unsafe=True)
             )
@@ -283,7 +285,7 @@ def test_without_pretrained_weights_all_is_free() -> None:
 
 
 def test_a_key_that_nobody_listed_counts_as_silent() -> None:
-    assert effect("some-new-model", "attention_magic") == "silent"
+    assert effect_of("some-new-model", "attention_magic") == "silent"
 
 
 def test_minilm_refuses_another_position_type() -> None:
@@ -296,8 +298,23 @@ def test_minilm_refuses_another_position_type() -> None:
         )
 
 
+def table() -> str:
+    """The effect of every key of the nine architectures, as Markdown."""
+    users: dict[tuple[Effect, str], list[str]] = {}
+    for kind in KINDS:
+        config = AutoConfig.for_model(kind)
+        for key in known_keys(config):
+            if key not in config.attribute_map:
+                users.setdefault((effect_of(kind, key), key), []).append(kind)
+    order = list(KEYS)
+    lines = ["| class | key | encoders |", "|---|---|---|"]
+    for effect, key in sorted(users, key=lambda pair: (order.index(pair[0]), pair[1])):
+        kinds = users[effect, key]
+        encoders = "all" if len(kinds) == len(KINDS) else ", ".join(kinds)
+        lines.append(f"| {effect} | `{key}` | {encoders} |")
+    return "\n".join(lines) + "\n"
+
+
 def test_the_table_of_the_page_is_the_codes() -> None:
     page = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text()
-    assert table() in page, (
-        "renew it with: python -c 'from litpool.model.overrides import table; print(table())'"
-    )
+    assert table() in page, f"replace the table of the page with this one:\n{table()}"
