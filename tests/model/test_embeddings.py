@@ -1,4 +1,4 @@
-"""The embeddings of added tokens: how they start, what stays as it was, and that they alone can be trained."""
+"""The embeddings of added tokens: how they start, what does not change, training only them."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The network end to end: every pooling gives vectors, and each weight that is trained gets a gradient."""
+"""The network end to end: every pooling gives vectors, and each trained weight a gradient."""
 
 import inspect
 from collections.abc import Callable
@@ -36,7 +36,8 @@ Batch = dict[str, Tensor]
 Build = Callable[..., TextModel]
 Tiny = Callable[..., tuple[EncoderOptions, PretrainedConfig]]
 
-ARGUMENTS = {  # of those that do not work on two layers, or at all, without any
+# Arguments for the poolings that need some, at least on two layers.
+ARGUMENTS = {
     "LastNPooling": [partial(LastNPooling, n=1), partial(LastNPooling, n=3)],
     "ConcatPooling": [
         partial(ConcatPooling, poolings=[MeanPooling, MaxPooling, FirstLastPooling, PoolerOutput])

@@ -1,4 +1,4 @@
-"""Each key's class is what an experiment finds: shapes change, or outputs and gradients change, or neither."""
+"""An experiment verifies each key's effect: on shapes, on outputs and gradients, or none."""
 
 import warnings
 from collections.abc import Callable
@@ -26,9 +26,8 @@ from litpool.model.overrides import (
 
 Tiny = Callable[..., tuple[EncoderOptions, PretrainedConfig]]
 
-BASE: dict[
-    str, dict[str, Any]
-] = {  # what shows that a key acts: short windows, parts that are optional
+# Settings with which the keys have an effect: short windows, optional parts.
+BASE: dict[str, dict[str, Any]] = {
     "deberta-v2": {
         "max_relative_positions": 16,
         "norm_rel_ebd": "layer_norm",
@@ -36,25 +35,27 @@ BASE: dict[
     },
     "modernbert": {"local_attention": 6},
 }
-OTHER: dict[str, Any] = {  # another value of a key, where adding 2 to it would not do
-    "attention_head_size": 4, "conv_act": "relu", "conv_groups": 2, "conv_kernel_size": 5, "dim": 40,
-    "hidden_act": "relu", "hidden_activation": "relu", "activation": "relu", "embedding_size": 24, "hidden_size": 40,
-    "dtype": "float16",
-    "id2label": {0: "a", 1: "b", 2: "c"}, "inner_group_num": 2, "label2id": {"a": 0}, "local_attention": 12,
-    "layer_types": ["full_attention"] * 2, "n_heads": 8, "norm_rel_ebd": "none", "num_attention_heads": 8,
+# Another value for each key that does not work with 2 added to it.
+OTHER: dict[str, Any] = {
+    "activation": "relu", "architectures": ["BertModel"], "attention_head_size": 4,
+    "classifier_pooling": "mean", "conv_act": "relu", "conv_groups": 2, "conv_kernel_size": 5,
+    "dim": 40, "dtype": "float16", "embedding_size": 24, "hidden_act": "relu",
+    "hidden_activation": "relu", "hidden_size": 40, "id2label": {0: "a", 1: "b", 2: "c"},
+    "inner_group_num": 2, "label2id": {"a": 0}, "layer_types": ["full_attention"] * 2,
+    "local_attention": 12, "n_heads": 8, "norm_rel_ebd": "none", "num_attention_heads": 8,
     "num_hidden_groups": 2, "pad_token_id": 0, "pos_att_type": ["p2c"], "position_buckets": 4,
-    "problem_type": "regression", "architectures": ["BertModel"], "summary_type": "last", "classifier_pooling": "mean",
+    "problem_type": "regression", "summary_type": "last",
     "rope_parameters": {
         "sliding_attention": {"rope_type": "default", "rope_theta": 10.0},
         "full_attention": {"rope_type": "default", "rope_theta": 16.0},
     },
 }  # fmt: skip
-CAUTIOUS = {  # nothing is seen here, and they are refused all the same
-    (
-        "mpnet",
-        "pad_token_id",
-    ),  # its positions are numbered from 1 whatever is set, but data.max_length is read from it
-    ("modernbert", "max_position_embeddings"),  # longer texts would run, and no training saw such
+# Refused as a precaution, although the experiment shows no effect.
+CAUTIOUS = {
+    # Its positions are numbered from 1 in any case, but litpool computes its limit from it.
+    ("mpnet", "pad_token_id"),
+    # Longer texts run, but the model was never trained on any.
+    ("modernbert", "max_position_embeddings"),
 }
 IDS = torch.randint(5, 60, (2, 22), generator=torch.Generator().manual_seed(0))
 IDS[:, 3], IDS[1, -3:] = 0, 1  # the token that pad_token_id names anew, and padding
@@ -117,10 +118,10 @@ def test_the_class_of_every_key_is_what_an_experiment_finds(kind: str, tiny: Tin
         value = another(key, getattr(config, key, None))
         changed = tiny(kind, **optional)[1]
         setattr(changed, key, value)
-        found = seen(changed, weights, expected)
-        if found != effect_of(kind, key) and (kind, key) not in CAUTIOUS:
+        observed = seen(changed, weights, expected)
+        if observed != effect_of(kind, key) and (kind, key) not in CAUTIOUS:
             wrong[key] = (
-                f"{effect_of(kind, key)} in the table, {found} in the experiment with {value}"
+                f"{effect_of(kind, key)} in the table, {observed} in the experiment with {value}"
             )
     assert not wrong
 
@@ -166,9 +167,9 @@ def test_shapes_are_refused_with_the_reason_whatever_is_allowed(
     for name in (key, "hidden_size", "vocab_size"):
         with pytest.raises(
             InputError, match=rf"^model.encoder.overrides.{name}=48: .*have the shape for"
-        ) as told:
+        ) as error:
             load(folders(kind), allow_unsafe=True, **{name: 48})
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "mpnet"])
@@ -177,9 +178,9 @@ def test_the_number_of_heads_is_refused_unless_it_is_allowed(
 ) -> None:
     with pytest.raises(
         InputError, match=r"num_attention_heads=8: .*trained with 4; .*allow_unsafe: true"
-    ) as told:
+    ) as error:
         load(folders(kind), num_attention_heads=8)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
     encoder = load(folders(kind), allow_unsafe=True, num_attention_heads=8)
     assert encoder.config.num_attention_heads == 8
 
@@ -199,13 +200,13 @@ def test_every_key_may_be_set_to_what_it_is(kind: str, folders: Callable[[str], 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_fewer_layers_are_the_lower_ones_and_told_and_more_are_refused(
+def test_fewer_layers_are_the_lowest_with_a_warning_and_more_are_refused(
     kind: str, folders: Callable[[str], str]
 ) -> None:
-    whole = load(folders(kind)).eval()
-    whole.all_layers = True
+    complete = load(folders(kind)).eval()
+    complete.all_layers = True
     batch = {"input_ids": IDS, "attention_mask": MASK}
-    states = whole(batch)[0]
+    states = complete(batch)[0]
     for number in (1, 0) if kind not in NEED_A_LAYER else (1,):
         with pytest.warns(
             UserWarning,
@@ -247,7 +248,7 @@ def test_no_layers_are_refused_where_they_cannot_be(
     ],
 )
 @pytest.mark.parametrize("pretrained", [True, False])
-def test_an_unknown_key_is_told_with_the_nearest(
+def test_an_unknown_key_is_refused_with_the_nearest(
     key: str, near: str, pretrained: bool, folders: Callable[[str], str]
 ) -> None:
     with pytest.raises(

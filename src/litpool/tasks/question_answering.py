@@ -68,11 +68,11 @@ class QuestionAnswering(Task):
     ) -> None:
         super().__init__([question, context], answers)
         if doc_stride < 0:
-            raise InputError(f"task.doc_stride={doc_stride}: must be 0 or more")
+            raise InputError(f"task.doc_stride={doc_stride}: give 0 or more")
         if max_answer_length < 1:
-            raise InputError(f"task.max_answer_length={max_answer_length}: must be 1 or more")
+            raise InputError(f"task.max_answer_length={max_answer_length}: give 1 or more")
         if not 1 <= n_best <= SPANS:
-            raise InputError(f"task.n_best={n_best}: must be 1 to {SPANS}")
+            raise InputError(f"task.n_best={n_best}: give 1 to {SPANS}")
         self.display_columns = [question]  # an id, if there is one, is part of the answer
         self.question = question
         self.context = context
