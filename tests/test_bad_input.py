@@ -223,7 +223,7 @@ def squad(start, question="Who wrote?"):
         ),
         (
             "--task Similarity --task.text a --task.label score --task.score_range [0,5]",
-            "pairs take two columns",
+            "pairs need two columns",
         ),
         ("--task Similarity --task.text [a,c] --task.score_range [0,5]", "no column 'c'"),
         ("--task Similarity --task.text [a,b] --task.objective softmx", "softmx"),

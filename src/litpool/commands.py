@@ -194,7 +194,7 @@ def predict(  # noqa: D417
     if trainer.is_global_zero:
         rows = run.data.rows["predict"]
         answers = task.decode(task.assemble(kept, index), rows)
-        outputs.write_predictions(output, rows.select_columns(task.shown), answers)
+        outputs.write_predictions(output, rows.select_columns(task.display_columns), answers)
         if output != "-":
             print(f"wrote {output}")
 

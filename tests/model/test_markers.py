@@ -1,4 +1,4 @@
-"""MarkerPooling by hand, nested, without its marker, and on a task beyond mean pooling."""
+"""MarkerPooling by hand, nested, without its marker, and on a task that mean pooling fails."""
 
 import random
 from collections.abc import Callable
@@ -72,30 +72,30 @@ def test_without_ids_it_says_what_it_needs() -> None:
         pooling_of("[S1]", ids=[70])((HIDDEN,), MASK)
 
 
-def test_ids_are_found_wherever_the_pooling_stands(marked: PreTrainedTokenizerBase) -> None:
+def test_nested_poolings_get_their_ids(marked: PreTrainedTokenizerBase) -> None:
     first, second = (
         partial(MarkerPooling, markers=["[S1]"]),
         partial(MarkerPooling, markers=["[S2]"]),
     )
     nested = ConcatPooling(2, 1, [MeanPooling, first, partial(LayerMixPooling, pooling=second)])
-    found = resolve(nested, marked)
-    assert found == {token: marked.convert_tokens_to_ids(token) for token in ("[S1]", "[S2]")}
+    ids = resolve(nested, marked)
+    assert ids == {token: marked.convert_tokens_to_ids(token) for token in ("[S1]", "[S2]")}
     assert [
         module.ids.tolist() for module in nested.modules() if isinstance(module, MarkerPooling)
     ] == [
-        [found["[S1]"]],
-        [found["[S2]"]],
+        [ids["[S1]"]],
+        [ids["[S2]"]],
     ]
     assert resolve(MeanPooling(2, 1), marked) == {}
 
 
-def test_a_marker_that_was_not_added_is_told(marked: PreTrainedTokenizerBase) -> None:
+def test_a_marker_that_was_not_added_is_refused(marked: PreTrainedTokenizerBase) -> None:
     with pytest.raises(
         InputError,
-        match=r"'\[S3\]' is no added token of this tokenizer; set data.add_special_tokens to",
-    ) as told:
+        match=r"'\[S3\]' is not an added token of this tokenizer; set data.add_special_tokens to",
+    ) as error:
         resolve(MarkerPooling(2, 1, ["[S1]", "[S3]"]), marked)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_state_dict_carries_the_ids() -> None:
@@ -145,7 +145,7 @@ def score(make: Callable[..., Pooling], tokenizer: PreTrainedTokenizerBase, tiny
     return (model(test).argmax(-1) == test["labels"]).float().mean().item()
 
 
-def test_it_learns_who_stands_first_and_the_mean_of_the_tokens_does_not(
+def test_it_learns_which_marker_is_first_and_mean_pooling_does_not(
     marked: PreTrainedTokenizerBase, tiny: Tiny
 ) -> None:
     assert score(partial(MarkerPooling, markers=["[S1]", "[S2]"]), marked, tiny) > 0.9

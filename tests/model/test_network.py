@@ -1,4 +1,4 @@
-"""The network end to end: every pooling gives vectors, and each weight that is trained gets a gradient."""
+"""The network end to end: every pooling gives vectors, and each trained weight a gradient."""
 
 import inspect
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from architectures import KINDS
 from datasets import Dataset
 from torch import Tensor
 from transformers import PretrainedConfig
@@ -15,7 +16,6 @@ from litpool.model import pooling as poolings
 from litpool.model.encoder import EncoderOptions
 from litpool.model.markers import MarkerPooling
 from litpool.model.network import TextModel
-from litpool.model.overrides import KINDS
 from litpool.model.pooling import (
     AttentionPooling,
     ClsPooling,
@@ -36,7 +36,8 @@ Batch = dict[str, Tensor]
 Build = Callable[..., TextModel]
 Tiny = Callable[..., tuple[EncoderOptions, PretrainedConfig]]
 
-ARGUMENTS = {  # of those that do not work on two layers, or at all, without any
+# Arguments for the poolings that need some, at least on two layers.
+ARGUMENTS = {
     "LastNPooling": [partial(LastNPooling, n=1), partial(LastNPooling, n=3)],
     "ConcatPooling": [
         partial(ConcatPooling, poolings=[MeanPooling, MaxPooling, FirstLastPooling, PoolerOutput])

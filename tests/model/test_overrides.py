@@ -1,4 +1,4 @@
-"""Each key's class is what an experiment finds: shapes change, or outputs and gradients change, or neither."""
+"""An experiment verifies each key's effect: on shapes, on outputs and gradients, or none."""
 
 import warnings
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from architectures import KINDS
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 
@@ -17,18 +18,16 @@ from litpool.model.overrides import (
     EFFECTS,
     EXCEPTIONS,
     KEYS,
-    KINDS,
     NEED_A_LAYER,
-    effect,
+    Effect,
+    effect_of,
     known_keys,
-    table,
 )
 
 Tiny = Callable[..., tuple[EncoderOptions, PretrainedConfig]]
 
-BASE: dict[
-    str, dict[str, Any]
-] = {  # what shows that a key acts: short windows, parts that are optional
+# Settings with which the keys have an effect: short windows, optional parts.
+BASE: dict[str, dict[str, Any]] = {
     "deberta-v2": {
         "max_relative_positions": 16,
         "norm_rel_ebd": "layer_norm",
@@ -36,25 +35,27 @@ BASE: dict[
     },
     "modernbert": {"local_attention": 6},
 }
-OTHER: dict[str, Any] = {  # another value of a key, where adding 2 to it would not do
-    "attention_head_size": 4, "conv_act": "relu", "conv_groups": 2, "conv_kernel_size": 5, "dim": 40,
-    "hidden_act": "relu", "hidden_activation": "relu", "activation": "relu", "embedding_size": 24, "hidden_size": 40,
-    "dtype": "float16",
-    "id2label": {0: "a", 1: "b", 2: "c"}, "inner_group_num": 2, "label2id": {"a": 0}, "local_attention": 12,
-    "layer_types": ["full_attention"] * 2, "n_heads": 8, "norm_rel_ebd": "none", "num_attention_heads": 8,
+# Another value for each key that does not work with 2 added to it.
+OTHER: dict[str, Any] = {
+    "activation": "relu", "architectures": ["BertModel"], "attention_head_size": 4,
+    "classifier_pooling": "mean", "conv_act": "relu", "conv_groups": 2, "conv_kernel_size": 5,
+    "dim": 40, "dtype": "float16", "embedding_size": 24, "hidden_act": "relu",
+    "hidden_activation": "relu", "hidden_size": 40, "id2label": {0: "a", 1: "b", 2: "c"},
+    "inner_group_num": 2, "label2id": {"a": 0}, "layer_types": ["full_attention"] * 2,
+    "local_attention": 12, "n_heads": 8, "norm_rel_ebd": "none", "num_attention_heads": 8,
     "num_hidden_groups": 2, "pad_token_id": 0, "pos_att_type": ["p2c"], "position_buckets": 4,
-    "problem_type": "regression", "architectures": ["BertModel"], "summary_type": "last", "classifier_pooling": "mean",
+    "problem_type": "regression", "summary_type": "last",
     "rope_parameters": {
         "sliding_attention": {"rope_type": "default", "rope_theta": 10.0},
         "full_attention": {"rope_type": "default", "rope_theta": 16.0},
     },
 }  # fmt: skip
-CAUTIOUS = {  # nothing is seen here, and they are refused all the same
-    (
-        "mpnet",
-        "pad_token_id",
-    ),  # its positions are numbered from 1 whatever is set, but data.max_length is read from it
-    ("modernbert", "max_position_embeddings"),  # longer texts would run, and no training saw such
+# Refused as a precaution, although the experiment shows no effect.
+CAUTIOUS = {
+    # Its positions are numbered from 1 in any case, but litpool computes its limit from it.
+    ("mpnet", "pad_token_id"),
+    # Longer texts run, but the model was never trained on any.
+    ("modernbert", "max_position_embeddings"),
 }
 IDS = torch.randint(5, 60, (2, 22), generator=torch.Generator().manual_seed(0))
 IDS[:, 3], IDS[1, -3:] = 0, 1  # the token that pad_token_id names anew, and padding
@@ -117,9 +118,11 @@ def test_the_class_of_every_key_is_what_an_experiment_finds(kind: str, tiny: Tin
         value = another(key, getattr(config, key, None))
         changed = tiny(kind, **optional)[1]
         setattr(changed, key, value)
-        found = seen(changed, weights, expected)
-        if found != effect(kind, key) and (kind, key) not in CAUTIOUS:
-            wrong[key] = f"{effect(kind, key)} in the table, {found} in the experiment with {value}"
+        observed = seen(changed, weights, expected)
+        if observed != effect_of(kind, key) and (kind, key) not in CAUTIOUS:
+            wrong[key] = (
+                f"{effect_of(kind, key)} in the table, {observed} in the experiment with {value}"
+            )
     assert not wrong
 
 
@@ -163,10 +166,10 @@ def test_shapes_are_refused_with_the_reason_whatever_is_allowed(
     key = "dim" if kind == "distilbert" else "hidden_size"
     for name in (key, "hidden_size", "vocab_size"):
         with pytest.raises(
-            InputError, match=rf"^model.encoder.overrides.{name}=48: .*of the shape that"
-        ) as told:
+            InputError, match=rf"^model.encoder.overrides.{name}=48: .*have the shape for"
+        ) as error:
             load(folders(kind), allow_unsafe=True, **{name: 48})
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "mpnet"])
@@ -175,15 +178,15 @@ def test_the_number_of_heads_is_refused_unless_it_is_allowed(
 ) -> None:
     with pytest.raises(
         InputError, match=r"num_attention_heads=8: .*trained with 4; .*allow_unsafe: true"
-    ) as told:
+    ) as error:
         load(folders(kind), num_attention_heads=8)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
     encoder = load(folders(kind), allow_unsafe=True, num_attention_heads=8)
     assert encoder.config.num_attention_heads == 8
 
 
 def test_heads_of_mpnet_are_a_shape(folders: Callable[[str], str]) -> None:
-    with pytest.raises(InputError, match=r"num_attention_heads=8: .*of the shape"):
+    with pytest.raises(InputError, match=r"num_attention_heads=8: .*the shape for"):
         load(folders("mpnet"), allow_unsafe=True, num_attention_heads=8)
 
 
@@ -197,17 +200,17 @@ def test_every_key_may_be_set_to_what_it_is(kind: str, folders: Callable[[str], 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_fewer_layers_are_the_lower_ones_and_told_and_more_are_refused(
+def test_fewer_layers_are_the_lowest_with_a_warning_and_more_are_refused(
     kind: str, folders: Callable[[str], str]
 ) -> None:
-    whole = load(folders(kind)).eval()
-    whole.all_layers = True
+    complete = load(folders(kind)).eval()
+    complete.all_layers = True
     batch = {"input_ids": IDS, "attention_mask": MASK}
-    states = whole(batch)[0]
+    states = complete(batch)[0]
     for number in (1, 0) if kind not in NEED_A_LAYER else (1,):
         with pytest.warns(
             UserWarning,
-            match=f"num_hidden_layers={number}: of the 2 pretrained layers only the first",
+            match=f"only the first {number} of the 2 pretrained layers are used",
         ):
             encoder = load(folders(kind), num_hidden_layers=number).eval()
         encoder.all_layers = True
@@ -245,7 +248,7 @@ def test_no_layers_are_refused_where_they_cannot_be(
     ],
 )
 @pytest.mark.parametrize("pretrained", [True, False])
-def test_an_unknown_key_is_told_with_the_nearest(
+def test_an_unknown_key_is_refused_with_the_nearest(
     key: str, near: str, pretrained: bool, folders: Callable[[str], str]
 ) -> None:
     with pytest.raises(
@@ -265,7 +268,7 @@ def test_what_litpool_decides_itself_is_refused_always(
     pretrained: bool, folders: Callable[[str], str]
 ) -> None:
     for key in KEYS["fixed"].split():
-        with pytest.raises(InputError, match=f"{key}=7: litpool decides this itself"):
+        with pytest.raises(InputError, match=f"{key}=7: litpool sets this itself"):
             load_config(
                 EncoderOptions(folders("bert"), pretrained, overrides={key: 7}, allow_unsafe=True)
             )
@@ -283,7 +286,7 @@ def test_without_pretrained_weights_all_is_free() -> None:
 
 
 def test_a_key_that_nobody_listed_counts_as_silent() -> None:
-    assert effect("some-new-model", "attention_magic") == "silent"
+    assert effect_of("some-new-model", "attention_magic") == "silent"
 
 
 def test_minilm_refuses_another_position_type() -> None:
@@ -296,8 +299,23 @@ def test_minilm_refuses_another_position_type() -> None:
         )
 
 
+def table() -> str:
+    """The effect of every key of the nine architectures, as Markdown."""
+    users: dict[tuple[Effect, str], list[str]] = {}
+    for kind in KINDS:
+        config = AutoConfig.for_model(kind)
+        for key in known_keys(config):
+            if key not in config.attribute_map:
+                users.setdefault((effect_of(kind, key), key), []).append(kind)
+    order = list(KEYS)
+    lines = ["| class | key | encoders |", "|---|---|---|"]
+    for effect, key in sorted(users, key=lambda pair: (order.index(pair[0]), pair[1])):
+        kinds = users[effect, key]
+        encoders = "all" if len(kinds) == len(KINDS) else ", ".join(kinds)
+        lines.append(f"| {effect} | `{key}` | {encoders} |")
+    return "\n".join(lines) + "\n"
+
+
 def test_the_table_of_the_page_is_the_codes() -> None:
     page = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text()
-    assert table() in page, (
-        "renew it with: python -c 'from litpool.model.overrides import table; print(table())'"
-    )
+    assert table() in page, f"replace the table of the page with this one:\n{table()}"

@@ -33,7 +33,7 @@ from litpool.demo.encoder import locate
 from litpool.loops.evaluation import Evaluation
 from litpool.tasks.answers import best_threshold, exact_match, f1
 from litpool.tasks.question_answering import QuestionAnswering
-from litpool.tasks.windows import trimmed
+from litpool.tasks.windows import trim
 
 MINUS = -math.inf
 MINILM = locate("sentence-transformers/all-MiniLM-L6-v2")
@@ -87,7 +87,7 @@ def test_an_answer_that_is_not_at_its_offset_is_refused() -> None:
         "train split, article 'Rivers', question 'q7': the answer 'Nile' is not at its offset 3"
         in message
     )
-    assert "' Nil' stands" in message
+    assert "where the context has ' Nil'" in message
     rows = table(("?", "The Nile", gold(("The", 0))), ("?", "The Nile", gold(("Nile", 0))))
     assert "train split, row 2: the answer 'Nile'" in refusal(QuestionAnswering(), rows)
 
@@ -190,7 +190,7 @@ def test_a_tokenizer_that_knows_no_characters_is_refused(
     tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(type(tokenizer), "is_fast", False)
-    with pytest.raises(InputError, match="take a fast tokenizer"):
+    with pytest.raises(InputError, match="use a fast tokenizer"):
         QuestionAnswering().encode({"question": ["a"], "context": ["b"]}, tokenizer, 8)
 
 
@@ -315,7 +315,7 @@ def test_answers_in_any_script_come_back_verbatim(
     [((0, 3), (1, 3)), ((3, 5), (0, 0)), ((2, 2), (0, 0)), ((3, 7), (5, 6)), ((1, 3), (1, 3))],
 )
 def test_spans_lose_their_white_space(span: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert trimmed(" ab  c ", span) == expected
+    assert trim(" ab  c ", span) == expected
 
 
 # ---- head and loss

@@ -70,7 +70,7 @@ def test_contrastive_labels_are_equal_for_equal_texts_only(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"text": ["a", "b", "c"]}, "cosine takes two columns; hard negatives are for contrastive"),
+        ({"text": ["a", "b", "c"]}, "cosine needs two columns; hard negatives are for contrastive"),
         ({"temperature": 0}, "task.temperature=0: give a number over 0"),
         ({"combination": []}, "task.combination is empty: name some of u, v"),
         ({"score_range": (1, 1)}, r"task.score_range=\[1, 1\]: give the lowest"),
@@ -82,7 +82,7 @@ def test_arguments_that_make_no_sense_are_refused(options: dict[str, Any], messa
 
 
 def test_one_column_is_no_pair() -> None:
-    with pytest.raises(InputError, match=r"task.text=\['text'\]: pairs take two columns"):
+    with pytest.raises(InputError, match=r"task.text=\['text'\]: pairs need two columns"):
         Similarity("text").learn({"train": Dataset.from_dict({"text": ["a"], "score": [1.0]})})
 
 

@@ -47,7 +47,7 @@ def tell_mistakes(
 ) -> None:
     """Write the worst of the wrong answers as a table."""
     mistakes = task.mistakes(kept, rows)
-    names = [*task.shown, "true", "predicted", task.mistake_measure]
+    names = [*task.display_columns, "true", "predicted", task.mistake_measure]
     lines = [
         f"{len(mistakes)} of {len(rows)} rows, the worst first",
         "",
@@ -56,7 +56,7 @@ def tell_mistakes(
     lines.append("|---" * len(names) + "|")
     for mistake in mistakes[:SHOWN]:
         row = rows[mistake.row]
-        texts = [*(row[column] for column in task.shown), mistake.true, mistake.predicted]
+        texts = [*(row[column] for column in task.display_columns), mistake.true, mistake.predicted]
         cells = [text.replace("|", "\\|").replace("\n", " ") for text in texts]
         lines.append(f"| {' | '.join(cells)} | {mistake.measure:.2f} |")
     writer.add_text(f"{prefix}/wrong", "\n".join(lines), step)

@@ -11,9 +11,9 @@ from litpool.model.pooling import Pooling
 
 
 class MarkerPooling(Pooling):
-    """The state at an added token, or at several side by side: entity start (arXiv 1906.03158).
+    """The state at an added token, or the states at several: entity start (arXiv 1906.03158).
 
-    If a marker occurs more than once in a text, its first place counts. A missing marker gives
+    If a marker occurs more than once in a text, the first one counts. A missing marker gives
     zeros. The output is (B, M * D) for M markers.
 
     Args:
@@ -21,7 +21,7 @@ class MarkerPooling(Pooling):
             list, so that the tokenizer has them.
 
     Raises:
-        InputError: There is no marker, or one is listed twice; in `forward`, no input_ids.
+        InputError: `markers` is empty or names one twice; in `forward`, there are no input_ids.
     """
 
     ids: Tensor
@@ -30,11 +30,12 @@ class MarkerPooling(Pooling):
         super().__init__(hidden_size, num_layers)
         if not markers or len(set(markers)) < len(markers):
             raise InputError(
-                f"MarkerPooling: markers={markers}; give each once, as in ['[S1]', '[S2]']"
+                f"MarkerPooling: markers={markers}; give one or more, each once, "
+                "as in ['[S1]', '[S2]']"
             )
         self.markers = markers
         self.out_features = hidden_size * len(markers)
-        # `resolve` sets the ids. As a buffer they are saved in the checkpoint.
+        # `resolve` sets the ids. A buffer is saved in the checkpoint.
         self.register_buffer("ids", torch.full((len(markers),), -1))
 
     def forward(
@@ -65,7 +66,7 @@ def resolve(pooling: nn.Module, tokenizer: PreTrainedTokenizerBase) -> dict[str,
     """Set the ids of every MarkerPooling in `pooling`, itself included.
 
     Returns:
-        The id of each marker; empty if there is no MarkerPooling.
+        The id of each marker, if there are any.
 
     Raises:
         InputError: A marker was not added to this tokenizer.
@@ -78,7 +79,7 @@ def resolve(pooling: nn.Module, tokenizer: PreTrainedTokenizerBase) -> dict[str,
         missing = [marker for marker in module.markers if marker not in added]
         if missing:
             raise InputError(
-                f"MarkerPooling: {missing[0]!r} is no added token of this tokenizer; "
+                f"MarkerPooling: {missing[0]!r} is not an added token of this tokenizer; "
                 f"set data.add_special_tokens to {module.markers}, and mark the texts with them"
             )
         ids |= {marker: added[marker] for marker in module.markers}

@@ -15,17 +15,17 @@ TOKEN_INPUTS = (*MODEL_INPUTS, "special_tokens_mask")
 
 
 class TextModel(nn.Module):
-    """Token ids in, the task's output out.
+    """From token ids to the task's output.
 
     Args:
-        task: Gives the head and says what it stands on.
-        pooling: Called with the encoder's width and its number of layers.
-        options: Which encoder, and how it starts.
+        task: The task, with its label names; it provides the head.
+        pooling: Called with the encoder's hidden size and its number of layers.
+        options: Which encoder to use, and how to initialize it.
         config: The encoder's config.
-        pretrained: Whether to load the encoder's weights; false when a checkpoint's are to follow.
-        vocab_size: Number of ids that the tokenizer knows.
-        new_ids: Ids of added tokens, each with the ids of the pieces that the token was split into before.
-        attention: The attention code of transformers, `sdpa` or `eager`.
+        pretrained: Whether to load the encoder's weights; false if a checkpoint's will follow.
+        vocab_size: Number of ids in the tokenizer.
+        attention: transformers' attention, `sdpa` or `eager`.
+        new_ids: Ids of added tokens, with the ids of the pieces they were split into before.
     """
 
     def __init__(
@@ -55,22 +55,26 @@ class TextModel(nn.Module):
         )
 
     def embed(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """The pooled vector of each text: (B, F), or (B, K, F) where a row has K texts, each encoded by itself."""
+        """Return pooled vectors (B, F), or (B, K, F) if a row has K texts, encoded separately."""
         shape = batch["input_ids"].shape[:-1]  # (B,) or (B, K)
-        texts = {
-            key: batch[key].flatten(0, -2) for key in TOKEN_INPUTS if key in batch
-        }  # each (B * K, T)
+        # each (B * K, T)
+        texts = {key: batch[key].flatten(0, -2) for key in TOKEN_INPUTS if key in batch}
         hidden_states, pooler_output = self.encoder(texts)  # each (B * K, T, D)
-        mask, special = texts["attention_mask"], texts.get("special_tokens_mask")
-        return self.pooling(
-            hidden_states, mask, special, pooler_output, texts["input_ids"]
-        ).unflatten(0, shape)
+        pooled = self.pooling(
+            hidden_states,
+            texts["attention_mask"],
+            texts.get("special_tokens_mask"),
+            pooler_output,
+            texts["input_ids"],
+        )  # (B * K, F)
+        return pooled.unflatten(0, shape)
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """The task's output, such as logits (B, C) for classification."""
-        if self.on_tokens:
-            return self.head(self.encoder(batch)[0][-1], batch)  # from (B, T, D)
-        return self.head(self.embed(batch))
+        """Return the task's output, such as logits (B, C) for classification."""
+        if not self.on_tokens:
+            return self.head(self.embed(batch))
+        hidden_states, _ = self.encoder(batch)
+        return self.head(hidden_states[-1], batch)  # from (B, T, D)
 
 
 def build_network(
@@ -83,17 +87,9 @@ def build_network(
     device: torch.device,
     pretrained: bool,
 ) -> TextModel:
-    """The network for a tokenizer, whose every id has an embedding, and for a device.
+    """Return the network for a tokenizer and a device; the other arguments are TextModel's.
 
-    Args:
-        task: Knows its labels by now.
-        pooling: Called with the encoder's hidden size and its number of layers.
-        options: Which encoder, and how it starts.
-        config: The encoder's config.
-        tokenizer: Markers of the pooling are looked up in it.
-        new_ids: Ids of added tokens, each with the ids of the pieces that the token was split into before.
-        device: Where the network will run.
-        pretrained: Whether to load the encoder's weights; false when a checkpoint's are to follow.
+    Every id of the tokenizer has an embedding, and markers of the pooling have their ids.
     """
     network = TextModel(
         task,
@@ -102,9 +98,8 @@ def build_network(
         config,
         pretrained=pretrained,
         vocab_size=len(tokenizer),
-        attention="eager"
-        if device.type == "cpu"
-        else "sdpa",  # CPU: sdpa is slow with attention dropout
+        # On CPU, sdpa is slow with attention dropout.
+        attention="eager" if device.type == "cpu" else "sdpa",
         new_ids=new_ids,
     )
     resolve(network.pooling, tokenizer)

@@ -1,12 +1,12 @@
 """Pooling: from the encoder's token states to one vector per text. One small class per pooling.
 
 To add a pooling, write one class here or in a module of your own, and one row in its test. `fit`
-takes it by name; `study` lists it by itself if it has no weights and needs no arguments.
+accepts it by name; `study` includes it if it has no weights and needs no arguments.
 
 Shapes: B rows, T tokens in a row, D the encoder's hidden size, L its number of layers.
 
-Padding never counts and gets no gradient, on either side and whatever it holds, even NaN. A row
-with nothing to pool gives zeros. The output has the dtype of the hidden states.
+Padding, on either side, never counts and gets no gradient, whatever it contains, even NaN. A row
+without a token to pool gives zeros. The output has the dtype of the hidden states.
 """
 
 from abc import ABC, abstractmethod
@@ -52,25 +52,25 @@ class Pooling(nn.Module, ABC):
 
     @classmethod
     def variants(cls, num_layers: int) -> list[dict[str, Any]]:
-        """The arguments that a study tries: one dictionary per variant, {} for the defaults."""
+        """Return the arguments that a study tries, one dictionary per variant; {}: the defaults."""
         return [{}]
 
     @property
     def pools_one_layer(self) -> bool:
-        """Whether it pools a single layer, so that a study can apply it to each layer in turn."""
+        """Whether it pools a single layer, so that a study can apply it to every layer."""
         return not (self.needs_hidden_states or self.needs_pooler_output)
 
     @property
     def has_weights(self) -> bool:
-        """Whether it has weights to learn; without any, it can be studied on a frozen encoder."""
+        """Whether it has weights to learn; without them, a study can use a frozen encoder."""
         return any(True for _ in self.parameters())
 
     def extra_repr(self) -> str:
-        """What follows the class's name: by default the settings, as in `n=2`."""
+        """Return what follows the class's name: by default the settings, as in `n=2`."""
         return " ".join(f"{name}={value}" for name, value in plain_settings(self).items())
 
     def describe(self) -> str:
-        """The name in a study, such as `LastNPooling n=2`; your own class with its module."""
+        """Return the name in a study, such as `LastNPooling n=2`; with the module if not ours."""
         kind = type(self)
         is_ours = kind.__module__.startswith("litpool.")
         name = kind.__name__ if is_ours else f"{kind.__module__}.{kind.__qualname__}"
@@ -78,7 +78,7 @@ class Pooling(nn.Module, ABC):
 
 
 def plain_settings(module: nn.Module) -> dict[str, Any]:
-    """A module's public attributes that hold plain values, without those every pooling has."""
+    """Return a module's public attributes with plain values, except those of every pooling."""
     return {
         name: value
         for name, value in vars(module).items()
@@ -145,7 +145,7 @@ class PoolerOutput(Pooling):
     ) -> Tensor:
         if pooler_output is None:
             raise InputError(
-                "PoolerOutput: this encoder gives no pooler output; "
+                "PoolerOutput: this encoder returns no pooler output; "
                 "use ClsPooling or MeanPooling instead"
             )
         return _blank(pooler_output, attention_mask)
@@ -307,9 +307,9 @@ class FirstLastPooling(Pooling):
     """Mean over the tokens of the first layer, hidden_states[1], and of the last layer.
 
     The first layer is not the embeddings. It is 'first-last-avg' in BERT-whitening, and
-    'avg_first_last' in SimCSE since 2022; SimCSE's paper took the embeddings and the last layer
-    (see its issues 133 and 285). It is also what BERT-flow's 'last2avg' (avg-last-2) does in fact:
-    its code takes the layers -0 and -1.
+    'avg_first_last' in SimCSE since 2022; SimCSE's paper used the embeddings and the last layer
+    (see its issues 133 and 285). BERT-flow's 'last2avg' (avg-last-2) in fact does the same: its
+    code averages the layers -0 and -1.
     """
 
     needs_hidden_states = True
@@ -327,7 +327,7 @@ class LastNPooling(Pooling):
     For BERT-flow's 'last2avg' see FirstLastPooling.
 
     Args:
-        n: Number of layers, the embeddings counted as one: 1 to num_layers + 1.
+        n: Number of layers, counting the embeddings: 1 to num_layers + 1.
 
     Raises:
         InputError: `n` is out of that range.
@@ -366,7 +366,7 @@ class LayerMixPooling(Pooling):
         pooling: The pooling of the mixed tokens.
 
     Raises:
-        InputError: `pooling` is one of several layers or of the pooler output.
+        InputError: `pooling` needs several layers or the pooler output.
     """
 
     needs_hidden_states = True
@@ -401,7 +401,7 @@ class LayerMixPooling(Pooling):
 
 
 class ConcatPooling(Pooling):
-    """Several poolings side by side, in the given order.
+    """Several poolings side by side, in the order of the list.
 
     The Pooling of sentence-transformers does the same with several modes.
 

@@ -1,1 +1,1 @@
-"""The tasks, one file each: tokens, head, loss, metrics, answer."""
+"""The tasks, one file each: tokens, head, loss, metrics, answers."""

@@ -3,7 +3,7 @@
 import re
 import string
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,29 +15,35 @@ ARTICLES = re.compile(r"\b(a|an|the)\b")
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def row_golds(cell: Any, context: str, start: Any = None) -> list[Gold]:
-    """The gold answers of one row, without empty ones."""
+def answer_cells(
+    columns: Mapping[str, Any], answers: str, context: str
+) -> Iterator[tuple[Any, str, Any]]:
+    """Return each row's answers, context and offset; `answers` and `context` name columns."""
+    contexts = columns[context]
+    starts = columns["answer_start"] if "answer_start" in columns else [None] * len(contexts)
+    return zip(columns[answers], contexts, starts, strict=True)
+
+
+def read_golds(cell: Any, context: str, start: Any) -> list[Gold]:
+    """Return the gold answers of one row, without empty ones."""
     if isinstance(cell, str):
-        cell = [{"text": cell, "answer_start": context.find(cell) if start is None else start}]
+        golds = [(cell, context.find(cell) if start is None else start)]
     elif isinstance(cell, Mapping):
-        pairs = zip(cell["text"], cell["answer_start"], strict=True)
-        cell = [{"text": text, "answer_start": at} for text, at in pairs]
-    return [(gold["text"], int(gold["answer_start"])) for gold in cell if gold["text"].strip()]
+        golds = list(zip(cell["text"], cell["answer_start"], strict=True))
+    else:
+        golds = [(gold["text"], gold["answer_start"]) for gold in cell]
+    return [(text, int(offset)) for text, offset in golds if text.strip()]
 
 
-def all_golds(columns: Mapping[str, Any], answers: str, context: str) -> list[list[Gold]]:
-    """The gold answers of each row; `answers` and `context` name columns."""
-    starts = (
-        columns["answer_start"] if "answer_start" in columns else [None] * len(columns[context])
-    )
-    cells = zip(columns[answers], columns[context], starts, strict=True)
-    return [row_golds(*cell) for cell in cells]
+def read_all_golds(columns: Mapping[str, Any], answers: str, context: str) -> list[list[Gold]]:
+    """Return the gold answers of each row; `answers` and `context` name columns."""
+    return [read_golds(*cell) for cell in answer_cells(columns, answers, context)]
 
 
-def fault(cell: Any, context: str, start: Any, no_answer: bool) -> str | None:
-    """What is wrong with the gold answers of one row, and how to fix it; None if nothing is."""
+def find_fault(cell: Any, context: str, start: Any, no_answer: bool) -> str | None:
+    """Return what is wrong with the gold answers of one row and how to fix it; None if nothing."""
     try:
-        golds = row_golds(cell, context, start)
+        golds = read_golds(cell, context, start)
     except (TypeError, KeyError, ValueError, AttributeError):
         return (
             f"the answers are {str(cell)[:60]!r} with the offset {start!r}, must be a text, or "
@@ -48,73 +54,70 @@ def fault(cell: Any, context: str, start: Any, no_answer: bool) -> str | None:
             "there is no answer; correct the row, "
             "or set task.no_answer true if questions may have none"
         )
-    for text, at in golds:
-        if at < 0:
+    for text, offset in golds:
+        if offset < 0:
             return (
-                f"the answer {text[:60]!r} has the offset {at}, must be 0 or more; "
+                f"the answer {text[:60]!r} has the offset {offset}, must be 0 or more; "
                 "correct the answer or the context"
             )
-        if not context.startswith(text, at):
-            actual = context[at : at + min(len(text), 60)]
+        if not context.startswith(text, offset):
+            actual = context[offset : offset + min(len(text), 60)]
             return (
-                f"the answer {text[:60]!r} is not at its offset {at}, where {actual!r} stands; "
-                "correct answer_start, counted in characters from 0"
+                f"the answer {text[:60]!r} is not at its offset {offset}, where the context has "
+                f"{actual!r}; correct answer_start, counted in characters from 0"
             )
     return None
 
 
-def row_name(columns: Mapping[str, Any], number: int) -> str:
-    """What a person can find a row by: its article and id, or its number."""
+def describe_row(columns: Mapping[str, Any], number: int) -> str:
+    """Return what a person can find a row by: its article and id, or its number."""
     title = f"article {columns['title'][number]!r}, " if "title" in columns else ""
     row = f"question {columns['id'][number]!r}" if "id" in columns else f"row {number + 1}"
     return title + row
 
 
-def normalized_words(text: str) -> list[str]:
-    """The words to compare answers by: in lower case, without punctuation and articles."""
+def normalize(text: str) -> list[str]:
+    """Return the words to compare answers by: lower case, without punctuation and articles."""
     return ARTICLES.sub(" ", text.lower().translate(NO_PUNCTUATION)).split()
 
 
 def exact_match(answer: str, golds: Sequence[str], no_answer: bool = False) -> float:
-    """1 if the answer has the same words as one of the gold answers, else 0.
+    """Return 1 if the answer has the same words as one of the gold answers, else 0.
 
     Args:
         answer: The text, empty for no answer.
         golds: The texts of the gold answers.
         no_answer: Whether to score as in SQuAD 2.0: gold answers without words do not count, and if
-            none is left, giving no answer is correct.
+            there are no others, giving no answer is correct.
     """
-    words = normalized_words(answer)
+    words = normalize(answer)
     return max(float(words == gold) for gold in _gold_words(golds, no_answer))
 
 
 def f1(answer: str, golds: Sequence[str], no_answer: bool = False) -> float:
-    """The best F1 of the answer's words against those of a gold answer, 0 to 1.
+    """Return the best F1, 0 to 1, of the answer's words against those of a gold answer.
 
-    Args:
-        answer: The text, empty for no answer.
-        golds: The texts of the gold answers.
-        no_answer: Whether to score as in SQuAD 2.0, as `exact_match` does.
+    The arguments are those of `exact_match`.
     """
-    words = normalized_words(answer)
-    return max(_overlap(words, gold, no_answer) for gold in _gold_words(golds, no_answer))
+    words = normalize(answer)
+    return max(_word_f1(words, gold, no_answer) for gold in _gold_words(golds, no_answer))
 
 
 def _gold_words(golds: Sequence[str], no_answer: bool) -> list[list[str]]:
-    golds_words = [normalized_words(text) for text in golds]
+    golds_words = [normalize(text) for text in golds]
     if no_answer:
         return [words for words in golds_words if words] or [[]]
     return golds_words
 
 
-def _overlap(answer: list[str], gold: list[str], no_answer: bool) -> float:
+def _word_f1(answer: list[str], gold: list[str], no_answer: bool) -> float:
     if not answer and not gold:
         return float(no_answer)  # SQuAD 1.1's script gives 0
     return 2 * sum((Counter(answer) & Counter(gold)).values()) / (len(answer) + len(gold))
 
 
 def best_threshold(difference: NDArray[np.float64], gain: NDArray[np.float64]) -> float:
-    """The threshold with the highest sum of gains over the rows whose difference is not above it.
+    """Return the threshold with the highest total gain of the rows at or below it.
 
     Args:
         difference: For each row (R,), the score of no answer minus that of the best span.

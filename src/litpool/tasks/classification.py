@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from torchmetrics import ClasswiseWrapper, Metric, MetricCollection
 from torchmetrics import classification as tm
 
-from litpool.tasks.labels import ClassWeights, label_weights, learn_labels, most_confident
+from litpool.tasks.labels import ClassWeights, label_weights, learn_labels, rank_by_confidence
 from litpool.tasks.task import Mistake, Task, check_shares, linear_head
 
-if TYPE_CHECKING:  # slow to import, and not needed until there are rows
+if TYPE_CHECKING:
     from datasets import Dataset
 
 
@@ -26,12 +26,14 @@ class Classification(Task):
         class_weights: Weight of each label in the loss: a mapping from label to weight (1 for
             labels it does not name), or `balanced`: inversely proportional to the label's frequency
             in the train split, so that all labels weigh the same.
-        label_smoothing: Share of the target that is spread evenly over all labels, 0 to 1 (Szegedy
-            et al., 2016).
+        label_smoothing: Share of the target that is spread evenly over all labels, 0 to 1
+            (arXiv 1512.00567).
         dropout: Dropout before the linear head, 0 to 1.
     """
 
     monitor = "val/accuracy"
+    state_attributes = ("labels", "weights")
+    encoding_attributes = ("texts", "label", "labels")
 
     def __init__(
         self,
@@ -50,73 +52,63 @@ class Classification(Task):
 
     def learn(self, splits: Mapping[str, "Dataset"]) -> None:
         """Learn label names and weights from the train split; every split must use these labels."""
-        names = {}
-        for split, rows in splits.items():
-            names[split] = [str(value) for value in rows[self.label][:]]
+        names = {split: list(map(str, rows[self.label][:])) for split, rows in splits.items()}
         self.labels = learn_labels(names, self.label, self.labels)
         if "train" in names:
             counts = Counter(names["train"])
             self.weights = label_weights(self.class_weights, self.labels, counts)
 
-    def encoding_key(self) -> list[Any]:
-        """Columns and label names."""
-        return [type(self).__name__, self.texts, self.label, self.labels]
-
     def targets(self, labels: Sequence[Any]) -> list[int]:
-        """The position of each label among the names."""
-        position = {name: index for index, name in enumerate(self.labels)}
-        return [position[str(label)] for label in labels]
+        """Return the position of each label among the label names."""
+        positions = {name: position for position, name in enumerate(self.labels)}
+        return [positions[str(label)] for label in labels]
 
-    def head(self, width: int) -> nn.Module:
-        """Dropout and a linear layer, (B, width) to (B, labels)."""
-        return linear_head(width, len(self.labels), self.dropout)
+    def head(self, in_features: int) -> nn.Module:
+        """Return dropout and a linear layer, (B, in_features) to (B, C)."""
+        return linear_head(in_features, len(self.labels), self.dropout)
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of logits (B, C) and labels (B,)."""
+        """Return the cross-entropy of logits (B, C) and labels (B,)."""
         weight = None if self.weights is None else output.new_tensor(self.weights)
         return F.cross_entropy(output, labels, weight=weight, label_smoothing=self.label_smoothing)
 
     def metrics(self, rows: "Dataset") -> MetricCollection:
-        """Accuracy, macro F1, F1 of each label, and the confusion matrix."""
+        """Return accuracy, macro F1, F1 of each label, and the confusion matrix."""
         count = len(self.labels)
-        f1_of_each = tm.MulticlassF1Score(count, average=None)
+        f1_by_label = tm.MulticlassF1Score(count, average=None)
         metrics: dict[str, Metric | MetricCollection] = {
             "accuracy": tm.MulticlassAccuracy(count, average="micro"),
             "f1": tm.MulticlassF1Score(count, average="macro"),
-            "f1_of": ClasswiseWrapper(f1_of_each, self.labels, prefix="f1/"),
+            "f1_of": ClasswiseWrapper(f1_by_label, self.labels, prefix="f1/"),
             "confusion_matrix": tm.MulticlassConfusionMatrix(count),
         }
         return MetricCollection(metrics, compute_groups=False)  # groups miss a ClasswiseWrapper
 
     def decode(self, predictions: Tensor, rows: "Dataset") -> list[dict[str, Any]]:
-        """The label's name and the probability of every label."""
+        """Return the most probable label and the probability of every label."""
         return label_answers(predictions, self.labels)
 
     def mistakes(self, predictions: Tensor, rows: "Dataset") -> list[Mistake]:
-        """Rows whose most probable label is not the true one."""
+        """Return the rows whose most probable label is wrong, most confident first."""
         return label_mistakes(predictions, self.targets(rows[self.label]), self.labels)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Label names and weights."""
-        return {"labels": self.labels, "weights": self.weights}
 
 
 def label_answers(logits: Tensor, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """The most probable label and the probability of every label, from logits (N, C)."""
+    """Return the most probable label and all probabilities of each row, from logits (N, C)."""
     probabilities = logits.float().softmax(-1)  # (N, C)
     answers = []
     for best, row in zip(probabilities.argmax(-1).tolist(), probabilities.tolist(), strict=True):
-        named = dict(zip(labels, row, strict=True))
-        answers.append({"label": labels[best], "probabilities": named})
+        by_label = dict(zip(labels, row, strict=True))
+        answers.append({"label": labels[best], "probabilities": by_label})
     return answers
 
 
 def label_mistakes(logits: Tensor, targets: Sequence[int], labels: Sequence[str]) -> list[Mistake]:
-    """Rows whose most probable label, from logits (N, C), is wrong, most confident first."""
+    """Return the rows whose most probable label, from logits (N, C), is wrong."""
     true = torch.tensor(targets)  # (N,)
     confidence, predicted = logits.float().softmax(-1).max(-1)  # each (N,)
     mistakes = []
-    for row in most_confident(predicted != true, confidence):
+    for row in rank_by_confidence(predicted != true, confidence):
         names = labels[int(true[row])], labels[int(predicted[row])]
         mistakes.append(Mistake(row, *names, float(confidence[row])))
     return mistakes

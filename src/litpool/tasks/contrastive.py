@@ -1,4 +1,4 @@
-"""The objective `contrastive` of Similarity: find the second text of a pair by the first."""
+"""The objective `contrastive` of Similarity: each text of a pair should find the other."""
 
 import hashlib
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from litpool.tasks.objective import Objective, cosine
 from litpool.tasks.retrieval import Retrieval
 from litpool.tasks.task import Mistake
 
-if TYPE_CHECKING:  # slow to import, and not needed until there are rows
+if TYPE_CHECKING:
     from datasets import Dataset
 
 
@@ -28,31 +28,27 @@ class ContrastiveObjective(Objective):
     monitor = "val/mrr"
 
     def __init__(self, texts: list[str], temperature: float) -> None:
-        self.texts, self.temperature = texts, temperature
-
-    def learn(self, splits: Mapping[str, "Dataset"]) -> list[str]:
-        """Nothing: pairs are all it needs."""
-        return []
+        self.texts = texts
+        self.temperature = temperature
 
     def encode_labels(self, rows: Mapping[str, list[Any]]) -> list[Any] | None:
-        """The identities of each row's K texts."""
+        """Return the identities of each row's K texts."""
         columns = [[identity(text) for text in rows[column]] for column in self.texts]
         return [list(row) for row in zip(*columns, strict=True)]
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
-        """InfoNCE in both directions, of vectors (B, K, F) and identities (B, K)."""
+        """Return InfoNCE in both directions, of vectors (B, K, F) and identities (B, K)."""
         return contrastive_loss(output, labels, self.temperature)
 
     def metrics(self) -> MetricCollection:
-        """Recall at 1, 5 and 10, and mean reciprocal rank."""
+        """Return recall at 1, 5 and 10, and mean reciprocal rank."""
         return MetricCollection([Retrieval()], compute_groups=False)
 
     def decode(self, predictions: Tensor, rows: "Dataset") -> list[dict[str, Any]]:
-        """The cosine of the pair."""
         return [{"cosine": value} for value in cosine(predictions[:, :2]).tolist()]
 
     def mistakes(self, predictions: Tensor, rows: "Dataset") -> list[Mistake]:
-        """Rows whose first text is nearer to another row's second text than to its own."""
+        """Return rows whose first text is nearer to another row's second text than to its own."""
         first, second = F.normalize(predictions.float(), dim=-1)[:, :2].unbind(1)  # each (N, F)
         texts = rows[self.texts[1]][:]
         mistakes = []
@@ -65,16 +61,16 @@ class ContrastiveObjective(Objective):
 
 
 def identity(text: str) -> int:
-    """A number that is equal for equal texts only: 63 bits of the text's hash."""
+    """Return a number that is equal for equal texts only: 63 bits of the text's hash."""
     return int.from_bytes(hashlib.blake2b(text.strip().encode(), digest_size=8).digest()) >> 1
 
 
 def contrastive_loss(vectors: Tensor, identities: Tensor, temperature: float) -> Tensor:
-    """InfoNCE in both directions, from vectors (B, K, F) and the identities (B, K) of their texts.
+    """Return InfoNCE in both directions, from vectors (B, K, F) and their texts' identities (B, K).
 
     A first text chooses among all second texts and hard negatives, a second text among all first
-    texts. A candidate is left out if it could not be told from the right one: if it equals the text
-    itself, or is its partner in another row.
+    texts. A candidate that would also be right is left out: one that equals the text itself, or
+    that is its partner in another row.
     """
     unit = F.normalize(vectors.float(), dim=-1)
     firsts, seconds = unit[:, 0], unit[:, 1]  # each (B, F)
@@ -84,12 +80,12 @@ def contrastive_loss(vectors: Tensor, identities: Tensor, temperature: float) ->
     same_first = first[:, None] == first[None, :]  # (B, B)
     same_second = second[:, None] == second[None, :]  # (B, B)
 
-    # (B, C): whether a candidate is, in any row, the partner of the first text; or is that text
+    # (B, C): whether a candidate equals the first text or is its partner in any row
     partner = (same_first.float() @ (second[:, None] == names[None, :]).float()).bool()
     excluded = _off_diagonal(partner | (first[:, None] == names[None, :]))
     forward = (firsts @ candidates.T / temperature).masked_fill(excluded, -torch.inf)
 
-    # (B, B): the same for a second text, which chooses among the first ones
+    # (B, B): the same for a second text, which chooses among the first texts
     partner = (same_second.float() @ same_first.float()).bool()
     excluded = _off_diagonal(partner | (second[:, None] == first[None, :]))
     backward = (seconds @ firsts.T / temperature).masked_fill(excluded, -torch.inf)
@@ -99,5 +95,5 @@ def contrastive_loss(vectors: Tensor, identities: Tensor, temperature: float) ->
 
 
 def _off_diagonal(mask: Tensor) -> Tensor:
-    """The mask without its diagonal, which stands for the right choices."""
+    """Return the mask without its diagonal, where the right choices are."""
     return mask & ~torch.eye(*mask.shape, dtype=torch.bool, device=mask.device)

@@ -12,17 +12,17 @@ ClassWeights = Literal["balanced"] | dict[str, float] | None
 
 
 def learn_labels(names: Mapping[str, Iterable[str]], column: str, known: list[str]) -> list[str]:
-    """The label names: the known ones, or else those of the rows.
+    """Return the known label names or, if there are none, those of the rows.
 
     Args:
-        names: The labels of the rows of each split.
-        column: The column they come from, for error messages.
-        known: The names in a checkpoint; empty before the first training.
+        names: The labels of each split's rows.
+        column: Their column, for error messages.
+        known: The label names in a checkpoint; empty before the first training.
 
     Raises:
-        InputError: There are fewer than two labels, or a split has one that is not known.
+        InputError: There are fewer than two labels, or a split has an unknown one.
     """
-    labels = known or label_names(names, column)
+    labels = known or _distinct_labels(names, column)
     for split, values in names.items():
         if unknown := sorted(set(values).difference(labels)):
             raise InputError(
@@ -33,10 +33,10 @@ def learn_labels(names: Mapping[str, Iterable[str]], column: str, known: list[st
     return labels
 
 
-def label_names(names: Mapping[str, Iterable[str]], column: str) -> list[str]:
-    """The labels of the train split, or of all splits if there is none.
+def _distinct_labels(names: Mapping[str, Iterable[str]], column: str) -> list[str]:
+    """Return the labels of the train split, or of all splits if there is no train split.
 
-    In the order of their numbers if all are numbers, otherwise in alphabetical order.
+    They are in numerical order if all are numbers, otherwise in alphabetical order.
     """
     distinct = set(names["train"]) if "train" in names else set().union(*names.values())
     if len(distinct) < 2:
@@ -44,7 +44,7 @@ def label_names(names: Mapping[str, Iterable[str]], column: str) -> list[str]:
             f"column {column!r} holds {len(distinct)} label ({', '.join(distinct)}); "
             "at least 2 are needed"
         )
-    alphabetical = sorted(distinct)  # so that 1 and 01, equal as numbers, are in order as well
+    alphabetical = sorted(distinct)  # so that 1 and 01, equal as numbers, have an order as well
     try:
         return sorted(alphabetical, key=float)
     except ValueError:
@@ -54,7 +54,7 @@ def label_names(names: Mapping[str, Iterable[str]], column: str) -> list[str]:
 def label_weights(
     weights: ClassWeights, labels: Sequence[str], counts: Counter[str]
 ) -> list[float] | None:
-    """The weight of each label, given how often each occurs in the train split."""
+    """Return the weight of each label; `counts` is how often each occurs in the train split."""
     if weights is None:
         return None
     if weights == "balanced":
@@ -62,13 +62,13 @@ def label_weights(
     assert isinstance(weights, dict)
     if unknown := sorted(set(weights).difference(labels)):
         raise InputError(
-            f"task.class_weights names {unknown[0]!r}, which is no label; "
+            f"task.class_weights names {unknown[0]!r}, which is not a label; "
             f"known: {', '.join(labels)}"
         )
     return [float(weights.get(name, 1.0)) for name in labels]
 
 
-def most_confident(wrong: Tensor, confidence: Tensor) -> list[int]:
-    """The rows that are wrong, (N,), most confident first."""
+def rank_by_confidence(wrong: Tensor, confidence: Tensor) -> list[int]:
+    """Return the rows that are wrong, (N,), most confident first."""
     rows = wrong.nonzero().flatten()
     return rows[confidence[rows].argsort(descending=True)].tolist()

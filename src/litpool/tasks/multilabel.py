@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from torchmetrics import ClasswiseWrapper, Metric, MetricCollection
 from torchmetrics import classification as tm
 
-from litpool.tasks.labels import ClassWeights, label_weights, learn_labels, most_confident
+from litpool.tasks.labels import ClassWeights, label_weights, learn_labels, rank_by_confidence
 from litpool.tasks.task import Mistake, Task, check_shares, linear_head
 
-if TYPE_CHECKING:  # slow to import, and not needed until there are rows
+if TYPE_CHECKING:
     from datasets import Dataset
 
 
@@ -27,11 +27,13 @@ class MultiLabelClassification(Task):
         class_weights: Weight of each label's positive rows in the loss: a mapping from label to
             weight (1 for labels it does not name), or `balanced`: the number of negative rows
             divided by that of positive rows in the train split.
-        label_smoothing: Moves each target towards 0.5 by this share, 0 to 1.
+        label_smoothing: Share by which each target is moved towards 0.5, 0 to 1.
         dropout: Dropout before the linear head, 0 to 1.
     """
 
     monitor = "val/f1"
+    state_attributes = ("labels", "weights")
+    encoding_attributes = ("texts", "label", "labels")
 
     def __init__(
         self,
@@ -55,43 +57,42 @@ class MultiLabelClassification(Task):
             sets = [label_set(value) for value in rows[self.label][:]]
             names[split] = [name for row in sets for name in row]
         self.labels = learn_labels(names, self.label, self.labels)
-        if "train" in splits:
-            self.weights = self._positive_weights(Counter(names["train"]), len(splits["train"]))
-
-    def _positive_weights(self, counts: Counter[str], rows: int) -> list[float] | None:
+        if "train" not in splits:
+            return
+        counts = Counter(names["train"])
         if self.class_weights == "balanced":
-            return [max(rows - counts[name], 1) / max(counts[name], 1) for name in self.labels]
-        return label_weights(self.class_weights, self.labels, counts)
-
-    def encoding_key(self) -> list[Any]:
-        """Columns and label names."""
-        return [type(self).__name__, self.texts, self.label, self.labels]
+            rows = len(splits["train"])
+            self.weights = [
+                max(rows - counts[name], 1) / max(counts[name], 1) for name in self.labels
+            ]
+        else:
+            self.weights = label_weights(self.class_weights, self.labels, counts)
 
     def targets(self, labels: Sequence[Any]) -> list[list[float]]:
-        """A row of zeros and ones for each set of labels."""
+        """Return a row of zeros and ones for each set of labels."""
         sets = [label_set(value) for value in labels]
         return [[float(name in names) for name in self.labels] for names in sets]
 
-    def head(self, width: int) -> nn.Module:
-        """Dropout and a linear layer, (B, width) to (B, labels)."""
-        return linear_head(width, len(self.labels), self.dropout)
+    def head(self, in_features: int) -> nn.Module:
+        """Return dropout and a linear layer, (B, in_features) to (B, C)."""
+        return linear_head(in_features, len(self.labels), self.dropout)
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
-        """Binary cross-entropy of logits and labels, both (B, C), the mean over both dimensions."""
+        """Return the binary cross-entropy of logits and labels, both (B, C), averaged over both."""
         smoothed = labels * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
         smoothed = smoothed.to(output.dtype)
         weight = None if self.weights is None else output.new_tensor(self.weights)
         return F.binary_cross_entropy_with_logits(output, smoothed, pos_weight=weight)
 
     def metrics(self, rows: "Dataset") -> MetricCollection:
-        """Accuracy over all decisions, exact match, macro F1, F1 and matrix of each label."""
+        """Return accuracy of all decisions, exact match, macro F1, F1 and matrix of each label."""
         count = len(self.labels)
-        f1_of_each = tm.MultilabelF1Score(count, average=None)
+        f1_by_label = tm.MultilabelF1Score(count, average=None)
         metrics: dict[str, Metric | MetricCollection] = {
             "accuracy": tm.MultilabelAccuracy(count, average="micro"),
             "exact_match": tm.MultilabelExactMatch(count),
             "f1": tm.MultilabelF1Score(count, average="macro"),
-            "f1_of": ClasswiseWrapper(f1_of_each, self.labels, prefix="f1/"),
+            "f1_of": ClasswiseWrapper(f1_by_label, self.labels, prefix="f1/"),
             "confusion_matrix": tm.MultilabelConfusionMatrix(count),
         }
         return MetricCollection(metrics, compute_groups=False)  # groups miss a ClasswiseWrapper
@@ -106,7 +107,7 @@ class MultiLabelClassification(Task):
         metrics.update(predictions.float().sigmoid(), batch["labels"].int())
 
     def decode(self, predictions: Tensor, rows: "Dataset") -> list[dict[str, Any]]:
-        """The names of the labels over 0.5 and the probability of every label."""
+        """Return the labels with a probability over 0.5 and the probability of every label."""
         answers = []
         for row in predictions.float().sigmoid().tolist():
             probabilities = dict(zip(self.labels, row, strict=True))
@@ -115,29 +116,25 @@ class MultiLabelClassification(Task):
         return answers
 
     def mistakes(self, predictions: Tensor, rows: "Dataset") -> list[Mistake]:
-        """Rows with a label too many or too few, by the confidence of their worst decision."""
+        """Return rows with a label too many or too few, by the confidence of their worst error."""
         true = torch.tensor(self.targets(rows[self.label])).bool()  # (N, C)
         predicted = predictions > 0  # (N, C)
         wrong = predicted != true
         decisiveness = (predictions.float().sigmoid() - 0.5).abs() + 0.5  # (N, C)
         confidence = decisiveness.where(wrong, 0).amax(-1)  # (N,)
         mistakes = []
-        for row in most_confident(wrong.any(-1), confidence):
-            names = self._joined(true[row]), self._joined(predicted[row])
+        for row in rank_by_confidence(wrong.any(-1), confidence):
+            names = self._join_names(true[row]), self._join_names(predicted[row])
             mistakes.append(Mistake(row, *names, float(confidence[row])))
         return mistakes
 
-    def _joined(self, flags: Tensor) -> str:
+    def _join_names(self, flags: Tensor) -> str:
         names = [name for name, flag in zip(self.labels, flags.tolist(), strict=True) if flag]
         return " | ".join(names) or "none"
 
-    def state_dict(self) -> dict[str, Any]:
-        """Label names and weights."""
-        return {"labels": self.labels, "weights": self.weights}
-
 
 def label_set(value: Any) -> list[str]:
-    """The distinct labels of one row: a list, names separated by `|`, or a single number."""
+    """Return the distinct labels in a cell: a list, names separated by `|`, or one number."""
     if isinstance(value, str):
         values: list[Any] = value.split("|")
     elif isinstance(value, list):

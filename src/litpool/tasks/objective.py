@@ -1,4 +1,4 @@
-"""What the objectives of Similarity have in common.
+"""What the objectives of Similarity share.
 
 B or N rows, K texts in a row, F features of a pooled vector.
 """
@@ -13,47 +13,48 @@ from torchmetrics import MetricCollection
 
 from litpool.tasks.task import Mistake
 
-if TYPE_CHECKING:  # slow to import, and not needed until there are rows
+if TYPE_CHECKING:
     from datasets import Dataset
 
 
 class Objective(ABC):
-    """The part of Similarity that depends on what it is trained for.
+    """The part of Similarity that depends on what the vectors are trained for.
 
-    Methods mean what they mean in Task. An objective holds settings only; what is learned from the
-    rows belongs to the task.
+    The methods do the same as in Task. An objective contains only settings; what is learned from
+    the rows belongs to the task.
     """
 
     monitor: str
     mistake_measure: str = "error"
+    label: str = ""  # the column with the label, if the objective needs one
 
-    @abstractmethod
     def learn(self, splits: Mapping[str, "Dataset"]) -> list[str]:
-        """Check the rows; returns the label names, if there are labels."""
+        """Check the rows, and return the label names, if there are any."""
+        return []
 
-    @abstractmethod
     def encode_labels(self, rows: Mapping[str, list[Any]]) -> list[Any] | None:
-        """What the loss takes as labels; None if the rows have no label."""
+        """Return the labels for the loss; None if the rows have none."""
+        return self.targets(rows[self.label]) if self.label in rows else None
 
     def targets(self, labels: Sequence[Any]) -> list[Any]:
-        """The numbers that the loss takes for these labels."""
+        """Return the numbers that the loss expects for these labels."""
         return list(labels)
 
-    def head(self, width: int) -> nn.Module:
-        """The module on top of the vectors (B, K, F); by default it passes them on."""
+    def head(self, in_features: int) -> nn.Module:
+        """Return the module on top of the vectors (B, K, F); by default it passes them on."""
         return nn.Identity()
 
     @abstractmethod
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
-        """The loss of a batch."""
+        """Return the loss of a batch."""
 
     def extract(self, output: Tensor) -> Tensor:
-        """The predictions of a batch of pairs."""
+        """Return the predictions of a batch of pairs."""
         return output
 
     @abstractmethod
     def metrics(self) -> MetricCollection:
-        """Fresh metrics."""
+        """Return new metrics."""
 
     def update(self, metrics: MetricCollection, predictions: Tensor, labels: Tensor) -> None:
         """Update the metrics with the predictions of a batch."""
@@ -61,14 +62,14 @@ class Objective(ABC):
 
     @abstractmethod
     def decode(self, predictions: Tensor, rows: "Dataset") -> list[dict[str, Any]]:
-        """The answers for pairs."""
+        """Return the answers for pairs."""
 
     @abstractmethod
     def mistakes(self, predictions: Tensor, rows: "Dataset") -> list[Mistake]:
-        """The wrong answers, worst first."""
+        """Return the wrong answers, worst first."""
 
 
 def cosine(vectors: Tensor) -> Tensor:
-    """Cosine of the two vectors of each pair, (B, 2, F) to (B,), in float32."""
+    """Return the cosine of each pair of vectors, (B, 2, F) to (B,), in float32."""
     first, second = vectors.float().unbind(1)
     return F.cosine_similarity(first, second, dim=-1)

@@ -1,4 +1,4 @@
-"""Extractive question answering (SQuAD 1.1 and 2.0): which part of the context is the answer."""
+"""Extractive question answering (SQuAD 1.1 and 2.0): the answer is a part of the context."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,20 @@ from torchmetrics.utilities.data import dim_zero_cat
 from transformers import PreTrainedTokenizerBase
 
 from litpool import InputError
-from litpool.tasks.answers import all_golds, best_threshold, exact_match, f1, fault, row_name
-from litpool.tasks.spans import SPANS, best_spans, merged, span_answer, span_texts
+from litpool.tasks.answers import (
+    answer_cells,
+    best_threshold,
+    describe_row,
+    exact_match,
+    f1,
+    find_fault,
+    read_all_golds,
+)
+from litpool.tasks.spans import SPANS, best_spans, merge_windows, span_answer, span_texts
 from litpool.tasks.task import Mistake, Task, linear_head
 from litpool.tasks.windows import encode_windows
 
-if TYPE_CHECKING:  # slow to import, and not needed until there are rows
+if TYPE_CHECKING:
     from datasets import Dataset
 
 
@@ -30,21 +38,23 @@ class QuestionAnswering(Task):
         question: The column with the question.
         context: The column with the text that contains the answer.
         answers: The column with the answers: {text: [...], answer_start: [...]} as in SQuAD on the
-            Hub, a list of {text, answer_start}, or one text, which begins at the column
-            `answer_start` or where it first occurs.
-        doc_stride: Tokens that a window shares with the one before, as in Hugging Face's scripts
-            (BERT's own mean the step from one to the next); at most half of the context in a
-            window.
+            Hub, a list of {text, answer_start}, or one text, which begins at the offset in the
+            column `answer_start` or, without this column, where it first occurs.
+        doc_stride: Tokens that a window shares with the previous window, as in Hugging Face's
+            scripts (in BERT's own, the step from one to the next); at most half of the context in
+            a window.
         max_answer_length: The most tokens in an answer.
         n_best: Answers that `predict` gives to each question, 1 to 20.
-        no_answer: Whether questions may have no answer (SQuAD 2.0). Each validation then sets the
-            threshold for no answer to that of the best F1.
+        no_answer: Whether questions may have no answer (SQuAD 2.0). Each validation then chooses
+            the threshold for no answer with the best F1.
     """
 
     monitor = "val/f1"
     on_tokens = True
     extras = ("id", "title", "answer_start")
     group = ("title", "context")
+    state_attributes = ("threshold",)
+    encoding_attributes = ("question", "context", "answers", "doc_stride")
 
     def __init__(
         self,
@@ -58,46 +68,44 @@ class QuestionAnswering(Task):
     ) -> None:
         super().__init__([question, context], answers)
         if doc_stride < 0:
-            raise InputError(f"task.doc_stride={doc_stride}: must be 0 or more")
+            raise InputError(f"task.doc_stride={doc_stride}: give 0 or more")
         if max_answer_length < 1:
-            raise InputError(f"task.max_answer_length={max_answer_length}: must be 1 or more")
+            raise InputError(f"task.max_answer_length={max_answer_length}: give 1 or more")
         if not 1 <= n_best <= SPANS:
-            raise InputError(f"task.n_best={n_best}: must be 1 to {SPANS}")
-        self.question, self.context, self.answers = question, context, answers
+            raise InputError(f"task.n_best={n_best}: give 1 to {SPANS}")
+        self.display_columns = [question]  # an id, if there is one, is part of the answer
+        self.question = question
+        self.context = context
+        self.answers = answers
         self.doc_stride = doc_stride
         self.max_answer_length = max_answer_length
         self.n_best = n_best
         self.no_answer = no_answer
         self.threshold = 0.0  # no answer wins if it scores this much above the best span
 
-    @property
-    def shown(self) -> list[str]:
-        """The question; the id, if there is one, is part of the answer."""
-        return [self.question]
-
     def learn(self, splits: Mapping[str, "Dataset"]) -> None:
         """Check that every answer is where its offset says.
 
         Raises:
-            InputError: An answer is not, a row has none although `no_answer` is false, or the cell
-                is not an answer.
+            InputError: An answer is not at its offset, a row has no answer although `no_answer` is
+                false, or a cell is not an answer.
         """
         for split, rows in splits.items():
             columns = rows[:]
-            starts = columns.get("answer_start", [None] * len(rows))
-            cells = zip(columns[self.answers], columns[self.context], starts, strict=True)
-            for number, cell in enumerate(cells):
-                if message := fault(*cell, self.no_answer):
-                    raise InputError(f"the {split} split, {row_name(columns, number)}: {message}")
+            for number, cell in enumerate(answer_cells(columns, self.answers, self.context)):
+                if message := find_fault(*cell, self.no_answer):
+                    raise InputError(
+                        f"the {split} split, {describe_row(columns, number)}: {message}"
+                    )
 
     def encode(
         self, rows: Mapping[str, list[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int
     ) -> dict[str, list[Any]]:
-        """Windows of `max_length` tokens: the question and a part of the context, in row order.
+        """Return windows of `max_length` tokens: the question and a part of the context.
 
-        The columns are those of a tokenizer, and these:
+        They are in row order. The columns are those of a tokenizer, and these:
 
-        - `special_tokens_mask`: 1 for every token outside the context, and so for the question too.
+        - `special_tokens_mask`: 1 for every token outside the context, the question included.
         - `offsets`: each token's characters in the context, [start, end]; [0, 0] outside it.
         - `row`: the number of the window's row.
         - `labels`: the first and last token of the row's first answer if the window contains all of
@@ -109,27 +117,23 @@ class QuestionAnswering(Task):
         questions, contexts = rows[self.question], rows[self.context]
         golds = None
         if self.answers in rows:
-            golds = all_golds(rows, self.answers, self.context)
+            golds = read_all_golds(rows, self.answers, self.context)
         return encode_windows(questions, contexts, golds, tokenizer, max_length, self.doc_stride)
 
-    def encoding_key(self) -> list[Any]:
-        """Columns and the overlap of windows."""
-        return [type(self).__name__, self.question, self.context, self.answers, self.doc_stride]
-
-    def head(self, width: int) -> nn.Module:
-        """A linear layer on each token, from tokens (B, T, width) and the batch to (B, T, 2)."""
-        return SpanHead(width)
+    def head(self, in_features: int) -> nn.Module:
+        """Return a linear layer on each token: (B, T, in_features) and the batch to (B, T, 2)."""
+        return SpanHead(in_features)
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
-        """The mean of the cross-entropies of starts and of ends, each over the T tokens."""
+        """Return the mean of the cross-entropies of starts and of ends, each over the T tokens."""
         return F.cross_entropy(output.float(), labels)  # (B, T, 2), (B, 2)
 
     def metrics(self, rows: "Dataset") -> MetricCollection:
-        """Exact match and F1 in percent, as in SQuAD's scripts (1.1; 2.0 with `no_answer`)."""
+        """Return exact match and F1 in percent, as SQuAD's scripts (1.1; 2.0 with `no_answer`)."""
         return MetricCollection({"answers": AnswerScores(self, rows)}, compute_groups=False)
 
     def extract(self, output: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        """The candidates of each window, (B, 21, 3): no answer, then the best spans."""
+        """Return the candidates of each window, (B, 21, 3): no answer, then the best spans."""
         return best_spans(output, batch["offsets"], self.max_answer_length)
 
     def update(
@@ -139,17 +143,17 @@ class QuestionAnswering(Task):
         metrics.update(predictions, batch["index"])
 
     def assemble(self, predictions: Tensor, index: Tensor) -> Tensor:
-        """The best spans of a row's windows, each once, and the lowest score of no answer."""
-        return merged(predictions, index)
+        """Return the best distinct spans of each row, and the lowest score of no answer."""
+        return merge_windows(predictions, index)
 
     def tune(self, metrics: MetricCollection) -> None:
-        """Set the threshold to that of the best F1, if questions may have no answer."""
+        """Choose the threshold with the best F1, if questions may have no answer."""
         if not self.no_answer:
             return
         answers = metrics["answers"]
         assert isinstance(answers, AnswerScores)
         with answers.sync_context():  # with the candidates of all devices
-            predictions, rows = answers.assembled()
+            predictions, rows = answers.assemble()
         spans = span_texts(predictions[:, 1], rows[self.context])
         pairs = list(zip(spans, self._gold_texts(rows), strict=True))
         gain = [f1(span, golds, True) - f1("", golds, True) for span, golds in pairs]
@@ -157,8 +161,8 @@ class QuestionAnswering(Task):
         self.threshold = best_threshold(difference.cpu().numpy(), np.array(gain))
 
     def score(self, predictions: Tensor, rows: Mapping[str, Any]) -> dict[str, float]:
-        """The metrics of assembled predictions, in percent."""
-        texts = span_texts(self._ranked(predictions)[:, 0], rows[self.context])
+        """Return the metrics of assembled predictions, in percent."""
+        texts = span_texts(self._rank(predictions)[:, 0], rows[self.context])
         pairs = list(zip(texts, self._gold_texts(rows), strict=True))
         matches = [exact_match(text, golds, self.no_answer) for text, golds in pairs]
         scores = [f1(text, golds, self.no_answer) for text, golds in pairs]
@@ -171,11 +175,11 @@ class QuestionAnswering(Task):
         return {name: 100 * sum(part) / len(part) for name, part in parts.items()}
 
     def _gold_texts(self, rows: Mapping[str, Any]) -> list[list[str]]:
-        golds = all_golds(rows, self.answers, self.context)
+        golds = read_all_golds(rows, self.answers, self.context)
         return [[text for text, _ in row] for row in golds]
 
-    def _ranked(self, predictions: Tensor) -> Tensor:
-        """The candidates (R, 21, 3), most likely first, with their probability for their score."""
+    def _rank(self, predictions: Tensor) -> Tensor:
+        """Return the candidates (R, 21, 3), most likely first, with probabilities for scores."""
         score = predictions[..., 0].clone()  # (R, 21)
         score[:, 0] = score[:, 0] - self.threshold if self.no_answer else float("-inf")
         score, order = score.sort(dim=-1, descending=True, stable=True)
@@ -184,10 +188,10 @@ class QuestionAnswering(Task):
         return torch.cat([probability.unsqueeze(-1), characters], -1)
 
     def decode(self, predictions: Tensor, rows: "Dataset") -> list[dict[str, Any]]:
-        """The answer, its characters (-1 if there is none), and its probability."""
+        """Return the answer, its characters (-1 if there is none), and its probability."""
         columns = rows[:]
         answers = []
-        for number, candidates in enumerate(self._ranked(predictions).tolist()):
+        for number, candidates in enumerate(self._rank(predictions).tolist()):
             context = columns[self.context][number]
             best = [
                 span_answer(span, context)
@@ -202,9 +206,9 @@ class QuestionAnswering(Task):
         return answers
 
     def mistakes(self, predictions: Tensor, rows: "Dataset") -> list[Mistake]:
-        """Rows whose answer shares no word with a gold answer, most confident first."""
+        """Return rows whose answer shares no word with a gold answer, most confident first."""
         columns = rows[:]
-        best = self._ranked(predictions)[:, 0]  # (R, 3)
+        best = self._rank(predictions)[:, 0]  # (R, 3)
         texts = span_texts(best, columns[self.context])
         mistakes = []
         for row, golds in enumerate(self._gold_texts(columns)):
@@ -214,10 +218,6 @@ class QuestionAnswering(Task):
                 mistakes.append(Mistake(row, true, predicted, float(best[row, 0])))
         return sorted(mistakes, key=lambda mistake: -mistake.measure)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The threshold."""
-        return {"threshold": self.threshold}
-
 
 class SpanHead(nn.Module):
     """Logits of the answer's first and last token.
@@ -225,12 +225,12 @@ class SpanHead(nn.Module):
     They are lowest for tokens that cannot be in an answer, except for the first token, [CLS].
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, in_features: int) -> None:
         super().__init__()
-        self.linear = linear_head(width, 2, 0.0)
+        self.linear = linear_head(in_features, 2, 0.0)
 
     def forward(self, tokens: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        """(B, T, width) to (B, T, 2)."""
+        """Return the logits of tokens (B, T, in_features), (B, T, 2)."""
         possible = batch["attention_mask"].bool() & ~batch["special_tokens_mask"].bool()  # (B, T)
         possible[:, 0] = True  # [CLS] stands for no answer
         logits: Tensor = self.linear(tokens)
@@ -239,14 +239,15 @@ class SpanHead(nn.Module):
 
 
 class AnswerScores(Metric):
-    """Collects the candidates of all windows, on all devices, and scores the rows."""
+    """Exact match and F1 of all rows, from the candidates of all windows on all devices."""
 
     predictions: list[Tensor]
     index: list[Tensor]
 
     def __init__(self, task: QuestionAnswering, rows: "Dataset") -> None:
         super().__init__()
-        self.task, self.rows = task, rows
+        self.task = task
+        self.rows = rows
         self.add_state("predictions", [], dist_reduce_fx="cat")
         self.add_state("index", [], dist_reduce_fx="cat")
 
@@ -255,13 +256,13 @@ class AnswerScores(Metric):
         self.predictions.append(predictions)
         self.index.append(index)
 
-    def assembled(self) -> tuple[Tensor, Mapping[str, Any]]:
-        """The best spans of every row, and the columns of these rows."""
+    def assemble(self) -> tuple[Tensor, Mapping[str, Any]]:
+        """Return the best spans of every row, and the columns of these rows."""
         index = dim_zero_cat(self.index)
         predictions = self.task.assemble(dim_zero_cat(self.predictions), index)
         return predictions, self.rows.select(index.unique().tolist())[:]
 
     def compute(self) -> dict[str, Tensor]:
-        """The task's scores, in float64."""
-        scores = self.task.score(*self.assembled())
+        """Return the task's scores, in float64."""
+        scores = self.task.score(*self.assemble())
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in scores.items()}

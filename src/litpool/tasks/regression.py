@@ -10,30 +10,32 @@ from torch.nn import functional as F
 from torchmetrics import MeanAbsoluteError, MetricCollection, PearsonCorrCoef, SpearmanCorrCoef
 
 from litpool import InputError
-from litpool.tasks.scores import check_scores, score_bounds
+from litpool.tasks.scores import check_scores, score_bounds, score_mistakes
 from litpool.tasks.task import Mistake, Task, check_shares, linear_head
 
-if TYPE_CHECKING:  # slow to import, and not needed until there are rows
+if TYPE_CHECKING:
     from datasets import Dataset
 
 
 class Regression(Task):
     """A number for each text or pair of texts; a pair is encoded together, as by a cross-encoder.
 
-    The network learns scores that are shifted and scaled: to 0 to 1 if their range is known,
-    otherwise to mean 0 and standard deviation 1 over the train split. Answers and metrics are in
-    the scores' own unit.
+    The network learns shifted and scaled scores: from 0 to 1 if their range is known, otherwise
+    with mean 0 and standard deviation 1 over the train split. Answers and metrics are in the
+    scores' own unit.
 
     Args:
         text: The column with the text, or a list of two columns to encode as a pair.
         label: The column with the score.
         score_range: The lowest and the highest possible score, such as `[0, 5]`; predictions stay
-            within. By default any number may be a score.
+            within this range. By default a score may be any number.
         dropout: Dropout before the linear head, 0 to 1.
     """
 
     monitor = "val/spearman"
     mistake_measure = "error"
+    state_attributes = ("shift", "scale")
+    encoding_attributes = ("texts", "label", "shift", "scale")
 
     def __init__(
         self,
@@ -46,10 +48,11 @@ class Regression(Task):
         check_shares(dropout=dropout)
         self.bounds = None if score_range is None else score_bounds(score_range)
         self.dropout = dropout
-        self.shift, self.scale = 0.0, 1.0
+        self.shift = 0.0
+        self.scale = 1.0
 
     def learn(self, splits: Mapping[str, "Dataset"]) -> None:
-        """Learn how to shift and scale scores; each must be a number, and within the range."""
+        """Check that scores are numbers within the range, and learn how to shift and scale them."""
         scores = check_scores(splits, self.label, self.bounds)
         if self.bounds:
             self.shift, self.scale = self.bounds[0], self.bounds[1] - self.bounds[0]
@@ -58,27 +61,23 @@ class Regression(Task):
             if not self.scale:
                 raise InputError(
                     f"column {self.label!r}: all scores of the train split are {self.shift:g}; "
-                    "name another"
+                    "set task.label to another column"
                 )
 
-    def encoding_key(self) -> list[Any]:
-        """Columns, and how scores are shifted and scaled."""
-        return [type(self).__name__, self.texts, self.label, self.shift, self.scale]
-
     def targets(self, labels: Sequence[Any]) -> list[float]:
-        """The scores, shifted and scaled."""
+        """Return the scores, shifted and scaled."""
         return [(float(label) - self.shift) / self.scale for label in labels]
 
-    def head(self, width: int) -> nn.Module:
-        """Dropout and a linear layer, (B, width) to (B, 1)."""
-        return linear_head(width, 1, self.dropout)
+    def head(self, in_features: int) -> nn.Module:
+        """Return dropout and a linear layer, (B, in_features) to (B, 1)."""
+        return linear_head(in_features, 1, self.dropout)
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
-        """Mean squared error of outputs (B, 1) and labels (B,), both shifted and scaled."""
+        """Return the mean squared error of outputs (B, 1) and labels (B,), both scaled."""
         return F.mse_loss(output.squeeze(-1), labels.to(output.dtype))
 
     def metrics(self, rows: "Dataset") -> MetricCollection:
-        """Spearman's and Pearson's correlation, and the mean absolute error in the scores' unit."""
+        """Return Spearman's and Pearson's correlation, and the mean absolute error."""
         return MetricCollection(
             {
                 "spearman": SpearmanCorrCoef(),
@@ -100,20 +99,9 @@ class Regression(Task):
         return scores.clamp(*self.bounds) if self.bounds else scores
 
     def decode(self, predictions: Tensor, rows: "Dataset") -> list[dict[str, Any]]:
-        """The score."""
         return [{"score": score} for score in self._scores(predictions).tolist()]
 
     def mistakes(self, predictions: Tensor, rows: "Dataset") -> list[Mistake]:
-        """All rows, the largest error first."""
+        """Return all rows, the largest error first."""
         true = torch.tensor([float(score) for score in rows[self.label]])  # (N,)
-        predicted = self._scores(predictions)  # (N,)
-        error = (predicted - true).abs()
-        mistakes = []
-        for row in error.argsort(descending=True).tolist():
-            texts = f"{true[row]:.2f}", f"{predicted[row]:.2f}"
-            mistakes.append(Mistake(row, *texts, float(error[row])))
-        return mistakes
-
-    def state_dict(self) -> dict[str, Any]:
-        """How scores are shifted and scaled."""
-        return {"shift": self.shift, "scale": self.scale}
+        return score_mistakes(self._scores(predictions), true)

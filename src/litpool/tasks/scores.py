@@ -1,20 +1,23 @@
-"""Scores as labels: their range, and the check that every one is a number within it."""
+"""Scores as labels: their range, how they are checked, and the largest errors."""
 
 import math
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from litpool import InputError
+from torch import Tensor
 
-if TYPE_CHECKING:  # slow to import, and not needed until there are rows
+from litpool import InputError
+from litpool.tasks.task import Mistake
+
+if TYPE_CHECKING:
     from datasets import Dataset
 
 Bounds = tuple[float, float]
 
 
 def score_bounds(score_range: Bounds) -> Bounds:
-    """The lowest and the highest score; refuses an empty range."""
+    """Return the lowest and the highest score; refuse an empty range."""
     low, high = score_range
     if not low < high:
         raise InputError(
@@ -26,15 +29,15 @@ def score_bounds(score_range: Bounds) -> Bounds:
 def check_scores(
     splits: Mapping[str, "Dataset"], column: str, bounds: Bounds | None
 ) -> dict[str, list[float]]:
-    """The scores of each split.
+    """Return the scores of each split.
 
     Raises:
-        InputError: One is not a finite number, or is out of bounds.
+        InputError: A score is not a finite number, or is out of bounds.
     """
     low, high = bounds or (-sys.float_info.max, sys.float_info.max)
-    must = f"a number from {low:g} to {high:g}; correct the row, or set task.score_range"
-    if bounds is None:
-        must = "a number"
+    allowed = "a number"
+    if bounds:
+        allowed = f"a number from {low:g} to {high:g}; correct the row, or set task.score_range"
     scores: dict[str, list[float]] = {split: [] for split in splits}
     for split, rows in splits.items():
         for number, value in enumerate(rows[column][:], start=1):
@@ -45,7 +48,17 @@ def check_scores(
             if not low <= score <= high:
                 raise InputError(
                     f"the {split} split, row {number}: {column!r} is {str(value)[:40]!r}, "
-                    f"must be {must}"
+                    f"must be {allowed}"
                 )
             scores[split].append(score)
     return scores
+
+
+def score_mistakes(predicted: Tensor, true: Tensor) -> list[Mistake]:
+    """Return all rows, the largest error first; both tensors are (N,)."""
+    error = (predicted - true).abs()
+    mistakes = []
+    for row in error.argsort(descending=True).tolist():
+        texts = f"{true[row]:.2f}", f"{predicted[row]:.2f}"
+        mistakes.append(Mistake(row, *texts, float(error[row])))
+    return mistakes

@@ -19,7 +19,7 @@ from litpool.tasks.scores import score_bounds
 from litpool.tasks.softmax import Part, SoftmaxObjective
 from litpool.tasks.task import Mistake, Task
 
-if TYPE_CHECKING:  # slow to import, and not needed until there are rows
+if TYPE_CHECKING:
     from datasets import Dataset
 
 
@@ -30,18 +30,21 @@ class Similarity(Task):
         text: The two columns with the texts of a pair; for `contrastive`, optionally followed by
             columns with hard negatives; to predict vectors, one column.
         label: The column with the score (`cosine`) or the label (`softmax`); `contrastive` needs
-            none.
+            no label.
         objective: `cosine`: the cosine is fitted to the score (mean squared error). `softmax`: a
             classifier on `combination` learns the labels, as in NLI. `contrastive`: of all texts in
-            the batch, the second of a pair should be nearest to the first, and the other way round
-            (InfoNCE, arXiv 1807.03748); equal texts are never negatives of each other. Each device
-            uses only its own batch.
+            the batch, the second of a pair should be nearest to the first, and vice versa (InfoNCE,
+            arXiv 1807.03748); equal texts are never negatives of each other. Each device uses only
+            its own batch.
         score_range: The lowest and the highest possible score; they become the cosines 0 and 1.
         combination: What the classifier of `softmax` reads: any of `u`, `v`, `|u-v|` and `u*v`
             (SBERT's table 6).
         temperature: What the cosines of `contrastive` are divided by; the lower it is, the more the
             nearest texts count.
     """
+
+    state_attributes = ("labels",)
+    encoding_attributes = ("texts", "label", "labels", "objective", "bounds")
 
     def __init__(
         self,
@@ -55,13 +58,14 @@ class Similarity(Task):
         super().__init__(text, "" if objective == "contrastive" else label)
         if len(self.texts) > 2 and objective != "contrastive":
             raise InputError(
-                f"task.text={self.texts}: {objective} takes two columns; "
+                f"task.text={self.texts}: {objective} needs two columns; "
                 "hard negatives are for contrastive"
             )
         if not temperature > 0:
             raise InputError(f"task.temperature={temperature}: give a number over 0, such as 0.05")
         if not combination:
             raise InputError("task.combination is empty: name some of u, v, |u-v|, u*v")
+        self.gives_vectors = len(self.texts) == 1
         self.objective = objective
         self.bounds = score_bounds(score_range)
         self.combination = combination
@@ -82,23 +86,18 @@ class Similarity(Task):
             case _:
                 assert_never(self.objective)
 
-    @property
-    def gives_vectors(self) -> bool:
-        """Whether there are single texts, whatever the objective."""
-        return len(self.texts) == 1
-
     def learn(self, splits: Mapping[str, "Dataset"]) -> None:
         """Check that there are pairs and that the objective can use their labels."""
         if len(self.texts) < 2:
             raise InputError(
-                f"task.text={self.texts}: pairs take two columns, as in [sentence1, sentence2]"
+                f"task.text={self.texts}: pairs need two columns, as in [sentence1, sentence2]"
             )
         self.labels = self.goal.learn(splits) or self.labels
 
     def encode(
         self, rows: Mapping[str, list[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int
     ) -> dict[str, list[Any]]:
-        """A list of K texts' token ids for each row, each truncated to `max_length`; `labels`."""
+        """Return, per row, the token ids of K texts, each truncated to `max_length`; `labels`."""
         texts = [
             tokenizer(
                 rows[column],
@@ -118,47 +117,35 @@ class Similarity(Task):
             encoded["labels"] = labels
         return encoded
 
-    def encoding_key(self) -> list[Any]:
-        """Columns, label names, and how scores are scaled."""
-        name = type(self).__name__
-        return [name, self.texts, self.label, self.labels, self.objective, self.bounds]
-
     def targets(self, labels: Sequence[Any]) -> list[Any]:
-        """The cosines that scores stand for, or the positions of labels among the names."""
+        """Return scores scaled to cosines, or the position of each label among the names."""
         return self.goal.targets(labels)
 
-    def head(self, width: int) -> nn.Module:
-        """The objective's head on vectors (B, K, F)."""
-        return self.goal.head(width)
+    def head(self, in_features: int) -> nn.Module:
+        return self.goal.head(in_features)
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
-        """The objective's loss; `labels` are (B,), for `contrastive` (B, K)."""
+        """Return the objective's loss; `labels` are (B,), for `contrastive` (B, K)."""
         return self.goal.loss(output, labels)
 
     def metrics(self, rows: "Dataset") -> MetricCollection:
-        """The objective's metrics."""
         return self.goal.metrics()
 
     def extract(self, output: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        """The objective's predictions for pairs; the vectors (B, 1, F) of single texts."""
+        """Return the objective's predictions for pairs; vectors (B, 1, F) for single texts."""
         return output if self.gives_vectors else self.goal.extract(output)
 
     def update(
         self, metrics: MetricCollection, predictions: Tensor, batch: Mapping[str, Tensor]
     ) -> None:
-        """Update the metrics."""
         self.goal.update(metrics, predictions, batch["labels"])
 
     def decode(self, predictions: Tensor, rows: "Dataset") -> list[dict[str, Any]]:
-        """The cosine of each pair, and its label if there are any; the vector of single texts."""
+        """Return the cosine of each pair, and its label if there are any; or each text's vector."""
         if self.gives_vectors:
             return [{"vector": vector} for vector in predictions.squeeze(1).tolist()]
         return self.goal.decode(predictions, rows)
 
     def mistakes(self, predictions: Tensor, rows: "Dataset") -> list[Mistake]:
-        """Errors of the cosine, wrong labels, or first texts that are nearest to a wrong text."""
+        """Return errors of the cosine, wrong labels, or texts that are nearest to a wrong one."""
         return self.goal.mistakes(predictions, rows)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Label names."""
-        return {"labels": self.labels}

@@ -17,7 +17,7 @@ from litpool.tasks.labels import learn_labels
 from litpool.tasks.objective import Objective, cosine
 from litpool.tasks.task import Mistake, linear_head
 
-if TYPE_CHECKING:  # slow to import, and not needed until there are rows
+if TYPE_CHECKING:
     from datasets import Dataset
 
 Part = Literal["u", "v", "|u-v|", "u*v"]
@@ -28,7 +28,7 @@ class SoftmaxObjective(Objective):
 
     Args:
         label: The column with the label.
-        labels: The C label names, as far as they are known.
+        labels: The C label names; empty until they are learned.
         combination: What the classifier reads.
     """
 
@@ -36,34 +36,28 @@ class SoftmaxObjective(Objective):
     mistake_measure = "confidence"
 
     def __init__(self, label: str, labels: list[str], combination: Sequence[Part]) -> None:
-        self.label, self.labels, self.combination = label, labels, combination
+        self.label = label
+        self.labels = labels
+        self.combination = combination
 
     def learn(self, splits: Mapping[str, "Dataset"]) -> list[str]:
-        """The label names."""
-        names = {}
-        for split, rows in splits.items():
-            names[split] = [str(value) for value in rows[self.label][:]]
+        names = {split: list(map(str, rows[self.label][:])) for split, rows in splits.items()}
         return learn_labels(names, self.label, self.labels)
 
-    def encode_labels(self, rows: Mapping[str, list[Any]]) -> list[Any] | None:
-        """The positions of the labels among the names."""
-        return self.targets(rows[self.label]) if self.label in rows else None
-
     def targets(self, labels: Sequence[Any]) -> list[int]:
-        """The positions of the labels among the names."""
-        position = {name: index for index, name in enumerate(self.labels)}
-        return [position[str(label)] for label in labels]
+        positions = {name: position for position, name in enumerate(self.labels)}
+        return [positions[str(label)] for label in labels]
 
-    def head(self, width: int) -> nn.Module:
-        """The classifier, (B, 2, F) to (B, 1 + C)."""
-        return SoftmaxHead(width, len(self.labels), self.combination)
+    def head(self, in_features: int) -> nn.Module:
+        """Return the classifier, (B, 2, F) to (B, 1 + C)."""
+        return SoftmaxHead(in_features, len(self.labels), self.combination)
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of the logits and labels (B,)."""
+        """Return the cross-entropy of the logits and labels (B,)."""
         return F.cross_entropy(output[:, 1:], labels)
 
     def metrics(self) -> MetricCollection:
-        """Accuracy and macro F1."""
+        """Return accuracy and macro F1."""
         count = len(self.labels)
         return MetricCollection(
             {
@@ -74,18 +68,16 @@ class SoftmaxObjective(Objective):
         )
 
     def update(self, metrics: MetricCollection, predictions: Tensor, labels: Tensor) -> None:
-        """Update the metrics with logits and labels."""
         metrics.update(predictions[:, 1:], labels)
 
     def decode(self, predictions: Tensor, rows: "Dataset") -> list[dict[str, Any]]:
-        """The cosine, the most probable label and the probability of every label."""
+        """Return the cosine, the most probable label and the probability of every label."""
         cosines = predictions[:, 0].tolist()
         answers = label_answers(predictions[:, 1:], self.labels)
-        pairs = zip(cosines, answers, strict=True)
-        return [{"cosine": value, **answer} for value, answer in pairs]
+        return [{"cosine": value, **answer} for value, answer in zip(cosines, answers, strict=True)]
 
     def mistakes(self, predictions: Tensor, rows: "Dataset") -> list[Mistake]:
-        """Rows whose most probable label is not the true one."""
+        """Return the rows whose most probable label is wrong, most confident first."""
         return label_mistakes(predictions[:, 1:], self.targets(rows[self.label]), self.labels)
 
 
@@ -93,15 +85,15 @@ class SoftmaxHead(nn.Module):
     """The cosine of a pair and the logits of its label; single texts pass unchanged.
 
     Args:
-        width: F.
-        labels: C.
+        in_features: F.
+        num_labels: C.
         combination: What the linear layer reads.
     """
 
-    def __init__(self, width: int, labels: int, combination: Sequence[Part]) -> None:
+    def __init__(self, in_features: int, num_labels: int, combination: Sequence[Part]) -> None:
         super().__init__()
         self.combination = combination
-        self.linear = linear_head(width * len(combination), labels, dropout=0.0)
+        self.linear = linear_head(in_features * len(combination), num_labels, dropout=0.0)
 
     def forward(self, vectors: Tensor) -> Tensor:
         if vectors.shape[1] == 1:

@@ -8,29 +8,28 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SPANS = 20  # candidates to keep for a window, and for a row
-NO_SPAN = [float("-inf"), -1, -1]
 
 
-def best_spans(output: Tensor, offsets: Tensor, longest: int) -> Tensor:
-    """The best spans of each window, (B, 21, 3): score, first character, end.
+def best_spans(output: Tensor, offsets: Tensor, max_answer_length: int) -> Tensor:
+    """Return the best spans of each window, (B, 21, 3): score, first character, end.
 
-    The first is no answer, whose characters are -1. So are those of missing candidates.
+    No answer comes first; its characters are -1, and so are those of missing candidates.
 
     Args:
         output: Logits of starts and ends, (B, T, 2); [CLS], the first token, stands for no answer.
         offsets: The tokens' characters, (B, T, 2); [0, 0] for tokens that cannot be in an answer.
-        longest: The most tokens in a span.
+        max_answer_length: The most tokens in a span.
     """
     possible = offsets[..., 1:] > offsets[..., :1]  # (B, T, 1)
     start, end = output.double().masked_fill(~possible, float("-inf")).unbind(-1)  # each (B, T)
-    width = min(longest, output.shape[1])
-    padded = F.pad(end, (0, width - 1), value=float("-inf"))
-    ends = padded.unfold(1, width, 1)  # (B, T, width): at t the ends t, t + 1, ...
-    scores = (start.unsqueeze(-1) + ends).flatten(1)  # (B, T * width)
-    score, at = F.pad(scores, (0, SPANS), value=float("-inf")).topk(SPANS)  # each (B, 20)
+    max_span_length = min(max_answer_length, output.shape[1])  # L
+    padded = F.pad(end, (0, max_span_length - 1), value=float("-inf"))
+    ends = padded.unfold(1, max_span_length, 1)  # (B, T, L): at t the ends t, t + 1, ...
+    scores = (start.unsqueeze(-1) + ends).flatten(1)  # (B, T * L)
+    score, place = F.pad(scores, (0, SPANS), value=float("-inf")).topk(SPANS)  # each (B, 20)
 
-    first = (at // width).clamp(max=output.shape[1] - 1)
-    last = (first + at % width).clamp(max=output.shape[1] - 1)
+    first = (place // max_span_length).clamp(max=output.shape[1] - 1)
+    last = (first + place % max_span_length).clamp(max=output.shape[1] - 1)
     characters = torch.stack(
         [offsets[..., 0].gather(1, first), offsets[..., 1].gather(1, last)], dim=-1
     )  # (B, 20, 2)
@@ -41,11 +40,11 @@ def best_spans(output: Tensor, offsets: Tensor, longest: int) -> Tensor:
     return torch.cat([no_answer.unsqueeze(1), spans], 1)
 
 
-def merged(windows: Tensor, index: Tensor) -> Tensor:
-    """The best spans of each row, each once: from its windows, (N, 21, 3), to (R, 21, 3).
+def merge_windows(windows: Tensor, index: Tensor) -> Tensor:
+    """Return the best distinct spans of each row: from windows (N, 21, 3) to rows (R, 21, 3).
 
-    The score of no answer is the lowest of the windows', as in BERT's run_squad.py, since any
-    window may hold the answer.
+    The score of no answer is the lowest of all windows, as in BERT's run_squad.py, since any
+    window may contain the answer.
 
     Args:
         windows: What `best_spans` returned.
@@ -55,44 +54,42 @@ def merged(windows: Tensor, index: Tensor) -> Tensor:
     no_answer = windows.new_zeros(len(rows))
     no_answer = no_answer.scatter_reduce(0, owner, windows[:, 0, 0], "amin", include_self=False)
 
-    # every candidate of every window, (M,)
+    # Every candidate of every window, (M,).
     real = windows[:, 1:, 1] >= 0  # (N, 20)
     owner = owner.unsqueeze(-1).expand_as(real)[real]
     score, start, end = windows[:, 1:][real].unbind(-1)
 
-    # the K distinct ones, as numbers that contain row, start and end; each with its best score
+    # The K distinct candidates, as numbers that combine row, start and end, with their best score.
     reach = int(windows[..., 1:].max()) + 2  # more than any character's number
     keys = (owner * reach + start.long()) * reach + end.long()
     spans, place = keys.unique(return_inverse=True)  # (K,), (M,)
     score = score.new_zeros(len(spans)).scatter_reduce(0, place, score, "amax", include_self=False)
 
-    # sorted by row, then by score
+    # Sort by row, then by score.
     order = score.argsort(descending=True, stable=True)
     order = order[(spans // reach**2)[order].argsort(stable=True)]
     score, spans = score[order], spans[order]
     owner = spans // reach**2
 
-    # the best 20 of each row
+    # Keep the best 20 of each row.
     rank = torch.arange(len(owner), device=owner.device) - torch.searchsorted(owner, owner)
     best = rank < SPANS
     candidates = torch.stack([score, spans // reach % reach, spans % reach], -1)  # (K, 3)
-    whole = windows.new_tensor(NO_SPAN).repeat(len(rows), SPANS + 1, 1)  # (R, 21, 3)
-    whole[:, 0, 0] = no_answer
-    whole[owner[best], 1 + rank[best]] = candidates[best]
-    return whole
+    missing = windows.new_tensor([float("-inf"), -1, -1])
+    merged = missing.repeat(len(rows), SPANS + 1, 1)  # (R, 21, 3)
+    merged[:, 0, 0] = no_answer
+    merged[owner[best], 1 + rank[best]] = candidates[best]
+    return merged
 
 
 def span_texts(spans: Tensor, contexts: Sequence[str]) -> list[str]:
-    """The text of one span per row, (R, 3); empty for no answer."""
-    characters = spans[:, 1:].long().tolist()  # (R, 2)
-    texts = []
-    for (start, end), context in zip(characters, contexts, strict=True):
-        texts.append(context[max(start, 0) : max(end, 0)])
-    return texts
+    """Return the text of one span per row, (R, 3); empty for no answer."""
+    pairs = zip(spans.tolist(), contexts, strict=True)
+    return [span_answer(span, context)["answer"] for span, context in pairs]
 
 
 def span_answer(span: Sequence[float], context: str) -> dict[str, Any]:
-    """The answer in the form of `predict`, from probability, first character and end."""
+    """Return the answer as `predict` writes it, from probability, first character and end."""
     start, end = int(span[1]), int(span[2])
     text = context[max(start, 0) : max(end, 0)]
     return {"answer": text, "start": start, "end": end, "probability": span[0]}

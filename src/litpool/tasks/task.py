@@ -1,4 +1,4 @@
-"""What a task is: one file that owns a job from the row to the answer."""
+"""What a task is: everything about one kind of job, from the row to the answer, in one file."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from litpool import InputError
 
-if TYPE_CHECKING:  # slow to import, and not needed until there are rows
+if TYPE_CHECKING:
     from datasets import Dataset
 
 
@@ -38,25 +38,19 @@ class Task(ABC):
     monitor: str  # the validation metric that selects the best checkpoint
     monitor_mode: str = "max"
     mistake_measure: str = "confidence"  # what the wrong answers are sorted by
+    gives_vectors: bool = False  # whether the answers are vectors
     on_tokens: bool = False  # whether the head reads the states of all tokens instead of a pooling
-    extras: Sequence[str] = ()  # optional columns, used where the data has them
-    # rows that are equal in the first of these columns that exists stay in the same split
+    extras: Sequence[str] = ()  # optional columns, used if the data has them
+    # Rows that are equal in the first of these columns that exists stay in the same split.
     group: Sequence[str] = ()
+    state_attributes: Sequence[str] = ()  # what `learn` and `tune` set; saved in checkpoints
+    encoding_attributes: Sequence[str] = ()  # what `encode` and `targets` read; empty: all
 
     def __init__(self, text: str | list[str] = "text", label: str = "label") -> None:
         self.texts = [text] if isinstance(text, str) else text
         self.label = label
         self.labels: list[str] = []  # the label names, if the task has any
-
-    @property
-    def shown(self) -> list[str]:
-        """The columns to show next to an answer."""
-        return self.texts
-
-    @property
-    def gives_vectors(self) -> bool:
-        """Whether the answers are vectors."""
-        return False
+        self.display_columns = self.texts  # to show next to an answer
 
     @abstractmethod
     def learn(self, splits: Mapping[str, "Dataset"]) -> None:
@@ -65,7 +59,7 @@ class Task(ABC):
     def encode(
         self, rows: Mapping[str, list[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int
     ) -> dict[str, list[Any]]:
-        """Token ids, special-token masks and, where the rows have a label, `labels`.
+        """Return token ids, special-token masks and, if the rows have a label, `labels`.
 
         Texts are truncated to `max_length` tokens. A task that makes several examples from a row
         adds a column `row`: the number, among `rows`, of each example's row.
@@ -81,32 +75,33 @@ class Task(ABC):
         return {**encoded, **labels}
 
     def encoding_key(self) -> list[Any]:
-        """The plain values that `encode` and `targets` depend on, for the key of the token cache.
+        """Return the plain values that the encoded rows depend on, for the token cache's key.
 
-        By default that is every attribute, which is always safe. A task overrides it to leave out
-        settings such as dropout, so that changing them does not tokenize again. A subclass that
-        encodes by further settings must add them.
+        By default these are all attributes, which is always safe. With `encoding_attributes`, a
+        task leaves out settings such as dropout, so that changing them does not tokenize again.
         """
-        return [type(self).__name__, *sorted(vars(self).items())]
+        if not self.encoding_attributes:
+            return [type(self).__name__, *sorted(vars(self).items())]
+        return [type(self).__name__, *(getattr(self, name) for name in self.encoding_attributes)]
 
     def targets(self, labels: Sequence[Any]) -> list[Any]:
-        """The numbers that the loss takes for these labels; by default the labels themselves."""
+        """Return the numbers that the loss expects for these labels; by default the labels."""
         return list(labels)
 
     @abstractmethod
-    def head(self, width: int) -> nn.Module:
-        """The module that turns pooled vectors, (B, width), into the network's output."""
+    def head(self, in_features: int) -> nn.Module:
+        """Return the module that turns pooled vectors, (B, in_features), into the output."""
 
     @abstractmethod
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
-        """The loss of a batch, a scalar: the mean over its rows."""
+        """Return the loss of a batch, a scalar: the mean over its rows."""
 
     @abstractmethod
     def metrics(self, rows: "Dataset") -> MetricCollection:
-        """Fresh metrics for these rows; updated batch by batch, computed over all of them."""
+        """Return new metrics for these rows; updated batch by batch, computed over all of them."""
 
     def extract(self, output: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        """The predictions of a batch, (B, ...), of the same shape in every batch."""
+        """Return the predictions of a batch, (B, ...), of the same shape in every batch."""
         return output
 
     def update(
@@ -123,30 +118,30 @@ class Task(ABC):
         """
 
     def assemble(self, predictions: Tensor, index: Tensor) -> Tensor:
-        """One prediction per row, in the order of the rows, given each prediction's row (N,)."""
+        """Return one prediction per row, in row order; `index` (N,) is each prediction's row."""
         return predictions[index.argsort()]
 
     @abstractmethod
     def decode(self, predictions: Tensor, rows: "Dataset") -> list[dict[str, Any]]:
-        """The answers for the rows, from assembled predictions, ready for JSON."""
+        """Return the answers for the rows, ready for JSON, from assembled predictions."""
 
     @abstractmethod
     def mistakes(self, predictions: Tensor, rows: "Dataset") -> list[Mistake]:
-        """The wrong answers, worst first, from assembled predictions."""
+        """Return the wrong answers, worst first, from assembled predictions."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What `learn` and `tune` set, as plain values for the checkpoint."""
-        return {}
+        """Return the `state_attributes` as plain values, for the checkpoint."""
+        return {name: getattr(self, name) for name in self.state_attributes}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        known = self.state_dict()  # nothing else: a checkpoint may hold anything
+        known = self.state_dict()  # nothing else: a checkpoint may contain anything
         vars(self).update({key: value for key, value in state.items() if key in known})
 
 
-def linear_head(width: int, outputs: int, dropout: float) -> nn.Sequential:
-    """Dropout and a linear layer, (..., width) to (..., outputs), initialized as in BERT."""
-    linear = nn.Linear(width, outputs)
+def linear_head(in_features: int, out_features: int, dropout: float) -> nn.Sequential:
+    """Return dropout and a linear layer, initialized as in BERT."""
+    linear = nn.Linear(in_features, out_features)
     nn.init.normal_(linear.weight, std=0.02)
     nn.init.zeros_(linear.bias)
     return nn.Sequential(nn.Dropout(dropout), linear)

@@ -1,4 +1,4 @@
-"""Windows of a long context, and gold answers in them: from characters to tokens."""
+"""Windows of a long context, and the tokens of the gold answers in them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,24 +21,24 @@ def encode_windows(
     max_length: int,
     doc_stride: int,
 ) -> dict[str, list[Any]]:
-    """The columns that QuestionAnswering.encode describes.
+    """Return the columns that QuestionAnswering.encode describes.
 
     Args:
-        questions: One for each row.
-        contexts: One for each row.
-        golds: The gold answers of each row; None if they are not known.
-        tokenizer: A fast one.
+        questions: The question of each row.
+        contexts: The context of each row.
+        golds: The gold answers of each row; None if there are no labels.
+        tokenizer: A fast tokenizer, which knows the characters of each token.
         max_length: The most tokens in a window.
-        doc_stride: Tokens that a window shares with the one before.
+        doc_stride: Tokens that a window shares with the previous window.
     """
     if not tokenizer.is_fast:
         raise InputError(
             f"{type(tokenizer).__name__} does not know the characters of its tokens; "
-            "take a fast tokenizer"
+            "use a fast tokenizer"
         )
     questions = [text.strip() for text in questions]
     windows = []
-    for overlap, numbers in overlaps(questions, tokenizer, max_length, doc_stride).items():
+    for overlap, numbers in rows_by_overlap(questions, tokenizer, max_length, doc_stride).items():
         encoded = tokenizer(
             [questions[number] for number in numbers],
             [contexts[number] for number in numbers],
@@ -53,7 +53,7 @@ def encode_windows(
             row = numbers[place]
             window = window_columns(encoded, number, contexts[row]) | {"row": row}
             if golds is not None:
-                window["labels"] = positions(window["offsets"], contexts[row], golds[row])
+                window["labels"] = answer_positions(window["offsets"], contexts[row], golds[row])
             windows.append(window)
     windows.sort(key=lambda window: window["row"])
     if not windows:
@@ -61,31 +61,31 @@ def encode_windows(
     return {name: [window[name] for window in windows] for name in windows[0]}
 
 
-def overlaps(
+def rows_by_overlap(
     questions: Sequence[str], tokenizer: Any, max_length: int, doc_stride: int
 ) -> dict[int, list[int]]:
-    """The numbers of the rows, grouped by how many tokens their windows share.
+    """Return the numbers of the rows, grouped by how many tokens their windows share.
 
-    That is half of the context in a window at most, so that every window moves on.
+    They share at most half of the context in a window, so that every window moves on.
     """
-    most = max_length - tokenizer.num_special_tokens_to_add(pair=True) - 1
+    longest = max_length - tokenizer.num_special_tokens_to_add(pair=True) - 1
     encoded = tokenizer(questions, add_special_tokens=False, verbose=False)
     groups: dict[int, list[int]] = {}
     for number, ids in enumerate(encoded["input_ids"]):
-        if len(ids) > most:
+        if len(ids) > longest:
             raise InputError(
                 f"the question {questions[number][:60]!r}: its {len(ids)} tokens leave no room "
-                f"for the context, must be {max(most, 0)} or fewer; set data.max_length higher"
+                f"for the context, must be {max(longest, 0)} or fewer; set data.max_length higher"
             )
-        overlap = min(doc_stride, (most + 1 - len(ids)) // 2)
+        overlap = min(doc_stride, (longest + 1 - len(ids)) // 2)
         groups.setdefault(overlap, []).append(number)
     return groups
 
 
 def window_columns(encoded: Any, window: int, context: str) -> dict[str, Any]:
-    """The columns of one window."""
+    """Return the columns of one window."""
     spans = zip(encoded["offset_mapping"][window], encoded.sequence_ids(window), strict=True)
-    offsets = [trimmed(context, span) if text == 1 else NOWHERE for span, text in spans]
+    offsets = [trim(context, span) if text == 1 else NOWHERE for span, text in spans]
     names = [name for name in ("input_ids", "token_type_ids") if name in encoded]
     return {
         **{name: encoded[name][window] for name in names},
@@ -94,8 +94,8 @@ def window_columns(encoded: Any, window: int, context: str) -> dict[str, Any]:
     }
 
 
-def trimmed(context: str, span: Span) -> Span:
-    """The characters without surrounding white space, which some tokenizers include."""
+def trim(context: str, span: Span) -> Span:
+    """Return the span without surrounding white space, which some tokenizers include."""
     start, end = span
     while start < end and context[start].isspace():
         start += 1
@@ -104,12 +104,12 @@ def trimmed(context: str, span: Span) -> Span:
     return (start, end) if start < end else NOWHERE
 
 
-def positions(offsets: list[Span], context: str, golds: list[Gold]) -> list[int]:
-    """The first and last token of the first gold answer, or twice [CLS] if it is not inside."""
+def answer_positions(offsets: list[Span], context: str, golds: list[Gold]) -> list[int]:
+    """Return the first and last token of the first gold answer; [CLS] twice if it is outside."""
     if not golds:
         return [0, 0]
-    text, at = golds[0]
-    start, end = trimmed(context, (at, at + len(text)))
+    text, offset = golds[0]
+    start, end = trim(context, (offset, offset + len(text)))
     spans = [span for span in offsets if span[1]]
     if not (spans and spans[0][0] <= start and end <= spans[-1][1]):
         return [0, 0]

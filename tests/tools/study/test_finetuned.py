@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from architectures import KINDS
 from transformers import AutoModel
 
 from litpool.data.module import TextDataModule
 from litpool.loops.lightning import TextModule
 from litpool.model.encoder import EncoderOptions, load_config
 from litpool.model.network import TextModel
-from litpool.model.overrides import KINDS
 from litpool.model.pooling import LayerMixPooling, MeanPooling
 from litpool.tasks.classification import Classification
 from litpool.tools.study import finetuned, training, vectors

@@ -619,7 +619,7 @@ def test_a_killed_study_ends_as_if_nothing_had_happened(job, tmp_path):
         (["--study.word_vectors", "ragged.txt"], "ragged.txt"),
         (
             ["--study.poolings", "[{class_path: MarkerPooling, init_args: {markers: ['[S1]']}}]"],
-            "is no added token",
+            "is not an added token",
         ),
         (
             ["--study.poolings", "[AttentionPooling]"],

@@ -98,7 +98,7 @@ def check_flags(module: TextModule, section: Mapping[str, Any], loop: Loop) -> N
 def quiet() -> Iterator[None]:
     """Without warnings of what is meant to be: layers that are left out, a folder that is there."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*pretrained layers only the first.*")
+        warnings.filterwarnings("ignore", ".*pretrained layers are used")
         warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
         yield
 
