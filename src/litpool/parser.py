@@ -5,9 +5,11 @@ import inspect
 import re
 from typing import Any, NoReturn
 
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from litpool import InputError, trust
+from litpool.loops.checkpoint import short_names
 from litpool.model.pooling import Pooling
 from litpool.tasks.task import Task
 
@@ -38,6 +40,10 @@ class Parser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def _apply_actions(self, cfg: Any, *args: Any, **kwargs: Any) -> Namespace:
+        """Apply a config's values. Version 0.1.0 named classes by modules that have moved since."""
+        return super()._apply_actions(short_names(cfg, __package__), *args, **kwargs)
 
     def add_method_arguments(
         self, theclass: type, themethod: str, *args: Any, **kwargs: Any
