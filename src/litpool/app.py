@@ -145,7 +145,7 @@ class CLI(LightningCLI):
         name, stored = self.argv[0], None
         if path := _option("ckpt_path", self.argv):
             path, self.saved = self._read_checkpoint(path)
-            trust.only_known(self.trusted)
+            trust.allow_in_checkpoint(self.trusted)
             try:
                 stored = parser.parse_object(
                     {"subcommand": name, name: _stored_config(self.saved, name)}
@@ -154,7 +154,7 @@ class CLI(LightningCLI):
                 raise InputError(f"ckpt_path={path}: its config cannot be used: {error}") from error
         elif name == "predict" and not {"-h", "--help"}.intersection(self.argv):
             raise InputError("predict needs --ckpt_path RUN/checkpoints/best.ckpt; `fit` writes it")
-        trust.own_code(self.trusted)
+        trust.allow_in_yaml(self.trusted)
         self.config = parser.parse_args(self.argv, namespace=stored)
         if path:
             self.config[name].ckpt_path = path

@@ -57,7 +57,7 @@ class Parser(LightningArgumentParser):
 
     def _explain(self, message: str) -> str:
         if denied := re.search(r"Importing '([\w.]+)' is not allowed", message):
-            return trust.denied(denied[1])
+            return trust.refusal(denied[1])
         unknown = re.search(
             r"does not accept option '([^']+)'|unrecognized arguments: --([\w.]+)", message
         )
