@@ -310,11 +310,11 @@ def test_weights_of_another_network_are_refused_in_one_line(cli, tmp_path, monke
         (["--trainer.precision", "x"], "trainer.precision=x: give 64, 32, 16 or"),
         (
             ["--model.pooling.heads", "3"],
-            "heads: an option of AttentionPooling, not of the class that is set",
+            "model.pooling.heads: only AttentionPooling has this option",
         ),
         (
             ["--model.pooling.head", "3"],
-            "model.pooling.head: no such option; did you mean 'heads'?",
+            "model.pooling.head: unknown option; did you mean 'heads'?",
         ),
     ],
 )
@@ -324,7 +324,7 @@ def test_a_value_of_another_type_is_told_in_plain_words(refused, arguments, said
 
 def test_a_class_that_a_study_does_not_know_is_told_with_the_nearest(refused):
     said = refused("study", "--config", DEBUG, "--study.tuned", "[MeenPooling]")
-    assert "study.tuned=MeenPooling: no such class; did you mean 'MeanPooling'?" in said
+    assert "study.tuned=MeenPooling: unknown class; did you mean 'MeanPooling'?" in said
     assert "study.arms=frozn: give 'frozen', 'finetuned'" in refused(
         "study", "--study.arms", "[frozn]"
     )

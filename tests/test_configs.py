@@ -210,3 +210,47 @@ def test_the_overlays_for_gpus_run(name, cli, tmp_path):
     for arguments in commands(CONFIGS / f"overlays/{name}.yaml"):
         status, _, err = cli(*arguments, *QUICK)
         assert status == 0, err
+
+
+OLD = """
+task:
+  class_path: litpool.tasks.classification.MultiLabelClassification
+  init_args: {label: labels}
+model:
+  pooling:
+    class_path: litpool.model.pooling.ConcatPooling
+    init_args:
+      poolings:
+      - class_path: own_poolings.OwnPooling
+      - class_path: litpool.model.pooling.MaxPooling
+"""
+
+
+@pytest.mark.parametrize("command", ["fit", "fit_hf", "fit_plain", "validate", "test"])
+def test_a_config_with_the_module_of_version_0_1_0_is_read(command, cli, tmp_path, monkeypatch):
+    """MultiLabelClassification has moved since; a class of the user's own keeps its module."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = "from litpool.model.pooling import MeanPooling\nclass OwnPooling(MeanPooling): pass\n"
+    (tmp_path / "own_poolings.py").write_text(source)
+    (tmp_path / "old.yaml").write_text(OLD)
+    status, out, err = cli(command, "--config", "old.yaml", "--print_config")
+    assert status == 0, err
+    config = yaml.safe_load(out)
+    assert config["task"]["class_path"] == "litpool.tasks.multilabel.MultiLabelClassification"
+    assert config["task"]["init_args"]["label"] == "labels"
+    poolings = config["model"]["pooling"]["init_args"]["poolings"]
+    assert [pooling["class_path"] for pooling in poolings] == [
+        "own_poolings.OwnPooling",
+        "litpool.model.pooling.MaxPooling",
+    ]
+
+
+def test_a_config_of_version_0_1_0_trains(cli, tmp_path):
+    rows = [{"text": f"a film {n}", "labels": ["good", "bad"][: n % 3]} for n in range(60)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "old.yaml").write_text(
+        OLD.replace("own_poolings.OwnPooling", "litpool.model.pooling.ClsPooling")
+    )
+    arguments = ["--config", CONFIGS / "debug.yaml", "--config", "old.yaml"]
+    status, _, err = cli("fit", *arguments, "--data.source", "rows.jsonl", *QUICK)
+    assert status == 0, err

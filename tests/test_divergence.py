@@ -150,7 +150,7 @@ def test_an_answer_that_is_no_number_is_not_written(cli, monkeypatch, output):
     ]
     status, out, err = cli("predict", *arguments, "--output", output)
     assert (status, out) == (1, "")
-    assert err == "error: the output for row 1 and 39 more is not finite; no answer was written\n"
+    assert err == "error: the output for row 1 and 39 more is not finite; nothing was written\n"
     assert not Path(output).exists()
 
 

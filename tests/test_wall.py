@@ -53,7 +53,7 @@ def test_fit_and_predict_work_without_the_tools(without):
     assert done.returncode == 0, done.stderr
     assert len((folder / "predictions.jsonl").read_text().splitlines()) == 2
     done = run(folder, "cli.py", "study", "--config", "configs/debug.yaml")
-    assert (done.returncode, done.stderr.partition(";")[0]) == (2, "error: 'study' is no command")
+    assert (done.returncode, done.stderr.partition(";")[0]) == (2, "error: unknown command 'study'")
 
 
 @pytest.mark.slow

@@ -1,6 +1,10 @@
-"""litpool: fine-tune Hugging Face text encoders with PyTorch Lightning and the pooling that a task needs.
+"""litpool: fine-tune Hugging Face text encoders with PyTorch Lightning and a choice of poolings.
 
-This file holds only what every room shares and what must be had without a slow import.
+This file holds what every module may need, and must import fast.
+
+Some libraries take a second or more to import: datasets, matplotlib, scikit-learn, transformers'
+models and Trainer. They are imported inside the function that needs them, or under TYPE_CHECKING,
+so that `--help` and the error for bad input come fast.
 """
 
 import os
@@ -9,18 +13,20 @@ from pathlib import Path
 __version__ = "0.1.0"
 
 CACHE = Path(os.environ.get("LITPOOL_CACHE", "~/.cache/litpool")).expanduser()
-"""Where the embedded corpus and tokenized texts are kept; the environment variable LITPOOL_CACHE moves it."""
+"""The folder for the embedded corpus and tokenized texts; set LITPOOL_CACHE to move it."""
 
 
 class InputError(ValueError):
-    """An argument or data that cannot be used.
+    """The user passed an argument or data that cannot be used.
 
-    The message is one line: the value, what is allowed, how to mend it. The command line prints it and exits with 2.
+    The message is one line: the value, what is allowed, and how to fix it. The command line prints
+    it and exits with status 2.
     """
 
 
 class JobError(RuntimeError):
-    """A job that has failed, such as a training that diverged.
+    """A job failed, for example because training diverged.
 
-    The message is one line: what happened, and how to mend it. The command line prints it and exits with 1.
+    The message is one line: what happened, and how to fix it. The command line prints it and exits
+    with status 1.
     """

@@ -1,4 +1,4 @@
-"""The command line of litpool: `python cli.py COMMAND --config configs/NAME.yaml [--key value ...]`."""
+"""Run litpool: `python cli.py COMMAND --config configs/NAME.yaml [--key value ...]`."""
 
 import gc
 import sys
@@ -7,27 +7,22 @@ from collections.abc import Sequence
 from litpool import interrupt, toolbox
 
 
-def overview(commands: dict[str, str]) -> str:
-    """The help of the whole, without the slow imports that a command needs."""
-    lines = [f"  {name:<10}{text}" for name, text in commands.items()]
-    return "\n".join([__doc__ or "", "commands (COMMAND --help lists the options):", *lines])
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run a command, and leave with its exit status."""
+    """Run a command and exit with its status; without a command, list them all."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands = toolbox.commands()
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(overview(commands))
+        print(f"{__doc__}\n\ncommands (COMMAND --help lists the options):")
+        for name, summary in commands.items():
+            print(f"  {name:<10}{summary}")
     elif arguments[0] not in commands:
-        print(
-            f"error: {arguments[0]!r} is no command; there are {', '.join(commands)}",
-            file=sys.stderr,
-        )
+        names = ", ".join(commands)
+        print(f"error: unknown command {arguments[0]!r}; choose from {names}", file=sys.stderr)
         sys.exit(2)
     else:
         with interrupt.exit_status():
-            gc.disable()  # imports leave next to no garbage, and looking for it takes a tenth of their time
+            # Imports create almost no garbage, but collecting it takes a tenth of their time.
+            gc.disable()
             from litpool import app
 
             gc.enable()

@@ -1,13 +1,16 @@
-"""The command line's parser: whole option names only, and one line that says what is wrong and what would be right."""
+"""The command line's parser: no abbreviations, and one-line errors with the nearest valid name."""
 
 import difflib
 import inspect
 import re
+from collections import defaultdict
 from typing import Any, NoReturn
 
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from litpool import InputError, trust
+from litpool.loops.checkpoint import short_names
 from litpool.model.pooling import Pooling
 from litpool.tasks.task import Task
 
@@ -28,6 +31,10 @@ TYPES = {
     "str": "text",
 }
 TYPE = re.compile(rf"Literal\[([^]]*)\]|\b({'|'.join(TYPES)})\b(?:\[[^]]*\]+)?")
+
+# What jsonargparse's messages look like
+DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
+UNKNOWN = re.compile(r"does not accept option '([^']+)'|unrecognized arguments: --([\w.]+)")
 WRONG_TYPE = re.compile(
     r"^(\S+): (?:Expected a|Does not .* Subtypes:) (.*?)[.\]] .*(?:Got|Given) value: (.*)"
 )
@@ -39,42 +46,26 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
-    def add_method_arguments(
-        self, theclass: type, themethod: str, *args: Any, **kwargs: Any
-    ) -> list[str]:
-        """Add a command's options without a group: it would have the command's name, and `study` has such an option."""
-        return super().add_method_arguments(theclass, themethod, *args, **kwargs, as_group=False)
+    def _apply_actions(self, cfg: Any, *args: Any, **kwargs: Any) -> Namespace:
+        """Apply a config's values. Version 0.1.0 named classes by modules that have moved since."""
+        return super()._apply_actions(short_names(cfg, __package__), *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the message as an InputError, with what is allowed where the parser does not say it."""
+        """Raise an InputError that also says what is allowed."""
         raise InputError(self._explain(" ".join(message.split()))) from ex
 
     def _explain(self, message: str) -> str:
-        if denied := re.search(r"Importing '([\w.]+)' is not allowed", message):
-            return trust.denied(denied[1])
-        unknown = re.search(
-            r"does not accept option '([^']+)'|unrecognized arguments: --([\w.]+)", message
-        )
-        if unknown:
-            name = unknown[1] or unknown[2]
-            return f"{name}: no such option; {_nearest(name, self._option_names())}"
+        if match := DENIED.search(message):
+            return trust.refusal(match[1])
+        if match := UNKNOWN.search(message):
+            name = match[1] or match[2]
+            return f"{name}: unknown option; {_nearest(name, self._option_names())}"
         for key, base in CLASSES.items():
-            classes = {c.__name__: c for c in _subclasses(base)}
-            if wrong := re.search(rf'"{key}".* dot import path string: (\w+)', message):
-                near = _nearest(wrong[1], list(classes))
-                return f"{key}={wrong[1]}: no such class; {near} There are {', '.join(classes)}"
-            if wrong := re.search(rf"\"{key}\".* Option '(\w+)' is not accepted", message):
-                owners: dict[str, list[str]] = {}
-                for name, known in (
-                    (n, o) for n, c in classes.items() for o in inspect.signature(c).parameters
-                ):
-                    owners.setdefault(known, []).append(name)
-                if wrong[1] in owners:
-                    return f"{key}.{wrong[1]}: an option of {', '.join(owners[wrong[1]])}, not of the class that is set"
-                return f"{key}.{wrong[1]}: no such option; {_nearest(wrong[1], sorted(owners))}"
+            if explanation := _explain_class(message, key, base):
+                return explanation
         message = re.sub(r'(Parser key "([^"]+)": )+', r"\2: ", message)
-        if wrong := WRONG_TYPE.search(message):
-            return f"{wrong[1]}={wrong[3]}: give {_wanted(wrong[2])}"
+        if match := WRONG_TYPE.search(message):
+            return f"{match[1]}={match[3]}: give {_in_words(match[2])}"
         return message[:500]
 
     def _option_names(self) -> list[str]:
@@ -83,16 +74,31 @@ class Parser(LightningArgumentParser):
         return [action.dest for parser in parsers for action in parser._actions]
 
 
-def _wanted(types: str) -> str:
-    """Python's names of types in the words of a person who writes YAML."""
-    told = [literals or TYPES[name] for literals, name in TYPE.findall(types)]
-    return " or ".join(dict.fromkeys(told)) or types
+def _explain_class(message: str, key: str, base: type) -> str | None:
+    """Explain an unknown class, or an option that the class lacks, in a key that names a class."""
+    subclasses: list[type] = base.__subclasses__()
+    kinds = [kind for kind in subclasses if kind.__module__.startswith("litpool.")]
+    if match := re.search(rf'"{key}".* dot import path string: (\w+)', message):
+        names = [kind.__name__ for kind in kinds]
+        nearest = _nearest(match[1], names)
+        return f"{key}={match[1]}: unknown class; {nearest} There are {', '.join(names)}"
+    if match := re.search(rf"\"{key}\".* Option '(\w+)' is not accepted", message):
+        option = match[1]
+        owners: dict[str, list[str]] = defaultdict(list)
+        for kind in kinds:
+            for name in inspect.signature(kind).parameters:
+                owners[name].append(kind.__name__)
+        if option in owners:
+            return f"{key}.{option}: only {', '.join(owners[option])} has this option"
+        return f"{key}.{option}: unknown option; {_nearest(option, sorted(owners))}"
+    return None
 
 
-def _subclasses(base: type) -> list[type]:
-    classes: list[type] = base.__subclasses__()
-    return [c for c in classes if c.__module__.startswith("litpool.")]
+def _in_words(types: str) -> str:
+    """Say Python's type names in the words of a person who writes YAML."""
+    words = [literals or TYPES[name] for literals, name in TYPE.findall(types)]
+    return " or ".join(dict.fromkeys(words)) or types
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    return f"did you mean {difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]!r}?"
+def _nearest(name: str, names: list[str]) -> str:
+    return f"did you mean {difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]!r}?"

@@ -1,4 +1,4 @@
-"""What the terminal shows: a progress bar, warnings in one line, and nothing of the libraries' own affairs."""
+"""What the terminal shows: a progress bar, one-line warnings, and none of the libraries' notes."""
 
 import logging
 import signal
@@ -14,32 +14,38 @@ from transformers.utils import logging as transformers_logging
 from litpool import interrupt
 
 HARMLESS = (
-    ".*does not have many workers.*",  # texts are tokenized beforehand: workers would only cost
+    # Texts are tokenized beforehand, so workers only cost time.
+    ".*does not have many workers.*",
     ".*is smaller than the logging interval.*",
-    ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
-    ".*dataloader is not resumable.*",  # its order is: TrainOrder asks the trainer how many batches are done
-    ".*callbacks used to create the checkpoint need to be provided.*",  # scoring needs none
-    ".*will save all targets and predictions in.* buffer.*",  # a correlation over a whole split needs them all
-    ".*isinstance.treespec, LeafSpec.*",  # Lightning against torch's newer pytree
+    # A resumed run writes to the same folder.
+    ".*Checkpoint directory .* exists and is not empty.*",
+    # It is: TrainOrder asks the trainer how many batches have been trained on.
+    ".*dataloader is not resumable.*",
+    # Scoring needs no callbacks.
+    ".*callbacks used to create the checkpoint need to be provided.*",
+    # A correlation needs the whole split.
+    ".*will save all targets and predictions in.* buffer.*",
+    # Lightning uses an old name of torch's pytree.
+    ".*isinstance.treespec, LeafSpec.*",
 )
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's progress bar with the training loss, which is read only when the bar is drawn."""
+    """Lightning's progress bar with the training loss, read only when the bar is drawn."""
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """The loss of the last batch."""
+        """Return the loss of the last batch."""
         return {"loss": f"{float(pl_module.loss_now):.3f}"} if trainer.training else {}  # type: ignore[arg-type]
 
 
 class OwnSignalHandlers(Callback):
-    """Restores our signal handlers: Lightning's own, in front, would end with exit status 0."""
+    """Puts our signal handlers back: Lightning replaces them, and its own exit with status 0."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning has put its handlers in place."""
+        """Install our handlers after Lightning has installed its own."""
         environment = trainer._accelerator_connector.cluster_environment
         if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
-            return  # SLURM sends SIGTERM along with the signal to requeue, and that must be ignored
+            return  # SLURM sends SIGTERM along with its requeue signal; it must be ignored
         interrupt.install()
         launcher = trainer.strategy.launcher
         if isinstance(launcher, _SubprocessScriptLauncher):
@@ -49,12 +55,11 @@ class OwnSignalHandlers(Callback):
 
 
 def quiet() -> None:
-    """Leave to the terminal what a person needs: no adverts, no notes of the libraries about their own affairs."""
+    """Silence the libraries, except for warnings that help the user."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("huggingface_hub").setLevel(
-        logging.ERROR
-    )  # its retries end in an error, which we report
+    # It logs each retry; the last one ends in an error that we report.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     for message in HARMLESS:

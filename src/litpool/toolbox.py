@@ -1,4 +1,4 @@
-"""Which commands there are: the template's, and one for each folder in tools/. Listing them imports nothing."""
+"""The commands: those in commands.py and one for each folder in tools/. Listing imports nothing."""
 
 import ast
 import importlib
@@ -10,33 +10,28 @@ HERE = Path(__file__).parent
 
 
 def commands() -> dict[str, str]:
-    """All commands, each with the line that its help shows."""
-    found = ast.parse((HERE / "commands.py").read_text(encoding="utf-8"))
-    functions = [node for node in found.body if isinstance(node, ast.FunctionDef)]
-    own = {
-        function.name: _help(function)
-        for function in functions
-        if function.args.args[:1] and _takes_run(function)
-    }
+    """Return the name of each command and the first line of its docstring."""
+    nodes = _parse(HERE / "commands.py").body
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+    own = {node.name: _summary(node) for node in functions if not node.name.startswith("_")}
     return own | tools()
 
 
-def _takes_run(function: ast.FunctionDef) -> bool:
-    """Whether a function of commands.py is a command."""
-    return function.args.args[0].arg == "run" and function.name[0] != "_"
-
-
 def tools() -> dict[str, str]:
-    """The tools that are there, each with its line of help."""
+    """Return the name of each tool and the first line of its docstring."""
     files = sorted(HERE.glob("tools/*/__init__.py"))
-    return {file.parent.name: _help(ast.parse(file.read_text(encoding="utf-8"))) for file in files}
+    return {file.parent.name: _summary(_parse(file)) for file in files}
 
 
-def _help(node: ast.Module | ast.FunctionDef) -> str:
+def function(command: str) -> Callable[..., Any]:
+    """Import the function of a command."""
+    module = f"tools.{command}.command" if command in tools() else "commands"
+    return getattr(importlib.import_module(f"litpool.{module}"), command)
+
+
+def _parse(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _summary(node: ast.Module | ast.FunctionDef) -> str:
     return (ast.get_docstring(node) or "").partition("\n")[0]
-
-
-def function(name: str) -> Callable[..., Any]:
-    """The function of a command."""
-    module = f"litpool.tools.{name}.command" if name in tools() else "litpool.commands"
-    return getattr(importlib.import_module(module), name)

@@ -1,14 +1,16 @@
-"""Which classes a config may name. jsonargparse checks every name before it imports anything.
+"""Which classes a config may name. jsonargparse checks each name before it imports anything.
 
-A checkpoint may come from anyone: it may name the poolings and tasks of this package, and a fixed list of Lightning's
-classes. The command line and the YAML files come from the user: they may also name Lightning's other plugins and the
-user's own modules, but only classes, never functions. `--trust MODULE` adds a module to both.
+Anyone may have written a checkpoint: it may name this package's poolings and tasks, and a fixed
+list of Lightning's classes. YAML and the command line come from the user: they may also name
+Lightning's other plugins and the user's own modules, but only classes, never functions.
+`--trust MODULE` adds a module to both.
 """
 
+import argparse
 import inspect
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
@@ -20,15 +22,20 @@ from lightning.pytorch import callbacks, loggers, strategies
 from litpool import InputError
 
 
-def _names(found: type) -> set[str]:
-    """The full names under which a class of Lightning is known."""
-    kind = ".".join(found.__module__.split(".")[:3])  # such as lightning.pytorch.callbacks
-    return {f"{kind}.{found.__name__}", f"{found.__module__}.{found.__name__}"}
+def _names(*classes: type) -> set[str]:
+    """Return the full names of Lightning's classes, such as lightning.pytorch.callbacks.Timer."""
+    names = set()
+    for kind in classes:
+        package = ".".join(kind.__module__.split(".")[:3])
+        names |= {f"{package}.{kind.__name__}", f"{kind.__module__}.{kind.__name__}"}
+    return names
 
 
 PACKAGE = ("litpool.model", "litpool.tasks")
 
-LIGHTNING = (  # what a run's config may have set, and does nothing but train, log and save
+# What the config of a run may contain. These only train, log and save. DDPStrategy and FSDPStrategy
+# have options for functions, but no function is on any list.
+LIGHTNING = _names(
     callbacks.DeviceStatsMonitor,
     callbacks.EarlyStopping,
     callbacks.GradientAccumulationScheduler,
@@ -41,16 +48,17 @@ LIGHTNING = (  # what a run's config may have set, and does nothing but train, l
     callbacks.TQDMProgressBar,
     loggers.CSVLogger,
     loggers.TensorBoardLogger,
-    strategies.DDPStrategy,  # functions cannot be set: no function's name is on any list
+    strategies.DDPStrategy,
     strategies.FSDPStrategy,
     strategies.SingleDeviceStrategy,
 )
 
 PLUGINS = (  # for the user's own YAML
-    *(
-        f"lightning.pytorch.{kind}"
-        for kind in ("accelerators", "callbacks", "loggers", "plugins", "profilers")
-    ),
+    "lightning.pytorch.accelerators",
+    "lightning.pytorch.callbacks",
+    "lightning.pytorch.loggers",
+    "lightning.pytorch.plugins",
+    "lightning.pytorch.profilers",
     "lightning.pytorch.strategies",
     "lightning.fabric.plugins",
     "litpool",
@@ -60,62 +68,58 @@ HELP = "--trust MODULE: let a checkpoint, or a class path in YAML, name classes 
 
 TAKES_FUNCTIONS = _names(callbacks.LambdaCallback)
 
-_once_allowed: set[str] = set()
-"""Modules that an earlier command in this process has trusted: jsonargparse's policy is one for the process."""
+_ever_allowed: set[str] = set()
+"""jsonargparse has one policy per process, so a command takes back what earlier ones allowed."""
 
 
-def only_known(trusted: list[str]) -> None:
-    """From now on allow the names that a checkpoint may hold, and no others.
+def allow_in_checkpoint(trusted: list[str]) -> None:
+    """From now on, allow only the names that a checkpoint may contain.
 
     Args:
         trusted: The modules of `--trust`.
     """
-    allowed = [*PACKAGE, *(name for found in LIGHTNING for name in _names(found)), *trusted]
-    denied = {"*", *TAKES_FUNCTIONS, *PLUGINS, *_own_modules(), *_once_allowed}.difference(allowed)
-    _once_allowed.update(trusted)
-    # A config's dictionaries stay dictionaries, even where they look like a class to build.
+    _allow({*PACKAGE, *LIGHTNING, *trusted})
+
+
+def allow_in_yaml(trusted: list[str]) -> None:
+    """From now on, also allow the names that the user's YAML may contain.
+
+    Args:
+        trusted: The modules of `--trust`.
+    """
+    _allow({*PACKAGE, *LIGHTNING, *trusted, *PLUGINS, *_own_modules()})
+
+
+def _allow(names: set[str]) -> None:
+    denied = {"*", *TAKES_FUNCTIONS, *_ever_allowed} - names
+    _ever_allowed.update(names)
     set_parsing_settings(
+        # A dictionary in a config stays a dictionary, even if it looks like a class to build.
         instantiate_subclass_spec_in_any=False,
         import_path_denylist=sorted(denied),
-        import_path_allowlist=allowed,
+        import_path_allowlist=sorted(names),
     )
 
 
-def own_code(trusted: list[str]) -> None:
-    """From now on allow the names that a user's YAML may hold as well.
+def _own_modules() -> set[str]:
+    """Return the user's modules: those outside the standard library and the installed packages.
 
-    Args:
-        trusted: The modules of `--trust`.
+    A data folder with the name of an installed package does not hide that package.
     """
-    only_known(trusted)
-    set_parsing_settings(import_path_allowlist=[*PLUGINS, *_own_modules()])
-
-
-def _own_modules() -> list[str]:
-    """The user's modules: what Python finds first in a folder that is not its own or a package's.
-
-    A folder of data that has the name of an installed package does not hide that package.
-    """
-    python = Path(sysconfig.get_paths()["stdlib"]).resolve()
-    found = set()
+    standard_library = Path(sysconfig.get_paths()["stdlib"]).resolve()
+    modules = set()
     for entry in sys.path:
         folder = Path(entry or ".").resolve()
         installed = {"site-packages", "dist-packages"}.intersection(folder.parts)
-        if folder.is_dir() and not installed and python not in (folder, *folder.parents):
-            for path in folder.iterdir():
-                name = path.stem if path.suffix == ".py" else path.name
-                if (
-                    name.isidentifier()
-                    and name not in sys.stdlib_module_names
-                    and _lies_in(folder, name)
-                ):
-                    found.add(name)
-    return sorted(found - {"jsonargparse"})
+        if folder.is_dir() and not installed and not folder.is_relative_to(standard_library):
+            names = {path.name.removesuffix(".py") for path in folder.iterdir()}
+            modules |= {name for name in names if name.isidentifier() and _is_in(folder, name)}
+    return modules - {"jsonargparse", *sys.stdlib_module_names}
 
 
-def _lies_in(folder: Path, name: str) -> bool:
-    """Whether importing a top-level module would take it from a folder; nothing is imported."""
-    spec = PathFinder.find_spec(name)
+def _is_in(folder: Path, module: str) -> bool:
+    """Return whether Python would import a module from this folder. Nothing is imported."""
+    spec = PathFinder.find_spec(module)
     if spec is None:
         return False
     files = [spec.origin] if spec.origin else list(spec.submodule_search_locations or [])
@@ -126,23 +130,23 @@ def check_classes(config: Any, key: str = "") -> None:
     """Refuse a parsed config that holds anything but plain values and classes.
 
     Raises:
-        InputError: A value is a function, or what `class_path` names is one.
+        InputError: A value is a function, or `class_path` names one.
     """
     if isinstance(config, Namespace | Mapping):
         for name, value in (vars(config) if isinstance(config, Namespace) else config).items():
             if name == "class_path" and not _is_class(value):
-                raise InputError(f"{key}={value}: not a class; a config may name classes only")
+                raise InputError(f"{key}={value}: not a class; name a class instead")
             check_classes(value, f"{key}.{name}".lstrip("."))
     elif isinstance(config, list | tuple | set):
         for value in config:
             check_classes(value, key)
     elif callable(config) and not inspect.isclass(config) and not isinstance(config, PathType):
         name = getattr(config, "__qualname__", type(config).__qualname__)
-        raise InputError(f"{key}={config.__module__}.{name}: a config may not name a function")
+        raise InputError(f"{key}={config.__module__}.{name}: a function; name a class instead")
 
 
 def _is_class(name: Any) -> bool:
-    """Whether a name that the parser has already imported is a class; anything may stand in a free-form dictionary."""
+    """Return whether a name is a class. The parser has imported all that it takes for one."""
     module, _, attribute = str(name).rpartition(".")
     return module not in sys.modules or inspect.isclass(
         getattr(sys.modules[module], attribute, None)
@@ -150,54 +154,51 @@ def _is_class(name: Any) -> bool:
 
 
 def options(config: Any) -> str:
-    """What the commands that read this config's checkpoint need: ` --trust MODULE` for each class of the user's own."""
-    known = {name for found in LIGHTNING for name in _names(found)}
+    """Return ` --trust MODULE` for each module that a checkpoint with this config needs."""
     modules = {
         name.rpartition(".")[0]
         for name in _class_paths(config)
-        if name not in known and not name.startswith(PACKAGE)
+        if name not in LIGHTNING and not name.startswith(PACKAGE)
     }
     return "".join(f" --trust {module}" for module in sorted(modules))
 
 
-def _class_paths(config: Any) -> set[str]:
-    """All values of `class_path` in a config of plain values."""
+def _class_paths(config: Any) -> Iterator[str]:
+    """Yield each `class_path` in a config of plain values."""
     if isinstance(config, Mapping):
-        own = {config["class_path"]} if isinstance(config.get("class_path"), str) else set()
-        return own.union(*map(_class_paths, config.values()))
-    return set().union(*map(_class_paths, config)) if isinstance(config, list | tuple) else set()
+        if isinstance(config.get("class_path"), str):
+            yield config["class_path"]
+        config = list(config.values())
+    if isinstance(config, list | tuple):
+        for value in config:
+            yield from _class_paths(value)
 
 
-def denied(name: str) -> str:
-    """What the user reads of a name that is on no list, such as `os.system`."""
+def refusal(name: str) -> str:
+    """Return the error for a name that is on no list, such as `os.system`."""
     return (
-        f"{name}: not allowed here, so it was not imported. A checkpoint may name litpool's poolings and "
-        "tasks and a few Lightning classes; your own YAML also Lightning's plugins and modules of your own. "
+        f"{name}: not allowed here, so it was not imported. A checkpoint may name litpool's "
+        "poolings and tasks and some of Lightning's classes; your YAML may also name Lightning's "
+        "plugins and your own modules. "
         f"If you trust it, add --trust {name.rpartition('.')[0]}"
     )
 
 
 def split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The command line without `--trust MODULE`, and the modules: no YAML file and no checkpoint may name them.
+    """Split off `--trust MODULE`, which only the command line may set, never YAML or a checkpoint.
+
+    Returns:
+        The other arguments, and the trusted modules.
 
     Raises:
-        InputError: A module's name is missing, or is no name.
+        InputError: The name of a module is missing or not valid.
     """
-    rest, trusted = [], []
-    remaining = iter(arguments)
-    for argument in remaining:
-        option, equals, value = argument.partition("=")
-        if option != "--trust":
-            rest.append(argument)
-            continue
-        module = value if equals else next(remaining, "")
-        if not module or not all(part.isidentifier() for part in module.split(".")):
-            raise InputError(
-                f"trust={module}: give the name of a module, such as --trust my_poolings"
-            )
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--trust", action="append", nargs="?", const="", default=[])
+    known, rest = parser.parse_known_args(arguments)
+    for module in known.trust:
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise InputError(f"trust={module}: name a module, such as --trust my_poolings")
         if module.split(".")[0] == "jsonargparse":
-            raise InputError(
-                f"trust={module}: a config could then change this very list; name another module"
-            )
-        trusted.append(module)
-    return rest, trusted
+            raise InputError(f"trust={module}: it could change this very list; name another module")
+    return rest, known.trust

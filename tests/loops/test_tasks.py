@@ -208,7 +208,7 @@ def test_a_similarity_checkpoint_gives_vectors_of_single_texts(train, cli, argum
     )
     assert (status, err) == (
         2,
-        "error: output=pairs.npz: only vectors go into .npz, and the answers are others; use .jsonl\n",
+        "error: output=pairs.npz: .npz holds vectors only; use .jsonl or .parquet\n",
     )
 
 

@@ -643,7 +643,7 @@ def test_a_killed_study_ends_as_if_nothing_had_happened(job, tmp_path):
             ["--data.source", "{train: a.csv, validation: a.csv, test: one.csv}"],
             "every row of the test split has label",
         ),
-        (["--study.sed", "1"], "study.sed: no such option; did you mean 'study.seed'?"),
+        (["--study.sed", "1"], "study.sed: unknown option; did you mean 'study.seed'?"),
         (
             ["--task", "QuestionAnswering"],
             "error: task=QuestionAnswering: a study takes Classification",
