@@ -212,13 +212,9 @@ def predict(  # noqa: D417
     _check_finite(values, index, task)
     if trainer.is_global_zero:
         rows = run.data.rows["predict"]
-<<<<<<< HEAD
-        answers = task.decode(task.assemble(kept, index), rows)
-        outputs.write_predictions(output, rows.select_columns(task.display_columns), answers)
-=======
         predictions = task.decode(task.assemble(values, index), rows)
-        outputs.write_predictions(output, rows.select_columns(task.shown), predictions)
->>>>>>> wt-app
+        texts = rows.select_columns(task.display_columns)
+        outputs.write_predictions(output, texts, predictions)
         if output != "-":
             print(f"wrote {output}")
 
