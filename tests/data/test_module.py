@@ -341,7 +341,7 @@ def test_an_added_token_reaches_the_batches_as_one_id(make: Make, tmp_path: Path
 def test_a_restored_tokenizer_is_used_instead_of_the_named_one(
     make: Make, tokenizer_folder: str
 ) -> None:
-    files = dump_tokenizer(load_tokenizer(tokenizer_folder, ["zebra"], []))
+    files = dump_tokenizer(load_tokenizer(tokenizer_folder, ["zebra"])[0])
     data = make(tokenizer="./no/such/folder", saved={"tokenizer": files})
     data.setup("fit")
     assert "zebra" in data.tokenizer.get_vocab()

@@ -18,7 +18,7 @@ from litpool import CACHE, InputError
 from litpool.data import added
 from litpool.data.batches import Collator, EvaluationOrder, TrainOrder
 from litpool.data.files import Source
-from litpool.data.tokenizer import dump_tokenizer, grown_tokenizer, restore_tokenizer
+from litpool.data.tokenizer import dump_tokenizer, load_tokenizer, restore_tokenizer
 from litpool.tasks.task import Task
 
 if TYPE_CHECKING:  # slow to import, and not needed until there are rows
@@ -154,7 +154,7 @@ class TextDataModule(LightningDataModule):
     def _load_tokenizer(self) -> PreTrainedTokenizerBase:
         assert self.tokenizer_name is not None
         tokens = self.add_tokens, self.add_special_tokens
-        tokenizer, self.new_ids = grown_tokenizer(self.tokenizer_name, *tokens, self.pad_token)
+        tokenizer, self.new_ids = load_tokenizer(self.tokenizer_name, *tokens, self.pad_token)
         return tokenizer
 
     def _load_rows(self) -> dict[str, "Dataset"]:
