@@ -287,9 +287,9 @@ def _replace(table: pa.Table, name: str, values: pa.ChunkedArray) -> pa.Table:
 def _divide(
     rows: Dataset, parts: int, labels: list[str], group: Sequence[str], seed: int
 ) -> tuple[Dataset, Dataset]:
-    """Split off one row in `parts`, in proportion from each label, or groups of rows as a whole.
+    """Split off one row in `parts`: in proportion from each label, or in whole groups.
 
-    Not with the library's stratified splits: they refuse a label that occurs once.
+    Not with a library's stratified split: that refuses a label that occurs only once.
     """
     if len(rows) < 2:
         raise InputError(

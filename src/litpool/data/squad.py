@@ -21,19 +21,18 @@ def squad_rows(content: dict[str, Any], where: str) -> list[dict[str, Any]]:
             the paragraph.
     """
     rows = []
-    for number, article in enumerate(_part(content, "data", list, where), 1):
-        article_place = f"{where}, article {number}"
-        named = {}
-        if isinstance(article, dict) and article.get("title"):
-            named["title"] = article["title"]
-            article_place += f" ({article['title']!r})"
-        paragraphs = _part(article, "paragraphs", list, article_place)
-        for position, paragraph in enumerate(paragraphs, 1):
-            place = f"{article_place}, paragraph {position}"
-            context = _part(paragraph, "context", str, place)
-            for index, qa in enumerate(_part(paragraph, "qas", list, place), 1):
-                question = _question(qa, f"{place}, question {index}")
-                rows.append({**named, "context": context, **question})
+    for article_number, article in enumerate(_part(content, "data", list, where), 1):
+        title = article.get("title") if isinstance(article, dict) else None
+        shared = {"title": title} if title else {}
+        in_article = f"{where}, article {article_number}" + (f" ({title!r})" if title else "")
+        paragraphs = _part(article, "paragraphs", list, in_article)
+        for paragraph_number, paragraph in enumerate(paragraphs, 1):
+            in_paragraph = f"{in_article}, paragraph {paragraph_number}"
+            shared["context"] = _part(paragraph, "context", str, in_paragraph)
+            questions = _part(paragraph, "qas", list, in_paragraph)
+            for question_number, question in enumerate(questions, 1):
+                place = f"{in_paragraph}, question {question_number}"
+                rows.append({**shared, **_question(question, place)})
     if not rows:
         raise InputError(f"{where}: has no questions; {FORMAT}")
     return rows
