@@ -1,13 +1,19 @@
-"""The wall: nothing outside tools/ imports from it, and no tool imports another. No cycles; loops keep apart."""
+"""Imports: the wall around the tools, no cycles, loops that keep apart, and declared packages."""
 
 import ast
+import re
+import sys
+import tomllib
 from graphlib import TopologicalSorter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).parents[1]
 SOURCES = sorted((HERE / "src" / "litpool").rglob("*.py"))
+PROJECT = tomllib.loads((HERE / "pyproject.toml").read_text())["project"]
+DISTRIBUTIONS = packages_distributions()
 LOOPS = {f"litpool.loops.{name}" for name in ("lightning", "huggingface", "plain")}
 
 
@@ -57,6 +63,34 @@ def test_there_are_no_cycles() -> None:
 
 def test_the_loops_do_not_import_each_other() -> None:
     assert not {(loop, name) for loop in LOOPS for name in IMPORTS[loop] & LOOPS}
+
+
+def third_party(source: str) -> set[str]:
+    """The packages that a source imports, except litpool and the standard library."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(str(node.module))
+    return {name.split(".")[0] for name in names} - {"litpool"} - sys.stdlib_module_names
+
+
+def canonical(requirement: str) -> str:
+    """The name in a requirement, or a distribution's own, as package indexes compare names."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement)[0]).lower()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_every_package_that_is_imported_is_declared(path: Path) -> None:
+    requirements = list(PROJECT["dependencies"])
+    if tool_of(module_of(path)):  # a tool may need an extra
+        extras = PROJECT["optional-dependencies"]
+        requirements += [line for name in extras if name != "dev" for line in extras[name]]
+    declared = {canonical(requirement) for requirement in requirements}
+    for package in third_party(path.read_text()):
+        names = {canonical(name) for name in DISTRIBUTIONS.get(package, [package])}
+        assert names & declared, f"{package}: declare it in pyproject.toml"
 
 
 def test_cli_has_30_lines_at_most() -> None:

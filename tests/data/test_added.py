@@ -168,7 +168,7 @@ def test_unusable_tokens_are_told_in_one_line(
 def test_tokens_that_exist_are_told_in_one_line_and_not_added() -> None:
     tokenizer = word_piece()
     with pytest.warns(
-        UserWarning, match=r"'film', '\[MASK\]': one token already, not added"
+        UserWarning, match=r"already has these tokens, which are not added: 'film', '\[MASK\]'$"
     ) as told:
         new = add(tokenizer, ["film", "covid"], ["[MASK]"])
     assert len(told) == 1
@@ -180,7 +180,7 @@ def test_a_word_of_the_vocabulary_that_would_be_split_is_left_whole_and_keeps_it
     size = len(tokenizer)
     assert len(tokenizer.tokenize("[unused1]")) > 1
     with pytest.warns(
-        UserWarning, match=r"the vocabulary has '\[unused1\]': left whole from now on"
+        UserWarning, match=r"the vocabulary already has '\[unused1\]': no longer split"
     ):
         assert add(tokenizer, [], ["[unused1]"]) == {}
     assert tokenizer.tokenize("the [unused1] film") == ["the", "[unused1]", "film"]

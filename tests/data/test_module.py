@@ -1,5 +1,6 @@
 """Rows become batches once: what is tokenized, what the cache gives back, and the way from a batch to its row."""
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Callable
@@ -10,11 +11,13 @@ from typing import Any
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
+from jsonargparse import ArgumentParser
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from litpool import InputError
 from litpool.data import module
+from litpool.data.files import Source
 from litpool.data.module import TextDataModule
 from litpool.data.tokenizer import dump_tokenizer, load_tokenizer
 from litpool.tasks.classification import Classification
@@ -64,6 +67,15 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
 
 def all_batches(data: TextDataModule) -> list[dict[str, Tensor]]:
     return [*data.train_dataloader(), *data.val_dataloader(), *data.test_dataloader()]
+
+
+def test_the_options_of_the_source_are_documented_options_of_the_data_module() -> None:
+    parser = ArgumentParser()
+    parser.add_class_arguments(TextDataModule, "data", skip={"task", "saved"})
+    described = {action.dest: action.help for action in parser._actions}
+    for field in dataclasses.fields(Source):
+        assert described[f"data.{field.name}"], field.name
+        assert parser.get_defaults()[f"data.{field.name}"] == field.default
 
 
 # ---- once
@@ -341,7 +353,7 @@ def test_an_added_token_reaches_the_batches_as_one_id(make: Make, tmp_path: Path
 def test_a_restored_tokenizer_is_used_instead_of_the_named_one(
     make: Make, tokenizer_folder: str
 ) -> None:
-    files = dump_tokenizer(load_tokenizer(tokenizer_folder, ["zebra"], []))
+    files = dump_tokenizer(load_tokenizer(tokenizer_folder, ["zebra"])[0])
     data = make(tokenizer="./no/such/folder", saved={"tokenizer": files})
     data.setup("fit")
     assert "zebra" in data.tokenizer.get_vocab()

@@ -126,38 +126,42 @@ def test_questions_without_answers_can_be_read_to_be_answered(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("path", "value", "told"),
     [
-        (["data"], {"a": 1}, "squad.json: 'data' is \"{'a': 1}\", no list"),
-        (["data", 0], "text", r"article 1: 'paragraphs' is 'None', no list"),
-        (["data", 1, "paragraphs"], None, r"article 2 \('강'\): 'paragraphs' is 'None', no list"),
+        (["data"], {"a": 1}, "squad.json: 'data' is \"{'a': 1}\", not a list"),
+        (["data", 0], "text", r"article 1: 'paragraphs' is 'None', not a list"),
+        (
+            ["data", 1, "paragraphs"],
+            None,
+            r"article 2 \('강'\): 'paragraphs' is 'None', not a list",
+        ),
         (
             ["data", 1, "paragraphs", 1, "context"],
             5,
-            r"article 2 \('강'\), paragraph 2: 'context' is '5', no text",
+            r"article 2 \('강'\), paragraph 2: 'context' is '5', not text",
         ),
         (
             ["data", 0, "paragraphs", 0, "qas"],
             {},
-            r"article 1 \('Rivers'\), paragraph 1: 'qas' is '{}', no list",
+            r"article 1 \('Rivers'\), paragraph 1: 'qas' is '{}', not a list",
         ),
         (
             ["data", 0, "paragraphs", 0, "qas", 1, "id"],
             7,
-            r"paragraph 1, question 2: 'id' is '7', no text",
+            r"paragraph 1, question 2: 'id' is '7', not text",
         ),
         (
             ["data", 0, "paragraphs", 0, "qas", 1, "answers"],
             None,
-            r"question 2: 'answers' is 'None', no list",
+            r"question 2: 'answers' is 'None', not a list",
         ),
         (
             ["data", 0, "paragraphs", 0, "qas", 0, "answers", 1, "answer_start"],
             "4",
-            r"question 1: 'answer_start' is '4', no whole number",
+            r"question 1: 'answer_start' is '4', not a whole number",
         ),
         (
             ["data", 0, "paragraphs", 0, "qas", 0, "answers", 1],
             "Nile",
-            r"question 1: 'text' is 'None', no text",
+            r"question 1: 'text' is 'None', not text",
         ),
     ],
 )
@@ -175,5 +179,5 @@ def test_a_broken_file_is_refused_with_the_place(
 
 
 def test_a_file_without_questions_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"squad\.json: no question; must be as in SQuAD"):
+    with pytest.raises(InputError, match=r"squad\.json: has no questions; must be as in SQuAD"):
         read(tmp_path, {"data": [{"title": "Rivers", "paragraphs": []}]})

@@ -123,12 +123,12 @@ def test_predict_finds_the_markers_and_names_a_text_without(cli: Cli, marked: li
         (["--data.add_tokens", "[covid, ' ']"], "a token is empty or only spaces; leave it out"),
         (
             ["--data.add_tokens", "[covid, covid]"],
-            "data.add_tokens: 'covid' is named twice; once is enough",
+            "data.add_tokens: 'covid' is named twice; name it once",
         ),
-        (["--data.add_tokens", "[' covid']"], "' covid' has spaces at its ends; give 'covid'"),
+        (["--data.add_tokens", "[' covid']"], "' covid' begins or ends with a space; use 'covid'"),
         (
             ["--data.add_tokens", "[COVID, covid]"],
-            "'COVID', 'covid': the tokenizer reads 'covid' for each; name one of them",
+            "the tokenizer reads both 'COVID' and 'covid' as 'covid'; name one of them",
         ),
         (
             ["--data.add_tokens", "['[S1]']"],
@@ -142,7 +142,7 @@ def test_predict_finds_the_markers_and_names_a_text_without(cli: Cli, marked: li
             ["--data.add_special_tokens", "[]", "--model.encoder.train_new_tokens", "true", *MEAN],
             "no token is new",
         ),
-        (["--data.pad_token", "<pad>"], "data.pad_token=<pad>: no token of"),
+        (["--data.pad_token", "<pad>"], "data.pad_token=<pad>: not in the vocabulary of"),
         (["--model.encoder.new_tokens", "mean"], "model.encoder"),
         (
             ["--model.encoder.overrides", "{hidden_size: 64}"],

@@ -1,1 +1,1 @@
-"""Rows, tokens, batches: everything that stands before the network."""
+"""Rows, tokens and batches: everything before the network."""

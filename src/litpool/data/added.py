@@ -1,6 +1,5 @@
-"""Added tokens: how the tokenizer takes them up, what stood in their place before, and whether the texts have them."""
+"""Added tokens: adding them to the tokenizer, and finding texts that lack them."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,92 +11,97 @@ from transformers import PreTrainedTokenizerBase
 
 from litpool import InputError
 
-if TYPE_CHECKING:  # slow to import, and not needed until there are rows
+if TYPE_CHECKING:
     from datasets import Dataset
 
-Pieces = dict[
-    int, list[int]
-]  # by the id of a new token: the ids of its pieces in the tokenizer as it was
+# The ids of new tokens, each with the ids of the pieces that its text was split into before.
+Pieces = dict[int, list[int]]
 
 
 def add(tokenizer: PreTrainedTokenizerBase, plain: Sequence[str], special: Sequence[str]) -> Pieces:
-    """Add tokens to the tokenizer, and warn of those that it already has.
+    """Add tokens to the tokenizer, which no longer splits them, and warn about known ones.
 
     Args:
-        tokenizer: Takes them up; it leaves them whole from now on.
-        plain: Tokens like other words.
-        special: Tokens that are no words, such as entity markers.
+        tokenizer: The tokenizer to add to.
+        plain: Tokens that are treated like words.
+        special: Tokens that are not words, such as entity markers.
 
     Returns:
-        The ids that are new, each with its pieces: what its text was split into before, unknown tokens left out.
+        The new ids, each with its pieces; unknown tokens are left out of the pieces.
 
     Raises:
         InputError: A token is empty, is named twice, or is special and would become a plain one.
     """
     _check(tokenizer, plain, special)
-    before = tokenizer.get_vocab()
-    known = [token for token in plain if _is_whole(tokenizer, token)]
+    vocab = tokenizer.get_vocab()
+    known = [token for token in plain if _is_one_token(tokenizer, token)]
     known += [token for token in special if token in tokenizer.all_special_tokens]
     if known:
         rank_zero_warn(
-            f"data.add_tokens, data.add_special_tokens: {_named(known)}: one token already, not added"
+            "data.add_tokens, data.add_special_tokens: the tokenizer already has these tokens, "
+            f"which are not added: {_listed(known)}"
         )
-    new = [token for token in (*plain, *special) if token not in known]
-    pieces = {token: _pieces(tokenizer, token) for token in new}
-    tokenizer.add_tokens([token for token in plain if token in new])
-    marks = [token for token in special if token in new]
+    plain = [token for token in plain if token not in known]
+    special = [token for token in special if token not in known]
+    pieces = {token: _pieces(tokenizer, token) for token in [*plain, *special]}
+    tokenizer.add_tokens(plain)
     tokenizer.add_special_tokens(
-        {"extra_special_tokens": marks}, replace_extra_special_tokens=False
+        {"extra_special_tokens": special}, replace_extra_special_tokens=False
     )
-    if listed := [
-        token for token in new if token in before
-    ]:  # such as BERT's [unused1], which it would have split
+    # Such as BERT's [unused1], which it would have split.
+    listed = [token for token in pieces if token in vocab]
+    if listed:
         rank_zero_warn(
-            f"the vocabulary has {_named(listed)}: left whole from now on, with the embedding that it has"
+            f"the vocabulary already has {_listed(listed)}: no longer split, "
+            "and used with its existing embedding"
         )
     ids = tokenizer.get_added_vocab()
-    return {ids[token]: pieces[token] for token in new if token not in before}
+    return {ids[token]: pieces[token] for token in pieces if token not in vocab}
 
 
 def _check(
     tokenizer: PreTrainedTokenizerBase, plain: Sequence[str], special: Sequence[str]
 ) -> None:
-    for name, tokens in (("add_tokens", plain), ("add_special_tokens", special)):
-        if any(not token.strip() for token in tokens):
+    for option, tokens in (("data.add_tokens", plain), ("data.add_special_tokens", special)):
+        for token in tokens:
+            if not token.strip():
+                raise InputError(
+                    f"{option}={list(tokens)}: a token is empty or only spaces; leave it out"
+                )
+            if token != token.strip():
+                raise InputError(
+                    f"{option}: {token!r} begins or ends with a space; use {token.strip()!r}"
+                )
+            if tokens.count(token) > 1:
+                raise InputError(f"{option}: {token!r} is named twice; name it once")
+    first: dict[str, str] = {}
+    for token in plain:
+        form = _normalize(tokenizer, token)
+        if form in first:
             raise InputError(
-                f"data.{name}={list(tokens)}: a token is empty or only spaces; leave it out"
+                f"data.add_tokens: the tokenizer reads both {first[form]!r} and {token!r} as "
+                f"{form!r}; name one of them"
             )
-        if spaced := [token for token in tokens if token != token.strip()]:
+        first[form] = token
+        if token in special:
             raise InputError(
-                f"data.{name}: {spaced[0]!r} has spaces at its ends; give {spaced[0].strip()!r}"
+                f"data.add_tokens and data.add_special_tokens both name {token!r}; "
+                "remove it from one of them"
             )
-        if twice := [token for token in tokens if tokens.count(token) > 1]:
-            raise InputError(f"data.{name}: {twice[0]!r} is named twice; once is enough")
-    alike = Counter(read := [_as_read(tokenizer, token) for token in plain])
-    if same := [token for token, form in zip(plain, read, strict=True) if alike[form] > 1]:
-        told = f"{_named(same)}: the tokenizer reads {_as_read(tokenizer, same[0])!r} for each"
-        raise InputError(f"data.add_tokens: {told}; name one of them")
-    if both := [token for token in plain if token in special]:
-        raise InputError(
-            f"data.add_tokens and data.add_special_tokens both name {both[0]!r}; leave it in one of them"
-        )
-    if lost := [token for token in plain if token in tokenizer.all_special_tokens]:
-        raise InputError(
-            f"data.add_tokens: {lost[0]!r} is a special token already and would become a plain one; leave it out"
-        )
+        if token in tokenizer.all_special_tokens:
+            raise InputError(
+                f"data.add_tokens: {token!r} is a special token already and would become "
+                "a plain one; leave it out"
+            )
 
 
-def _as_read(tokenizer: PreTrainedTokenizerBase, token: str) -> str:
-    """The token as the tokenizer finds it in texts, such as in lower case."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    return (
-        backend.normalizer.normalize_str(token)
-        if backend is not None and backend.normalizer
-        else token
-    )
+def _normalize(tokenizer: PreTrainedTokenizerBase, token: str) -> str:
+    """Return the form in which the tokenizer looks for a token in texts, such as lower case."""
+    normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+    return normalizer.normalize_str(token) if normalizer else token
 
 
-def _is_whole(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
+def _is_one_token(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
     return len(tokenizer.tokenize(token)) == 1 and len(_pieces(tokenizer, token)) == 1
 
 
@@ -106,33 +110,34 @@ def _pieces(tokenizer: PreTrainedTokenizerBase, token: str) -> list[int]:
     return [piece for piece in ids if piece != tokenizer.unk_token_id]
 
 
-def _named(tokens: Sequence[str]) -> str:
+def _listed(tokens: Sequence[str]) -> str:
     return ", ".join(map(repr, tokens))
 
 
 def mark(encoded: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase) -> None:
     """Set special_tokens_mask to 1 at added special tokens, where a fast tokenizer leaves 0."""
-    added = tokenizer.get_added_vocab()
-    ids = {added[token] for token in tokenizer.extra_special_tokens}
+    added_vocab = tokenizer.get_added_vocab()
+    ids = {added_vocab[token] for token in tokenizer.extra_special_tokens}
     if ids and "special_tokens_mask" in encoded:
-        masks = zip(encoded["special_tokens_mask"], encoded["input_ids"], strict=True)
-        encoded["special_tokens_mask"] = [_marked(mask, row, ids) for mask, row in masks]
+        mask = _marked(encoded["special_tokens_mask"], encoded["input_ids"], ids)
+        encoded["special_tokens_mask"] = mask
 
 
-def _marked(mask: list[Any], row: list[Any], ids: set[int]) -> list[Any]:
-    if row and isinstance(row[0], list):  # several texts in a row
-        return [_marked(*text, ids) for text in zip(mask, row, strict=True)]
-    return [int(bit or token in ids) for bit, token in zip(mask, row, strict=True)]
+def _marked(mask: list[Any], tokens: list[Any], ids: set[int]) -> list[Any]:
+    if tokens and isinstance(tokens[0], list):  # of rows, or of several texts in a row
+        return [_marked(*row, ids) for row in zip(mask, tokens, strict=True)]
+    return [int(bit or token in ids) for bit, token in zip(mask, tokens, strict=True)]
 
 
 def warn_unused(encoded: "Dataset", tokens: Mapping[str, int]) -> None:
-    """Warn of added tokens (with their ids) that never occur in the texts, and so will not be trained."""
-    left = dict(tokens)
-    for flat, _ in _texts(encoded) if left else ():
-        left = {token: number for token, number in left.items() if not (flat == number).any()}
-    if left:
+    """Warn about tokens, given with their ids, that never occur in the texts."""
+    unused = dict(tokens)
+    for ids, _ in _batches(encoded) if tokens else ():
+        unused = {token: number for token, number in unused.items() if number not in ids}
+    if unused:
         rank_zero_warn(
-            f"added tokens that never occur in the train split, so they learn nothing: {_named([*left])}"
+            "added tokens that never occur in the train split, so their embeddings are not "
+            f"trained: {_listed([*unused])}"
         )
 
 
@@ -142,43 +147,53 @@ def require(
     rows: Mapping[str, "Dataset"],
     columns: Sequence[str],
 ) -> None:
-    """Refuse texts that lack one of `tokens` (with their ids).
+    """Refuse texts that lack one of the tokens.
+
+    Args:
+        tokens: The tokens with their ids.
+        encoded: The token ids of each split.
+        rows: The rows of each split.
+        columns: The columns with texts.
 
     Raises:
-        InputError: It names the split, the row and the text.
+        InputError: A text lacks a token; the message names the split, the row and the text.
     """
     for split, dataset in encoded.items():
         for token, number in tokens.items():
-            if (text := _first_without(dataset, number)) is not None:
-                first = dataset[0]["input_ids"]
-                several = isinstance(first[0], list)  # else two columns are read as one text
-                row, part = divmod(text, len(first) if several else 1)
-                index = dataset[row]["index"]
-                whole = " ".join(
-                    rows[split][index][name]
-                    for name in (columns[part:][:1] if several else columns)
-                )
-                cut = token in whole
-                told = f"{token!r} is cut off from the text" if cut else f"no {token!r} in the text"
-                advice = "raise data.max_length" if cut else "mark every text"
+            position = _first_without(dataset, number)
+            if position is None:
+                continue
+            ids = dataset[0]["input_ids"]
+            if isinstance(ids[0], list):  # each column is a text of its own
+                row, part = divmod(position, len(ids))
+                names = [columns[part]]
+            else:
+                row = position
+                names = list(columns)
+            index = dataset[row]["index"]
+            text = " ".join(rows[split][index][name] for name in names)
+            where = f"the {split} split, row {index + 1}"
+            if token in text:
                 raise InputError(
-                    f"the {split} split, row {index + 1}: {told} {whole[:80]!r}; {advice}"
+                    f"{where}: {token!r} is cut off from the text {text[:80]!r}; "
+                    "raise data.max_length"
                 )
+            raise InputError(f"{where}: no {token!r} in the text {text[:80]!r}; mark every text")
 
 
 def _first_without(encoded: "Dataset", number: int) -> int | None:
-    """The first text that lacks the token of this id, texts counted over all rows; None if each of them has it."""
-    done = 0
-    for flat, starts in _texts(encoded):
-        has = np.logical_or.reduceat(flat == number, starts)
-        if not has.all():
-            return done + int(has.argmin())
-        done += len(starts)
+    """Return the position, among all texts of all rows, of the first that lacks a token id."""
+    count = 0
+    for ids, starts in _batches(encoded):
+        has_token = np.logical_or.reduceat(ids == number, starts)
+        if not has_token.all():
+            return count + int(has_token.argmin())
+        count += len(starts)
     return None
 
 
-def _texts(encoded: "Dataset") -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Batch by batch the token ids of all texts in a row, and where each text begins."""
+def _batches(encoded: "Dataset") -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield, per batch of rows, the token ids of all texts and the position where each begins."""
     for batch in encoded.select_columns(["input_ids"]).with_format("arrow").iter(10_000):
         texts = batch.column("input_ids").combine_chunks()
         while pa.types.is_nested(texts.type.value_type):

