@@ -33,7 +33,7 @@ def contents(
     return {
         "job": {
             "version": __version__,
-            "config": _with_names(config, __name__.partition(".")[0]),
+            "config": short_names(config, __name__.partition(".")[0]),
             "task": task.state_dict(),
             "encoder": network.encoder.config.to_json_string(use_diff=False),
             "tokenizer": dict(tokenizer_files),
@@ -60,18 +60,18 @@ def upgrade(checkpoint: dict[str, Any]) -> dict[str, Any]:
         )
         if package:
             checkpoint["job"] = job = checkpoint.pop(package)
-            job["config"] = _with_names(job.get("config"), package)
+            job["config"] = short_names(job.get("config"), package)
     return checkpoint
 
 
-def _with_names(config: Any, package: str) -> Any:
+def short_names(config: Any, package: str) -> Any:
     """A config in which the classes of a package are named without their modules."""
     if isinstance(config, Mapping):
-        found = {key: _with_names(value, package) for key, value in config.items()}
+        found = {key: short_names(value, package) for key, value in config.items()}
         if str(found.get("class_path")).startswith(f"{package}."):
             found["class_path"] = found["class_path"].rpartition(".")[2]
         return found
-    return [_with_names(value, package) for value in config] if isinstance(config, list) else config
+    return [short_names(value, package) for value in config] if isinstance(config, list) else config
 
 
 def rng_state() -> dict[str, torch.Tensor]:
