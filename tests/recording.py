@@ -1,4 +1,4 @@
-"""A log that keeps every step of a training: enough to tell whether two loops did the same."""
+"""A log that records every step of a training run, to see whether two loops did the same."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from litpool.loops.log import Log
 
 
 class Steps(Log, Callback):
-    """Keeps the steps; to Lightning it is a callback."""
+    """Records the steps. To Lightning it is a callback."""
 
     every = 1
 
@@ -34,12 +34,8 @@ class Steps(Log, Callback):
             self.rows += batch["index"].tolist()
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        gradients = [
-            w.grad
-            for group in optimizer.param_groups
-            for w in group["params"]
-            if w.grad is not None
-        ]
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         lr = float(optimizer.param_groups[0]["lr"])
         self.steps.append({"rows": self.rows, "lr": lr, "clipped_norm": norm})
@@ -61,7 +57,7 @@ class Steps(Log, Callback):
 
     @property
     def record(self) -> dict[str, Any]:
-        """The steps, and the sha256 of the weights at the end (of the best checkpoint, where there was a test)."""
+        """The steps, and the sha256 of the last weights (after a test, those of best.ckpt)."""
         digest = hashlib.sha256()
         for name, weight in sorted(self.network.state_dict().items()):
             digest.update(name.encode() + weight.detach().cpu().numpy().tobytes())
