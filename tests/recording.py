@@ -1,4 +1,4 @@
-"""A log that stores every training step, to tell whether two loops did the same."""
+"""A log that records every step of a training run, to see whether two loops did the same."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from litpool.loops.log import Log
 
 
 class Steps(Log, Callback):
-    """Stores the steps; for Lightning, it is a callback."""
+    """Records the steps. To Lightning it is a callback."""
 
     every = 1
 
@@ -57,7 +57,7 @@ class Steps(Log, Callback):
 
     @property
     def record(self) -> dict[str, Any]:
-        """The steps, and the sha256 of the final weights (after a test: the best checkpoint's)."""
+        """The steps, and the sha256 of the last weights (after a test, those of best.ckpt)."""
         digest = hashlib.sha256()
         for name, weight in sorted(self.network.state_dict().items()):
             digest.update(name.encode() + weight.detach().cpu().numpy().tobytes())

@@ -236,7 +236,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_weights(cli, rows, tmp_path, mon
     status, _, err = cli(*arguments)
     assert status == 130
     last = "logs/debug/version_1/checkpoints/last.ckpt"
-    assert f"go on with: python cli.py fit --ckpt_path {last}" in err
+    assert f"resume with: python cli.py fit --ckpt_path {last}" in err
     status, out, err = cli("fit", "--ckpt_path", last)
     assert status == 0, err
     assert out.splitlines()[-1] == "wrote logs/debug/version_1"

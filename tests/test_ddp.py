@@ -1,4 +1,4 @@
-"""Two processes on CPU (gloo) against one: the same metrics from one checkpoint, the same weights from training."""
+"""Two processes on CPU (gloo) train to the same weights and metrics as one."""
 
 import json
 import os
@@ -20,14 +20,18 @@ TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 
 
 def run(folder, *arguments):
-    """A command in a process of its own; gives the last word that it prints."""
+    """Run a command in a process of its own; return the path that it prints last."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
-    done = subprocess.run(
+    process = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder / done.stdout.split()[-1]
+    assert process.returncode == 0, process.stderr[-3000:]
+    return folder / process.stdout.split()[-1]
+
+
+def metrics(folder):
+    return json.loads((folder / "metrics.json").read_text())
 
 
 def write_rows(path, count, seed):
@@ -36,33 +40,25 @@ def write_rows(path, count, seed):
         file.write("text,label\n")
         for number in range(count):
             label = list(WORDS)[number % 3]
-            file.write(
-                " ".join(rng.choices(WORDS[label].split(), k=rng.randint(1, 12))) + f",{label}\n"
-            )
+            words = rng.choices(WORDS[label].split(), k=rng.randint(1, 12))
+            file.write(f"{' '.join(words)},{label}\n")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The same training with one process and with two that share its batches; the test set's size is odd."""
+    """The same training by one process and by two that share its batches; the test set is odd."""
     folder = tmp_path_factory.mktemp("ddp")
     for split, count in {"train": 96, "validation": 31, "test": 33}.items():
         write_rows(folder / f"{split}.csv", count, count)
     overrides = (
         "{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 64, "
+        "hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}"
     )
-    overrides += "hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}"
-    common = [
-        "fit",
-        "--config",
-        ROOT / "configs/debug.yaml",
-        "--data.source",
-        ".",
-        "--trainer.max_epochs",
-        "3",
-    ]
-    common += ["--model.encoder.overrides", overrides, "--task.dropout", "0.0"]
-    one = run(folder, *common, "--data.batch_size", "32")
-    two = run(folder, *common, "--data.batch_size", "16", *TWO)
+    command = ["fit", "--config", ROOT / "configs/debug.yaml", "--data.source", "."]
+    command += ["--trainer.max_epochs", "3", "--task.dropout", "0.0"]
+    command += ["--model.encoder.overrides", overrides]
+    one = run(folder, *command, "--data.batch_size", "32")
+    two = run(folder, *command, "--data.batch_size", "16", *TWO)
     return folder, one, two
 
 
@@ -80,73 +76,35 @@ def test_two_processes_train_to_the_same_weights(trained):
 def test_two_processes_report_exactly_the_metrics_of_one(trained):
     folder, one, _ = trained
     checkpoint = one / "checkpoints/best.ckpt"
-    results = [
-        json.loads(
-            (run(folder, "test", "--ckpt_path", checkpoint, *more) / "metrics.json").read_text()
-        )
-        for more in ([], TWO)
-    ]
+    command = ["test", "--ckpt_path", checkpoint]
+    results = [metrics(run(folder, *command, *devices)) for devices in ([], TWO)]
     losses = [result.pop("test/loss") for result in results]
     assert results[0] == results[1]
     assert results[0]["test/accuracy"] > 0.5
-    assert losses[0] == pytest.approx(losses[1], abs=1e-6)  # other padding, other rounding
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)  # different padding, different rounding
 
 
 @pytest.mark.slow  # half a minute of starting processes
 def test_two_processes_predict_what_one_does_in_input_order(trained):
     folder, one, _ = trained
     checkpoint = one / "checkpoints/best.ckpt"
+    command = ["predict", "--ckpt_path", checkpoint, "--input", "test.csv"]
     answers = []
-    for number, more in enumerate(([], TWO)):
-        run(
-            folder,
-            "predict",
-            "--ckpt_path",
-            checkpoint,
-            "--input",
-            "test.csv",
-            "--output",
-            f"{number}.jsonl",
-            *more,
-        )
-        answers.append(
-            [json.loads(line) for line in (folder / f"{number}.jsonl").read_text().splitlines()]
-        )
+    for number, devices in enumerate(([], TWO), start=1):
+        file = run(folder, *command, "--output", f"{number}.jsonl", *devices)
+        answers.append([json.loads(line) for line in file.read_text().splitlines()])
     assert len(answers[0]) == 33
     for left, right in zip(*answers, strict=True):
         assert (left["text"], left["label"]) == (right["text"], right["label"])
         assert left["probabilities"] == pytest.approx(right["probabilities"], abs=1e-6)
 
 
-PAIRS = ["--task.text", "[left, right]"]
+SCORE = "--task.label score --task.score_range [0,5]"
 TASKS = {
-    "regression": [
-        "--task",
-        "Regression",
-        *PAIRS,
-        "--task.label",
-        "score",
-        "--task.score_range",
-        "[0, 5]",
-    ],
-    "cosine": [
-        "--task",
-        "Similarity",
-        *PAIRS,
-        "--task.label",
-        "score",
-        "--task.score_range",
-        "[0, 5]",
-    ],
-    "contrastive": ["--task", "Similarity", *PAIRS, "--task.objective", "contrastive"],
-    "questions": [
-        "--task",
-        "QuestionAnswering",
-        "--task.doc_stride",
-        "4",
-        "--data.max_length",
-        "24",
-    ],
+    "regression": f"--task Regression --task.text [left,right] {SCORE}",
+    "cosine": f"--task Similarity --task.text [left,right] {SCORE}",
+    "contrastive": "--task Similarity --task.text [left,right] --task.objective contrastive",
+    "questions": "--task QuestionAnswering --task.doc_stride 4 --data.max_length 24",
 }
 
 
@@ -161,26 +119,14 @@ def test_two_processes_score_every_task_as_one_does(name, tmp_path):
             " ".join(rng.choices(words, k=rng.randint(3, 12))) for _ in range(3)
         )
         answers = {"text": [context.split()[0]], "answer_start": [0]}
-        asked = {"question": left, "context": context, "answers": answers}
-        rows.append({"left": left, "right": right, "score": number % 11 / 2, **asked})
+        question = {"question": left, "context": context, "answers": answers}
+        rows.append({"left": left, "right": right, "score": number % 11 / 2, **question})
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    common = [
-        "test",
-        "--config",
-        ROOT / "configs/debug.yaml",
-        "--data.source",
-        "{test: rows.jsonl}",
-        *TASKS[name],
-    ]
-    results = [
-        json.loads(
-            (run(tmp_path, *common, "--data.batch_size", "4", *more) / "metrics.json").read_text()
-        )
-        for more in ([], TWO)
-    ]
+    command = ["test", "--config", ROOT / "configs/debug.yaml", *TASKS[name].split()]
+    command += ["--data.source", "{test: rows.jsonl}", "--data.batch_size", "4"]
+    results = [metrics(run(tmp_path, *command, *devices)) for devices in ([], TWO)]
     losses = [result.pop("test/loss") for result in results]
     assert results[0] == pytest.approx(results[1], abs=1e-6)
-    if name != "contrastive":  # whose batches are others
-        assert losses[0] == pytest.approx(
-            losses[1], abs=1e-3
-        )  # of QA's windows the batches have other sizes
+    if name != "contrastive":  # its loss depends on what else is in the batch
+        # QA's windows fall into batches of other sizes
+        assert losses[0] == pytest.approx(losses[1], abs=1e-3)

@@ -1,4 +1,4 @@
-"""A checkpoint carries what rebuilds the network; a file that is none is told in one line."""
+"""A checkpoint is enough to rebuild the network; any other file is refused in one line."""
 
 import io
 import json
@@ -73,14 +73,14 @@ def path(build: Build, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> st
 
 
 def refused(path: str | Path) -> str:
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as error:
         read(str(path))
-    assert str(told.value).startswith(f"ckpt_path={path}: ")
-    assert "\n" not in str(told.value)
-    return str(told.value)
+    assert str(error.value).startswith(f"ckpt_path={path}: ")
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
-# ---- there and back
+# ---- round trip
 
 
 def test_what_is_written_is_read(path: str, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -92,7 +92,7 @@ def test_what_is_written_is_read(path: str, tokenizer: PreTrainedTokenizerBase) 
     assert restore_tokenizer(saved["tokenizer"]).get_vocab() == tokenizer.get_vocab()
 
 
-def test_the_random_numbers_go_on_where_they_stood(path: str) -> None:
+def test_the_random_state_is_restored(path: str) -> None:
     expected = torch.rand(4)
     saved = read(path)
     torch.manual_seed(99)
@@ -116,14 +116,14 @@ def test_the_network_is_rebuilt_with_equal_logits(
     other.load_state_dict(saved["task"])
     torch.manual_seed(99)
     again = TextModel(
-        other, FirstLastPooling, EncoderOptions("gone"), encoder_config(saved), pretrained=False
+        other, FirstLastPooling, EncoderOptions("missing"), encoder_config(saved), pretrained=False
     ).eval()
     again.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
     assert torch.equal(again(batch), network(batch))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_encoders_config_goes_round(
+def test_the_encoders_config_survives_the_round_trip(
     kind: str, build: Build, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     network = build(kind=kind)
@@ -132,7 +132,7 @@ def test_the_encoders_config_goes_round(
     assert config.to_dict() == network.encoder.config.to_dict()
 
 
-def test_the_encoders_config_is_kept_whole_so_that_later_defaults_cannot_change_it(
+def test_the_encoders_config_is_complete_so_that_later_defaults_cannot_change_it(
     path: str,
 ) -> None:
     assert json.loads(read(path)["encoder"])["layer_norm_eps"] == 1e-12  # BERT's default
@@ -144,19 +144,23 @@ def test_added_tokens_are_in_the_rebuilt_encoder(
     network = TextModel(learned(), FirstLastPooling, *tiny("bert"), pretrained=False, vocab_size=75)
     saved = contents(network, learned(), dump_tokenizer(tokenizer), {}, {})["job"]
     again = TextModel(
-        learned(), FirstLastPooling, EncoderOptions("gone"), encoder_config(saved), pretrained=False
+        learned(),
+        FirstLastPooling,
+        EncoderOptions("missing"),
+        encoder_config(saved),
+        pretrained=False,
     )
     again.load_state_dict(network.state_dict())
     assert again.encoder.config.vocab_size == 75
 
 
-def test_reading_moves_no_random_numbers(path: str) -> None:
+def test_reading_draws_no_random_numbers(path: str) -> None:
     before = torch.get_rng_state()
     read(path)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-# ---- written whole, or not at all
+# ---- written completely, or not at all
 
 STEPS = ["torch.save", "os.fsync", "os.link", "os.replace"]
 
@@ -174,7 +178,7 @@ def number_in(path: Path) -> int:
 @pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
 @pytest.mark.parametrize("call", [1, 2, 3])
 @pytest.mark.parametrize("step", STEPS)
-def test_a_kill_at_any_step_leaves_a_whole_checkpoint(
+def test_a_kill_at_any_step_leaves_a_complete_checkpoint(
     step: str, call: int, links: bool, tmp_path: Path
 ) -> None:
     path = tmp_path / "last.ckpt"
@@ -200,16 +204,16 @@ def test_a_kill_at_any_step_leaves_a_whole_checkpoint(
         write(content(3), path)
         os._exit(0)
     os.waitpid(child, 0)
-    assert {number_in(found) for found in tmp_path.glob("last*.ckpt")} <= {1, 2, 3}
+    assert {number_in(file) for file in tmp_path.glob("last*.ckpt")} <= {1, 2, 3}
     assert path.exists() or (not links and number_in(tmp_path / "last.prev.ckpt") == 2)
     assert not path.exists() or number_in(path) >= 2
     write(content(4), path)
     assert number_in(path) == 4
     remove_unfinished(tmp_path)
-    assert {found.name for found in tmp_path.iterdir()} == {"last.ckpt", "last.prev.ckpt"}
+    assert {file.name for file in tmp_path.iterdir()} == {"last.ckpt", "last.prev.ckpt"}
 
 
-def test_the_last_but_one_is_kept_of_last_only(tmp_path: Path) -> None:
+def test_only_last_has_a_previous_version(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         write(content(number), tmp_path / "last.ckpt")
         write(content(number), tmp_path / "best.ckpt")
@@ -220,7 +224,7 @@ def test_the_last_but_one_is_kept_of_last_only(tmp_path: Path) -> None:
     }
 
 
-def test_an_error_while_writing_leaves_no_rest(
+def test_an_error_while_writing_leaves_no_unfinished_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(content(1), tmp_path / "last.ckpt")
@@ -246,9 +250,9 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path: Path, value: floa
 
 
 def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(path: str, tmp_path: Path) -> None:
-    whole = Path(path).read_bytes()
-    (tmp_path / "last.prev.ckpt").write_bytes(whole)
-    for damaged in (whole[:5000], b"", None):
+    complete = Path(path).read_bytes()
+    (tmp_path / "last.prev.ckpt").write_bytes(complete)
+    for damaged in (complete[:5000], b"", None):
         (tmp_path / "last.ckpt").unlink(missing_ok=True)
         if damaged is not None:
             (tmp_path / "last.ckpt").write_bytes(damaged)
@@ -257,23 +261,23 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(path: str, tmp_p
         assert reason
         assert reason.startswith(f"ckpt_path={tmp_path / 'last.ckpt'}: ")
     assert resumable(path)[::2] == (path, None)
-    (tmp_path / "last.prev.ckpt").write_bytes(whole[:5000])
+    (tmp_path / "last.prev.ckpt").write_bytes(complete[:5000])
     with pytest.raises(InputError, match=r"last.prev.ckpt: damaged or incomplete"):
         resumable(str(tmp_path / "last.ckpt"))
 
 
-# ---- what is no checkpoint
+# ---- files that are no checkpoints
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     assert "no such file; checkpoints are at RUN/checkpoints/" in refused(tmp_path / "best.ckpt")
     assert "no such file" in refused(tmp_path)  # a folder
 
 
 @pytest.mark.parametrize("share", [0.0, 0.00005, 0.01, 0.25, 0.5, 0.9, 0.999, 0.99999])
-def test_a_file_that_is_cut_short_is_told(path: str, share: float) -> None:
-    whole = Path(path).read_bytes()
-    Path(path).write_bytes(whole[: int(share * len(whole))])
+def test_a_truncated_file_is_refused(path: str, share: float) -> None:
+    complete = Path(path).read_bytes()
+    Path(path).write_bytes(complete[: int(share * len(complete))])
     assert "damaged or incomplete" in refused(path)
 
 
@@ -282,7 +286,7 @@ def test_a_file_that_is_cut_short_is_told(path: str, share: float) -> None:
     [{"state_dict": {"weight": torch.ones(2)}}, {}, [1, 2], torch.ones(3), "litpool"],
     ids=str,
 )
-def test_a_torch_file_of_other_content_is_told(value: Any, tmp_path: Path) -> None:
+def test_a_torch_file_with_other_content_is_refused(value: Any, tmp_path: Path) -> None:
     torch.save(value, tmp_path / "other.ckpt")
     assert "not written by litpool" in refused(tmp_path / "other.ckpt")
 
@@ -323,13 +327,13 @@ def legacy() -> bytes:
         "torch before 1.6",
     ],
 )
-def test_a_file_of_another_kind_is_told(content: bytes, tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "other.ckpt").write_bytes(content)
     refused(tmp_path / "other.ckpt")
 
 
 class Trap:
-    """What a hostile checkpoint would hold: code that runs when it is unpickled."""
+    """Code that runs when it is unpickled, as in a hostile checkpoint."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark

@@ -1,4 +1,4 @@
-"""The Trainer around our network: what is carried over, and what would go wrong without the overrides."""
+"""The Trainer around our network: its arguments, and what goes wrong without the overrides."""
 
 import math
 from types import SimpleNamespace
@@ -16,9 +16,9 @@ from litpool.tasks.classification import Classification
 
 @pytest.fixture
 def settings(tmp_path):
-    def settings(**given):
+    def settings(**options):
         job = SimpleNamespace(
-            flags=flags(**given), folder=tmp_path, log=Log(), task=Classification()
+            flags=flags(**options), folder=tmp_path, log=Log(), task=Classification()
         )
         return arguments(job, 12)
 
@@ -53,9 +53,9 @@ def test_the_seed_is_that_of_seed_everything(settings):
 
 def test_the_loss_is_the_tasks_own(build, batch):
     network = build().eval()
-    outputs = LossModel(network, task := Classification(), FiniteCheck(None))(
-        **batch, index=torch.arange(3)
-    )
+    task = Classification()
+    model = LossModel(network, task, FiniteCheck(None))
+    outputs = model(**batch, index=torch.arange(3))
     torch.testing.assert_close(outputs["loss"], task.loss(network(batch), batch["labels"]))
     torch.testing.assert_close(outputs["logits"], network(batch))
 
@@ -67,9 +67,8 @@ def test_a_short_last_window_is_scaled_like_the_others(train):
     }
     losses = {command: [step["loss"] for step in run["steps"]] for command, run in windows.items()}
     assert losses["fit_plain"] == losses["fit_hf"]
-    assert losses["fit_hf"][1] == pytest.approx(
-        losses["fit_hf"][0] * 2 / 3, rel=0.2
-    )  # 2 batches of 3 in the window
+    # the second window has 2 batches instead of 3
+    assert losses["fit_hf"][1] == pytest.approx(losses["fit_hf"][0] * 2 / 3, rel=0.2)
 
 
 def test_without_the_override_the_trainer_divides_by_the_true_length(train, monkeypatch):
@@ -77,22 +76,19 @@ def test_without_the_override_the_trainer_divides_by_the_true_length(train, monk
     monkeypatch.setattr(
         TextTrainer, "compute_loss", lambda self, model, inputs, **_: model(**inputs)["loss"]
     )
-    losses = [
-        step["loss"] for step in train("fit_hf", "--trainer.accumulate_grad_batches", 3)["steps"]
-    ]
+    steps = train("fit_hf", "--trainer.accumulate_grad_batches", 3)["steps"]
+    losses = [step["loss"] for step in steps]
     assert losses[1] == pytest.approx(losses[0], rel=0.2)
 
 
 def test_an_evaluation_at_the_very_end_happens_only_if_it_is_due(train):
-    run = train("fit_hf", "--trainer.max_steps", 7, "--trainer.val_check_interval", 3)
-    assert (
-        run["metrics"]
-        == train("fit", "--trainer.max_steps", 7, "--trainer.val_check_interval", 3)["metrics"]
-    )
+    options = ("--trainer.max_steps", 7, "--trainer.val_check_interval", 3)
+    run = train("fit_hf", *options)
+    assert run["metrics"] == train("fit", *options)["metrics"]
     assert len(run["steps"]) == 7
 
 
-def test_the_bar_shows_progress_but_not_the_lines_of_the_log(cli, job):
+def test_the_bar_shows_progress_but_no_log_lines(cli, job):
     job[job.index("--trainer.enable_progress_bar") + 1] = "true"
     status, out, err = cli("fit_hf", *job)
     assert status == 0
@@ -100,7 +96,7 @@ def test_the_bar_shows_progress_but_not_the_lines_of_the_log(cli, job):
     assert "grad_norm" not in out + err
 
 
-def test_each_way_to_the_trainer_is_shown():
+def test_both_ways_to_adapt_the_trainer_are_shown():
     overridden = vars(huggingface.TextTrainer).keys() & {
         "get_train_dataloader",
         "compute_loss",

@@ -1,4 +1,4 @@
-"""Added tokens, MarkerPooling and overrides through the commands: trained by each loop, resumed, predicted, refused."""
+"""Added tokens, MarkerPooling and overrides, from the command line and in every loop."""
 
 import json
 import signal
@@ -26,13 +26,8 @@ def marked(
     lines = [{**row, "text": f"[S1] {row['text']} [S2] film"} for row in rows]
     (tmp_path / "marked.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return [
-        *(
-            *job[6:],
-            "--data.source",
-            "marked.jsonl",
-            "--data.add_special_tokens",
-            "['[S1]', '[S2]']",
-        ),
+        *job[6:],
+        *("--data.source", "marked.jsonl", "--data.add_special_tokens", "['[S1]', '[S2]']"),
         *("--model.encoder.name", encoder_folder, "--model.recipe.weight_decay", "0.5"),
         *("--model.pooling", "MarkerPooling", "--model.pooling.markers", "['[S1]', '[S2]']"),
     ]
@@ -65,20 +60,15 @@ def test_only_the_new_rows_train_in_every_loop(
 
 
 @pytest.mark.parametrize("freeze", ["all", "none"])
-def test_an_interrupted_fit_goes_on_to_the_same_weights(
+def test_an_interrupted_fit_resumes_to_the_same_weights(
     cli: Cli, marked: list[str], monkeypatch: pytest.MonkeyPatch, freeze: str
 ) -> None:
-    arguments = [
-        "fit",
-        *marked,
-        "--model.encoder.freeze",
-        freeze,
-        "--model.encoder.train_new_tokens",
-        "true",
-    ]
+    options = ["--model.encoder.freeze", freeze, "--model.encoder.train_new_tokens", "true"]
+    arguments = ["fit", *marked, *options]
     status, out, err = cli(*arguments)
     assert status == 0, err
-    whole, calls, step = last(out.split()[-1]), [], TextModule.training_step
+    expected = last(out.split()[-1])
+    calls, step = [], TextModule.training_step
 
     def interrupted(
         self: TextModule, batch: dict[str, torch.Tensor], batch_idx: int
@@ -94,8 +84,8 @@ def test_an_interrupted_fit_goes_on_to_the_same_weights(
     status, out, err = cli("fit", "--ckpt_path", path)
     assert status == 0, err
     resumed = torch.load(path, weights_only=True)
-    assert resumed["job"]["new_ids"] == whole["job"]["new_ids"]
-    for name, weight in whole["state_dict"].items():
+    assert resumed["job"]["new_ids"] == expected["job"]["new_ids"]
+    for name, weight in expected["state_dict"].items():
         assert torch.equal(weight, resumed["state_dict"][name]), name
 
 
@@ -112,7 +102,7 @@ def test_predict_finds_the_markers_and_names_a_text_without(cli: Cli, marked: li
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (
             ["--data.add_special_tokens", "['[S1]']"],
@@ -140,7 +130,7 @@ def test_predict_finds_the_markers_and_names_a_text_without(cli: Cli, marked: li
         ),
         (
             ["--data.add_special_tokens", "[]", "--model.encoder.train_new_tokens", "true", *MEAN],
-            "no token is new",
+            "there are no new tokens",
         ),
         (["--data.pad_token", "<pad>"], "data.pad_token=<pad>: not in the vocabulary of"),
         (["--model.encoder.new_tokens", "mean"], "model.encoder"),
@@ -154,11 +144,11 @@ def test_predict_finds_the_markers_and_names_a_text_without(cli: Cli, marked: li
         ),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line_and_leaves_no_run(
-    cli: Cli, marked: list[str], arguments: list[str], told: str, tmp_path: Path
+def test_bad_options_are_refused_in_one_line_and_leave_no_run(
+    cli: Cli, marked: list[str], arguments: list[str], message: str, tmp_path: Path
 ) -> None:
     status, _, err = cli("fit", *marked, *arguments)
     assert status == 2
-    assert told in err
+    assert message in err
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "logs").exists()

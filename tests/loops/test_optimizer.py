@@ -1,4 +1,4 @@
-"""Which weights learn how fast, and how the learning rate moves."""
+"""Which weights learn how fast, and how the learning rate changes."""
 
 import math
 from collections.abc import Callable
@@ -27,23 +27,23 @@ EVERYTHING = partial(ConcatPooling, poolings=[LayerMixPooling, AttentionPooling,
 def settings(network: TextModel, recipe: Recipe) -> dict[str, tuple[float, float]]:
     """Learning rate and weight decay of each weight that is in a group; fails if one is in two."""
     names = {id(weight): name for name, weight in network.named_parameters()}
-    found: dict[str, tuple[float, float]] = {}
+    by_name: dict[str, tuple[float, float]] = {}
     for group in parameter_groups(network, recipe):
         for weight in group["params"]:
-            assert names[id(weight)] not in found
-            found[names[id(weight)]] = (group["lr"], group["weight_decay"])
-    return found
+            assert names[id(weight)] not in by_name
+            by_name[names[id(weight)]] = (group["lr"], group["weight_decay"])
+    return by_name
 
 
 def rates(recipe: Recipe, network: TextModel, steps: int) -> list[float]:
     """The head's learning rate in each of the steps, and after them."""
     optimizer, schedule = configure(network, recipe, steps)
-    found = []
+    values = []
     for _ in range(steps):
-        found.append(optimizer.param_groups[0]["lr"])
+        values.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
-    return [*found, optimizer.param_groups[0]["lr"]]
+    return [*values, optimizer.param_groups[0]["lr"]]
 
 
 # ---- groups
@@ -61,11 +61,11 @@ def test_each_trained_weight_is_in_one_group_and_no_frozen_one(
 
 @pytest.mark.parametrize("kind", ["bert", "modernbert", "deberta-v2"])
 def test_biases_and_norms_have_no_weight_decay(kind: str, build: Build) -> None:
-    found = settings(build(AttentionPooling, kind), Recipe(weight_decay=0.1))
-    for name, (_, decay) in found.items():
+    groups = settings(build(AttentionPooling, kind), Recipe(weight_decay=0.1))
+    for name, (_, decay) in groups.items():
         plain = name.endswith("bias") or "norm" in name.lower()
         assert decay == (0.0 if plain else 0.1), name
-    assert {decay for _, decay in found.values()} == {0.0, 0.1}
+    assert {decay for _, decay in groups.values()} == {0.0, 0.1}
 
 
 def test_without_layer_decay_there_are_two_groups(build: Build) -> None:
@@ -83,7 +83,7 @@ def test_without_layer_decay_there_are_two_groups(build: Build) -> None:
     ],
 )
 def test_layer_decay_by_hand(kind: str, layer: str, build: Build) -> None:
-    found = settings(
+    groups = settings(
         build(AttentionPooling, kind), Recipe(lr=1.0, layer_decay=0.5, head_lr_factor=10.0)
     )
     expected = {
@@ -94,22 +94,22 @@ def test_layer_decay_by_hand(kind: str, layer: str, build: Build) -> None:
         "pooling.": 10.0,
         "head.": 10.0,
     }
-    for name, (rate, _) in found.items():
+    for name, (rate, _) in groups.items():
         (prefix,) = (prefix for prefix in expected if name.startswith(prefix))
         assert rate == pytest.approx(expected[prefix]), name
-    assert {rate for rate, _ in found.values()} == {0.25, 0.5, 1.0, 10.0}
+    assert {rate for rate, _ in groups.values()} == {0.25, 0.5, 1.0, 10.0}
 
 
 def test_the_pooler_learns_as_fast_as_the_top_layer(build: Build) -> None:
-    found = settings(build(PoolerOutput), Recipe(lr=1.0, layer_decay=0.5))
-    assert found["encoder.model.pooler.dense.weight"][0] == 1.0
+    groups = settings(build(PoolerOutput), Recipe(lr=1.0, layer_decay=0.5))
+    assert groups["encoder.model.pooler.dense.weight"][0] == 1.0
 
 
 def test_embeddings_of_another_name_are_the_lowest_layer(build: Build) -> None:
-    found = settings(
+    groups = settings(
         build(MeanPooling, "eurobert", num_key_value_heads=4), Recipe(lr=1.0, layer_decay=0.5)
     )
-    assert found["encoder.model.embed_tokens.weight"][0] == 0.25
+    assert groups["encoder.model.embed_tokens.weight"][0] == 0.25
 
 
 def test_layer_decay_needs_layers_of_their_own(build: Build) -> None:
@@ -151,10 +151,9 @@ def test_the_first_step_by_hand(fused: bool, build: Build) -> None:
     )
     weight.grad, bias.grad = torch.full_like(weight, 3.0), torch.full_like(bias, -2.0)
     optimizer.step()
-    torch.testing.assert_close(
-        weight, before * (1 - 0.1 * 0.5) - 0.1
-    )  # Adam's first step is the sign of the gradient
-    torch.testing.assert_close(bias, torch.full_like(bias, 0.1))  # and the bias does not decay
+    # Adam's first step is the sign of the gradient; the bias does not decay
+    torch.testing.assert_close(weight, before * (1 - 0.1 * 0.5) - 0.1)
+    torch.testing.assert_close(bias, torch.full_like(bias, 0.1))
 
 
 # ---- the schedule
@@ -162,16 +161,16 @@ def test_the_first_step_by_hand(fused: bool, build: Build) -> None:
 
 @pytest.mark.parametrize("warmup", [0.2, 4])
 def test_linear_rises_from_0_and_falls_to_0(warmup: float, build: Build) -> None:
-    found = rates(Recipe(lr=1.0, warmup=warmup), build(), 20)
-    assert found == pytest.approx([n / 4 for n in range(4)] + [(20 - n) / 16 for n in range(4, 21)])
+    lr = rates(Recipe(lr=1.0, warmup=warmup), build(), 20)
+    assert lr == pytest.approx([n / 4 for n in range(4)] + [(20 - n) / 16 for n in range(4, 21)])
 
 
 def test_cosine_by_hand(build: Build) -> None:
-    found = rates(Recipe(lr=2.0, warmup=0.2, schedule="cosine"), build(), 20)
-    assert found[:5] == pytest.approx([0, 0.5, 1, 1.5, 2])
-    assert found[12] == pytest.approx(1)  # half-way between 4 and 20
-    assert found[8] == pytest.approx(1 + math.cos(math.pi / 4))
-    assert found[20] == pytest.approx(0)
+    lr = rates(Recipe(lr=2.0, warmup=0.2, schedule="cosine"), build(), 20)
+    assert lr[:5] == pytest.approx([0, 0.5, 1, 1.5, 2])
+    assert lr[12] == pytest.approx(1)  # half-way between 4 and 20
+    assert lr[8] == pytest.approx(1 + math.cos(math.pi / 4))
+    assert lr[20] == pytest.approx(0)
 
 
 def test_constant_stays_after_the_warmup(build: Build) -> None:
@@ -190,9 +189,9 @@ def test_without_warmup_the_first_step_has_the_full_rate(build: Build) -> None:
 def test_warmup_is_a_share_below_1_and_a_number_of_steps_from_1(
     warmup: float, peak: int, build: Build
 ) -> None:
-    found = rates(Recipe(lr=1.0, warmup=warmup), build(), 10)
-    assert found.index(max(found)) == min(peak, 9 if warmup == 0.99 else peak)
-    assert found[0] == 0
+    lr = rates(Recipe(lr=1.0, warmup=warmup), build(), 10)
+    assert lr.index(max(lr)) == min(peak, 9 if warmup == 0.99 else peak)
+    assert lr[0] == 0
 
 
 def test_layers_keep_their_distance_all_along(build: Build) -> None:
@@ -223,10 +222,10 @@ def test_layers_keep_their_distance_all_along(build: Build) -> None:
     ],
 )
 def test_a_value_out_of_bounds_is_named(name: str, value: Any) -> None:
-    with pytest.raises(InputError, match=rf"^model\.recipe\.{name}=") as told:
+    with pytest.raises(InputError, match=rf"^model\.recipe\.{name}=") as error:
         Recipe(**{name: value})
-    assert str(value) in str(told.value)
-    assert "\n" not in str(told.value)
+    assert str(value) in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_values_at_the_bounds_are_allowed() -> None:

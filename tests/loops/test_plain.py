@@ -1,4 +1,4 @@
-"""The loop by hand against values worked out here, and what it leaves behind."""
+"""The loop by hand against values worked out here, and the run folder that it writes."""
 
 import json
 import math
@@ -11,15 +11,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from litpool.loops.flags import Flags
 
 
-def flags(**given):
+def flags(**options):
     length = {"epochs": 2, "max_steps": -1, "accumulate": 1, "patience": None}
     rhythm = {"check_epochs": 1, "check_batches": 1.0, "log_steps": 1, "progress": False}
     precision = {"device": torch.device("cpu"), "precision": "32-true", "clip": math.inf}
-    return Flags(**{**length, **rhythm, **precision, **given})
+    return Flags(**{**length, **rhythm, **precision, **options})
 
 
 @pytest.mark.parametrize(
-    ("given", "steps"),
+    ("options", "steps"),
     [
         ({}, 10),
         ({"accumulate": 2}, 6),  # 5 batches: windows of 2, 2 and 1
@@ -29,12 +29,12 @@ def flags(**given):
         ({"epochs": -1, "max_steps": 70}, 70),
     ],
 )
-def test_steps_are_counted_in_windows_that_end_with_the_epoch(given, steps):
-    assert flags(**given).steps(5) == steps
+def test_steps_are_counted_in_windows_that_end_with_the_epoch(options, steps):
+    assert flags(**options).steps(5) == steps
 
 
 @pytest.mark.parametrize(
-    ("given", "due"),
+    ("options", "due"),
     [
         ({}, [(0, 5), (1, 5)]),
         ({"check_epochs": 2}, [(1, 5)]),
@@ -44,16 +44,16 @@ def test_steps_are_counted_in_windows_that_end_with_the_epoch(given, steps):
         ({"check_epochs": None, "check_batches": 3}, [(0, 3), (1, 1), (1, 4)]),
     ],
 )
-def test_an_evaluation_is_due_as_lightning_counts(given, due):
+def test_an_evaluation_is_due_as_lightning_counts(options, due):
     batches = [(epoch, batch) for epoch in (0, 1) for batch in range(1, 6)]
-    assert [batch for batch in batches if flags(**given).due(*batch, 5)] == due
+    assert [batch for batch in batches if flags(**options).due(*batch, 5)] == due
 
 
 def test_warmup_and_decay_move_the_learning_rate_at_each_step(train):
     steps = train("fit_plain", "--model.recipe.warmup", 2)["steps"]
     assert len(steps) == 10
     assert [step["lr"] for step in steps] == pytest.approx(
-        [0, 0.005, *(0.01 * left / 8 for left in range(8, 0, -1))]
+        [0, 0.005, *(0.01 * rest / 8 for rest in range(8, 0, -1))]
     )
 
 
@@ -71,9 +71,11 @@ def test_the_run_folder_is_that_of_fit(train):
     names = {
         command: {path.name for path in folder.iterdir()} for command, folder in folders.items()
     }
-    logs = [{name for name in found if name.startswith("events")} for found in names.values()]
-    assert all(logs)
-    assert names["fit"] - logs[0] == names["fit_plain"] - logs[1]
+    events = {
+        command: {name for name in names[command] if name.startswith("events")} for command in names
+    }
+    assert all(events.values())
+    assert names["fit"] - events["fit"] == names["fit_plain"] - events["fit_plain"]
     checkpoints = {path.name for path in (folders["fit_plain"] / "checkpoints").iterdir()}
     assert checkpoints == {"best.ckpt", "last.ckpt", "last.prev.ckpt"}
     config = yaml.safe_load((folders["fit_plain"] / "config.yaml").read_text())
@@ -98,6 +100,20 @@ def test_the_curves_overlay_those_of_fit(command, train):
     assert len(curves[0]["train/loss"]) == 6
 
 
+@pytest.mark.parametrize("command", ["fit", "fit_plain", "fit_hf"])
+def test_there_are_no_curves_if_log_every_n_steps_is_0(command, train):
+    folder = train(command, "--trainer.log_every_n_steps", 0, "--trainer.max_epochs", 1)["folder"]
+    tags = EventAccumulator(str(folder)).Reload().Tags()["scalars"]
+    assert "train/loss" not in tags
+    assert "val/accuracy" in tags
+
+
+def test_validation_by_time_does_not_stop_a_short_fit(cli, job):
+    short = ("--trainer.val_check_interval", "00:01:00:00", "--trainer.max_steps", 3)
+    status, _, err = cli("fit", *job, *short)
+    assert status == 0, err
+
+
 @pytest.mark.parametrize("command", ["fit_plain", "fit_hf"])
 def test_its_checkpoint_tests_and_predicts(command, train, cli):
     run = train(command)
@@ -112,27 +128,21 @@ def test_its_checkpoint_tests_and_predicts(command, train, cli):
 
 
 @pytest.mark.parametrize("command", ["fit", "fit_plain", "fit_hf"])
-def test_early_stopping_waits_as_long_as_it_shall(command, train):
+def test_early_stopping_waits_as_long_as_its_patience(command, train):
     stopping = (
         "EarlyStopping",
         "--trainer.callbacks.monitor=val/accuracy",
         "--trainer.callbacks.mode=max",
     )
-    arguments = (
-        "--model.recipe.lr",
-        1e-9,
-        "--trainer.max_epochs",
-        9,
-    )  # nothing gets better after the first epoch
-    run = train(
-        command, *arguments, "--trainer.callbacks+", *stopping, "--trainer.callbacks.patience=2"
-    )
+    # nothing improves after the first epoch
+    slow = ("--model.recipe.lr", 1e-9, "--trainer.max_epochs", 9)
+    run = train(command, *slow, "--trainer.callbacks+", *stopping, "--trainer.callbacks.patience=2")
     assert len(run["steps"]) == 3 * 5
 
 
 @pytest.mark.parametrize("command", ["fit_plain", "fit_hf"])
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ("--trainer.limit_train_batches 3", "limit_train_batches=3"),
         ("--trainer.gradient_clip_algorithm value", "gradient_clip_algorithm=value"),
@@ -154,11 +164,11 @@ def test_early_stopping_waits_as_long_as_it_shall(command, train):
     ],
 )
 def test_a_flag_without_counterpart_is_named_before_weights_are_loaded(
-    command, arguments, said, job, cli, monkeypatch, tmp_path
+    command, arguments, message, job, cli, monkeypatch, tmp_path
 ):
     monkeypatch.setattr("litpool.loops.lightning.TextModel", lambda *_, **__: pytest.fail("built"))
     status, _, err = cli(command, *job, *arguments.split())
     assert status == 2
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
     assert not (tmp_path / "logs").exists()

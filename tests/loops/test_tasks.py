@@ -1,4 +1,4 @@
-"""Every task goes the whole way in every loop: trained to the same weights, scored, and answering new rows."""
+"""Every loop trains every task to the same weights, scores it and predicts with it."""
 
 import json
 import random
@@ -7,72 +7,21 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-WORDS = [
-    "a",
-    "bad",
-    "dull",
-    "film",
-    "fine",
-    "good",
-    "great",
-    "is",
-    "not",
-    "play",
-    "poor",
-    "the",
-    "this",
-    "was",
-]
+WORDS = "a bad dull film fine good great is not play poor the this was"
 LOOPS = ("fit", "fit_hf", "fit_plain")
-PAIR = ("--task.text", "[left, right]")
-TRIPLE = ("--task.text", "[left, right, wrong]")
+PAIR = "--task.text [left,right]"
+SCORE = "--task.label score --task.score_range [0,5]"
 TASKS = {
-    "regression": (
-        "--task",
-        "Regression",
-        *PAIR,
-        "--task.label",
-        "score",
-        "--task.score_range",
-        "[0, 5]",
+    "regression": f"--task Regression {PAIR} {SCORE}",
+    "regression, any range": "--task Regression --task.text left --task.label score",
+    "cosine": f"--task Similarity {PAIR} {SCORE}",
+    "softmax": f"--task Similarity {PAIR} --task.label kind --task.objective softmax",
+    "contrastive": f"--task Similarity {PAIR} --task.objective contrastive",
+    "hard negatives": (
+        "--task Similarity --task.text [left,right,wrong] --task.objective contrastive"
     ),
-    "regression, any range": (
-        "--task",
-        "Regression",
-        "--task.text",
-        "left",
-        "--task.label",
-        "score",
-    ),
-    "cosine": (
-        "--task",
-        "Similarity",
-        *PAIR,
-        "--task.label",
-        "score",
-        "--task.score_range",
-        "[0, 5]",
-    ),
-    "softmax": (
-        "--task",
-        "Similarity",
-        *PAIR,
-        "--task.label",
-        "kind",
-        "--task.objective",
-        "softmax",
-    ),
-    "contrastive": ("--task", "Similarity", *PAIR, "--task.objective", "contrastive"),
-    "hard negatives": ("--task", "Similarity", *TRIPLE, "--task.objective", "contrastive"),
-    "questions": (
-        "--task",
-        "QuestionAnswering",
-        "--task.doc_stride",
-        "4",
-        "--data.max_length",
-        "14",
-    ),
-    "questions, some without answer": ("--task", "QuestionAnswering", "--task.no_answer", "true"),
+    "questions": "--task QuestionAnswering --task.doc_stride 4 --data.max_length 14",
+    "questions, some without answer": "--task QuestionAnswering --task.no_answer true",
 }
 METRICS = {
     "regression": {"spearman", "pearson", "mae", "loss"},
@@ -103,27 +52,21 @@ ANSWERS = {
 
 
 def write_rows(path, answerable):
-    """Rows with the columns of all tasks; a question asks for the word of the context that it names."""
+    """Write rows with the columns of all tasks; each question names the word that answers it."""
     rng = random.Random(0)
+    words = WORDS.split()
     rows = []
     for number in range(60):
-        left, right, wrong = (" ".join(rng.choices(WORDS, k=rng.randint(2, 7))) for _ in range(3))
-        context = " ".join(rng.choices(WORDS, k=10))
+        left, right, wrong = (" ".join(rng.choices(words, k=rng.randint(2, 7))) for _ in range(3))
+        context = " ".join(rng.choices(words, k=10))
         word = rng.choice(context.split())
-        there = answerable or number % 3
-        answers = (
-            {"text": [word], "answer_start": [context.index(word)]}
-            if there
-            else {"text": [], "answer_start": []}
-        )
+        answers = {"text": [], "answer_start": []}
+        if answerable or number % 3:
+            answers = {"text": [word], "answer_start": [context.index(word)]}
+        texts = {"left": left, "right": right, "wrong": wrong}
         scores = {"score": rng.randint(0, 10) / 2, "kind": rng.choice(["no", "yes"])}
-        asked = {
-            "id": f"q{number}",
-            "question": f"is {word}",
-            "context": context,
-            "answers": answers,
-        }
-        rows.append({"left": left, "right": right, "wrong": wrong, **scores, **asked})
+        question = {"id": f"q{number}", "question": f"is {word}", "context": context}
+        rows.append({**texts, **scores, **question, "answers": answers})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
 
@@ -131,7 +74,8 @@ def write_rows(path, answerable):
 @pytest.fixture
 def arguments(tmp_path, request):
     source = write_rows(tmp_path / "rows.jsonl", "without" not in request.node.name)
-    return lambda name: (*TASKS[name], "--data.source", source, "--model.pooling", "MeanPooling")
+    data = ("--data.source", source, "--model.pooling", "MeanPooling")
+    return lambda name: (*TASKS[name].split(), *data)
 
 
 QUICK = ("regression", "contrastive", "questions")  # the others are `slow`
@@ -147,21 +91,16 @@ def test_a_task_is_trained_alike_in_all_loops_scored_and_answers(
     assert runs["fit"]["steps"] == runs["fit_hf"]["steps"] == runs["fit_plain"]["steps"]
     assert runs["fit"]["sha256"] == runs["fit_hf"]["sha256"] == runs["fit_plain"]["sha256"]
     assert runs["fit"]["metrics"] == runs["fit_hf"]["metrics"] == runs["fit_plain"]["metrics"]
-    names = {
-        metric.removeprefix("test/")
-        for metric in runs["fit"]["metrics"]
-        if metric.startswith("test/")
-    }
-    assert names == METRICS[name]
-    best = runs["fit_hf"]["folder"] / "checkpoints/best.ckpt"
-    status, out, err = cli("test", "--ckpt_path", best)
-    assert status == 0, err
-    again = json.loads((tmp_path / out.split()[-1] / "metrics.json").read_text())
-    assert again == {
+    scores = {
         metric: value
         for metric, value in runs["fit"]["metrics"].items()
         if metric.startswith("test/")
     }
+    assert {metric.removeprefix("test/") for metric in scores} == METRICS[name]
+    best = runs["fit_hf"]["folder"] / "checkpoints/best.ckpt"
+    status, out, err = cli("test", "--ckpt_path", best)
+    assert status == 0, err
+    assert json.loads((tmp_path / out.split()[-1] / "metrics.json").read_text()) == scores
     status, _, err = cli("predict", "--ckpt_path", best, "--input", tmp_path / "rows.jsonl")
     assert status == 0, err
     answers = [
@@ -176,17 +115,9 @@ def test_a_similarity_checkpoint_gives_vectors_of_single_texts(train, cli, argum
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     sides = {}
     for side in ("left", "right"):
-        single = (
-            "predict",
-            "--ckpt_path",
-            best,
-            "--input",
-            tmp_path / "rows.jsonl",
-            "--task.text",
-            side,
-        )
+        files = ("--ckpt_path", best, "--input", tmp_path / "rows.jsonl")
         for output in (f"{side}.npz", f"{side}.parquet", f"{side}.jsonl"):
-            status, out, err = cli(*single, "--output", output)
+            status, out, err = cli("predict", *files, "--task.text", side, "--output", output)
             assert (status, out) == (0, f"wrote {output}\n"), err
         sides[side] = np.load(tmp_path / f"{side}.npz")["vectors"]
         assert sides[side].shape == (60, 32)

@@ -1,7 +1,8 @@
-"""What a checkpoint carries beside the weights, and how it is written and read.
+"""What a checkpoint contains beside the weights, and how it is written and read.
 
-It holds plain values, loaded with `weights_only=True`. It is written beside its place and moved there, so that a file
-with its name is always whole; weights that are not finite are neither written nor read.
+It contains plain values only, loaded with `weights_only=True`. It is written to a temporary file
+and then renamed, so that a file with its name is always complete. Weights that are not finite are
+neither written nor read.
 """
 
 import contextlib
@@ -26,9 +27,10 @@ def contents(
     config: Mapping[str, Any],
     metrics: Mapping[str, float],
 ) -> dict[str, Any]:
-    """What it takes, beside the weights, to rebuild the network and its answers on another machine.
+    """Return what is needed beside the weights to rebuild the network and its answers anywhere.
 
-    Classes of this package are named without their module, so that files can be moved and the package renamed.
+    Classes of this package are named without their module, so that you can move files and rename
+    the package.
     """
     return {
         "job": {
@@ -45,59 +47,59 @@ def contents(
 
 
 def upgrade(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint of any version as this version writes it.
+    """Change a checkpoint of any version to what this version writes, and return it.
 
-    Version 0.1.0 kept the job under the package's name and named classes with their modules.
+    Version 0.1.0 stored the job under the package's name and named classes with their modules.
     """
-    if "job" not in checkpoint:
-        package = next(
-            (
-                key
-                for key, value in checkpoint.items()
-                if isinstance(value, dict) and "encoder" in value
-            ),
-            "",
-        )
-        if package:
+    if "job" in checkpoint:
+        return checkpoint
+    for package, value in checkpoint.items():
+        if isinstance(value, dict) and "encoder" in value:
             checkpoint["job"] = job = checkpoint.pop(package)
             job["config"] = short_names(job.get("config"), package)
+            break
     return checkpoint
 
 
 def short_names(config: Any, package: str) -> Any:
     """Return a config that names a package's poolings and tasks without their modules."""
-    if isinstance(config, Mapping):
-        found = {key: short_names(value, package) for key, value in config.items()}
-        if str(found.get("class_path")).startswith((f"{package}.model.", f"{package}.tasks.")):
-            found["class_path"] = found["class_path"].rpartition(".")[2]
-        return found
-    return [short_names(value, package) for value in config] if isinstance(config, list) else config
+    if isinstance(config, list):
+        return [short_names(value, package) for value in config]
+    if not isinstance(config, Mapping):
+        return config
+    shortened = {key: short_names(value, package) for key, value in config.items()}
+    path = str(shortened.get("class_path"))
+    if path.startswith((f"{package}.model.", f"{package}.tasks.")):
+        shortened["class_path"] = path.rpartition(".")[2]
+    return shortened
 
 
 def rng_state() -> dict[str, torch.Tensor]:
-    """Where the random numbers stand, of the CPU and of the GPU in use."""
-    cuda = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
-    return {"cpu": torch.get_rng_state(), **cuda}
+    """Return the state of the random number generators of the CPU and of the GPU in use."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
 
 
 def restore_rng(state: Mapping[str, torch.Tensor]) -> None:
-    """Go on with the random numbers where `rng_state` found them."""
+    """Restore what `rng_state` returned."""
     torch.set_rng_state(state["cpu"].cpu())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
 PREVIOUS = "last.prev.ckpt"
-"""The last.ckpt before the current one: what a run resumes from if that cannot be read."""
+"""The previous last.ckpt, from which a run resumes if the current one cannot be read."""
 
 UNFINISHED = ".part"
-"""What a file's name ends with while it is written."""
+"""The ending of a file's name while it is being written."""
 
 
 def write(checkpoint: Mapping[str, Any], path: str | Path) -> None:
-    """Write a checkpoint so that a kill at any moment leaves the old file or the new one, and never half of one.
+    """Write a checkpoint so that a kill at any moment leaves the old file or the new one.
 
-    A last.ckpt that is there becomes last.prev.ckpt.
+    An existing last.ckpt becomes last.prev.ckpt.
 
     Raises:
         JobError: The weights are not finite; nothing is written.
@@ -105,7 +107,7 @@ def write(checkpoint: Mapping[str, Any], path: str | Path) -> None:
     path = Path(path)
     if name := not_finite(checkpoint["state_dict"]):
         raise JobError(
-            f"{name} is not finite, the weights have diverged: {path} was not written; "
+            f"{name} is not finite: training has diverged, so {path} was not written; "
             "lower model.recipe.lr"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,13 +122,13 @@ def write(checkpoint: Mapping[str, Any], path: str | Path) -> None:
             part.unlink(missing_ok=True)
             raise
         if path.name == "last.ckpt" and path.exists():
-            _keep_as(path, path.with_name(PREVIOUS))
+            _link(path, path.with_name(PREVIOUS))
         os.replace(part, path)
         _sync_folder(path.parent)
 
 
-def _keep_as(path: Path, other: Path) -> None:
-    """Give a file a second name; where the file system has no links, the first name is gone until it is written."""
+def _link(path: Path, other: Path) -> None:
+    """Give a file a second name. On a file system without links it loses the first."""
     link = other.with_name(other.name + UNFINISHED)
     link.unlink(missing_ok=True)
     try:
@@ -138,23 +140,23 @@ def _keep_as(path: Path, other: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the new names last through a power failure, where the system can sync folders."""
-    with contextlib.suppress(OSError):  # Windows, and some network file systems
-        number = os.open(folder, os.O_RDONLY)
+    """Make new names survive a power failure, if the system can sync folders."""
+    with contextlib.suppress(OSError):  # Windows and some network file systems cannot
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(number)
+            os.fsync(descriptor)
         finally:
-            os.close(number)
+            os.close(descriptor)
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete what killed runs left of checkpoints that were being written."""
+    """Delete the checkpoints that killed runs had not finished writing."""
     for path in folder.glob(f"*.ckpt{UNFINISHED}"):
         path.unlink(missing_ok=True)
 
 
 def not_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
-    """The name of the first weight that is not finite as a float32."""
+    """Return the name of the first weight that is not finite as a float32, if there is one."""
     for name, weight in weights.items():
         real = torch.view_as_real(weight) if weight.is_complex() else weight
         if real.is_floating_point() and not real.float().isfinite().all():
@@ -163,10 +165,10 @@ def not_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
 
 
 def resumable(path: str) -> tuple[str, dict[str, Any], str | None]:
-    """The checkpoint to resume from: `path`, or last.prev.ckpt beside a last.ckpt that is damaged.
+    """Read the checkpoint to resume from: `path`, or last.prev.ckpt if last.ckpt is damaged.
 
     Returns:
-        Its path; the job in it; and, if it is not `path`, what is wrong with `path`.
+        The path of the checkpoint; its job; and, if the path is another, what is wrong with `path`.
 
     Raises:
         InputError: Neither can be read.
@@ -181,46 +183,53 @@ def resumable(path: str) -> tuple[str, dict[str, Any], str | None]:
 
 
 def read(path: str) -> dict[str, Any]:
-    """What `contents` put into a checkpoint.
+    """Read the job in a checkpoint, which `contents` returned.
 
     Raises:
-        InputError: As `load` does.
+        InputError: The checkpoint cannot be used; see `load`.
     """
     return load(path)["job"]
 
 
 def load(path: str) -> dict[str, Any]:
-    """A whole checkpoint, its weights on the CPU and mapped from the file.
+    """Load a checkpoint with its weights, on the CPU and mapped from the file.
 
     Raises:
-        InputError: There is no such file, it is not whole, it is not one of litpool's, or its weights are not finite.
+        InputError: The file does not exist, is incomplete, was not written by litpool, or has
+            weights that are not finite.
     """
     if not Path(path).is_file():
         raise InputError(
-            f"ckpt_path={path}: no such file; checkpoints are at RUN/checkpoints/best.ckpt and last.ckpt"
+            f"ckpt_path={path}: no such file; "
+            "checkpoints are at RUN/checkpoints/best.ckpt and last.ckpt"
         )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # the file may hold anything
+    except Exception as error:  # the file may contain anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"ckpt_path={path}: damaged or incomplete ({reason[:120]}); train or copy it again"
         ) from error
     if not isinstance(checkpoint, dict) or not _is_ours(upgrade(checkpoint)):
-        raise InputError(f"ckpt_path={path}: not written by litpool; give a file that `fit` wrote")
+        raise InputError(
+            f"ckpt_path={path}: not written by litpool; use a checkpoint that `fit` wrote"
+        )
     if name := not_finite(checkpoint["state_dict"]):
         raise InputError(
-            f"ckpt_path={path}: {name} is not finite, because that training diverged; use an earlier checkpoint"
+            f"ckpt_path={path}: {name} is not finite, because training diverged; "
+            "use an earlier checkpoint"
         )
     return checkpoint
 
 
 def _is_ours(checkpoint: Mapping[str, Any]) -> bool:
-    """Whether a file's content is built as `contents` and the loops build it."""
-    job, weights = checkpoint.get("job"), checkpoint.get("state_dict")
+    """Return whether a checkpoint has the structure that `contents` and the loops give it."""
+    job = checkpoint.get("job")
+    weights = checkpoint.get("state_dict")
     if not isinstance(job, dict) or not isinstance(weights, dict):
         return False
-    config, files = job.get("config"), job.get("tokenizer")
+    config = job.get("config")
+    files = job.get("tokenizer")
     return (
         all(isinstance(weight, torch.Tensor) for weight in weights.values())
         and isinstance(job.get("encoder"), str)
@@ -237,7 +246,7 @@ def _is_ours(checkpoint: Mapping[str, Any]) -> bool:
 
 
 def encoder_config(job: Mapping[str, Any]) -> PretrainedConfig:
-    """The encoder's config that a checkpoint holds.
+    """Restore the encoder's config from the job in a checkpoint.
 
     Raises:
         InputError: It is not the config of a known encoder.
@@ -245,9 +254,6 @@ def encoder_config(job: Mapping[str, Any]) -> PretrainedConfig:
     try:
         fields = json.loads(job["encoder"])
         return AutoConfig.for_model(fields.pop("model_type"), **fields)
-    except Exception as error:  # the file may hold anything
-        raise InputError(f"ckpt_path: its encoder cannot be built ({_reason(error)})") from error
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    except Exception as error:  # the file may contain anything
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"ckpt_path: its encoder cannot be built ({reason})") from error

@@ -12,27 +12,28 @@ from litpool import JobError
 from litpool.loops import outputs
 from litpool.tasks.task import Task
 
-if TYPE_CHECKING:  # slow to import, and not needed until there are rows
+if TYPE_CHECKING:
     from datasets import Dataset
 
 
 class Evaluation(nn.Module):
-    """The metrics of one split; a module, so that they can be moved to the network's device.
+    """The metrics of one split. It is a module so that `to` moves them to the network's device.
 
     Args:
-        task: Has the metrics and the loss. A validation also tunes it.
+        task: Provides the metrics and the loss. An evaluation on validation also tunes it.
         split: Which split, such as `validation`.
-        rows: Its rows.
+        rows: The rows of that split.
     """
 
     def __init__(self, task: Task, split: str, rows: "Dataset") -> None:
         super().__init__()
-        self.task, self.split, self.rows = task, split, rows
-        self.prefix = {"validation": "val"}.get(split, split)
-        self.metrics, self.mean_loss = task.metrics(rows), MeanMetric()
-        self.predictions: list[
-            tuple[Tensor, Tensor]
-        ] = []  # of each batch: (row numbers, predictions)
+        self.task = task
+        self.split = split
+        self.rows = rows
+        self.prefix = "val" if split == "validation" else split
+        self.metrics = task.metrics(rows)
+        self.mean_loss = MeanMetric()
+        self.predictions: list[tuple[Tensor, Tensor]] = []  # row numbers, predictions of a batch
 
     def feed(self, batch: Mapping[str, Tensor], output: Tensor) -> None:
         """Add the network's output for a batch."""
@@ -42,9 +43,9 @@ class Evaluation(nn.Module):
         self.predictions.append((batch["index"], predictions))
 
     def compute(self) -> dict[str, float]:
-        """Every metric that is a single number, such as `val/accuracy`, in float32.
+        """Return every metric that is a single number, such as `val/accuracy`, in float32.
 
-        They cover the whole split, on all devices.
+        The metrics cover the split as a whole, on all devices.
 
         Raises:
             JobError: The loss is not finite.
@@ -52,7 +53,7 @@ class Evaluation(nn.Module):
         loss = self.mean_loss.compute()
         if not loss.isfinite():  # the other metrics would be noise
             raise JobError(
-                f"{self.prefix}/loss is {loss.item()}, the weights have diverged; "
+                f"{self.prefix}/loss is {loss.item()}: training has diverged; "
                 "lower model.recipe.lr, or set trainer.gradient_clip_val"
             )
         if self.split == "validation":
@@ -69,6 +70,6 @@ class Evaluation(nn.Module):
         parts = zip(*self.predictions, strict=True)
         index, predictions = (torch.cat(part).cpu() for part in parts)
         outputs.draw(writer, self.task, self.metrics, self.prefix, step)
-        rows = self.rows.select(index.unique().tolist())  # with several devices, this one's
+        rows = self.rows.select(index.unique().tolist())  # with several devices, this one's rows
         predictions = self.task.assemble(predictions, index)
-        outputs.tell_mistakes(writer, self.task, self.prefix, rows, predictions, step)
+        outputs.write_mistakes(writer, self.task, self.prefix, rows, predictions, step)

@@ -1,7 +1,8 @@
-"""A training as the plain loop and the Hugging Face Trainer get it, and what every loop returns."""
+"""A training run for the plain loop and the Hugging Face Trainer, and the result of every loop."""
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from litpool.loops.optimizer import Recipe
 from litpool.model.network import TextModel
 from litpool.tasks.task import Task
 
-if TYPE_CHECKING:  # a LightningDataModule, of which the loops use the batches only
+if TYPE_CHECKING:  # the plain loop imports nothing of Lightning
     from litpool.data.module import TextDataModule
 
 Batch = dict[str, Tensor]
@@ -26,49 +27,60 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Flags:
-    """How long, how precise, how often: a `trainer:` section as Lightning's Trainer understands it."""
+    """The Trainer flags: a `trainer:` section as Lightning's Trainer interprets it.
+
+    Args:
+        device: Where to train.
+        precision: `32-true`, `bf16-mixed` or `16-mixed`.
+        epochs: How many epochs; -1 for no limit.
+        max_steps: How many optimizer steps at most; -1 for no limit.
+        accumulate: Batches per optimizer step.
+        clip: The largest gradient norm; infinite for no clipping.
+        check_epochs: Epochs from one evaluation to the next; None to count `check_batches` across
+            epochs.
+        check_batches: Batches from one evaluation to the next; a float is a share of an epoch.
+        patience: Evaluations without improvement before training stops; None to train to the end.
+        log_steps: Optimizer steps from one point of a curve to the next.
+        progress: Whether to show a progress bar.
+    """
 
     device: torch.device
-    precision: str  # 32-true, bf16-mixed or 16-mixed
-    epochs: int  # -1 for no limit
-    max_steps: int  # optimizer steps, -1 for no limit
-    accumulate: int  # batches to an optimizer step
-    clip: float  # the largest norm of the gradient, infinite for no clipping
-    check_epochs: (
-        int | None
-    )  # epochs between evaluations; None: `check_batches` are counted on across epochs
-    check_batches: (
-        int | float
-    )  # batches between evaluations, or, below or at 1.0, the share of an epoch
-    patience: (
-        int | None
-    )  # evaluations without a better one before training stops; None: it never does
-    log_steps: int  # steps between lines of the log
-    progress: bool  # whether there is a progress bar
+    precision: str
+    epochs: int
+    max_steps: int
+    accumulate: int
+    clip: float
+    check_epochs: int | None
+    check_batches: int | float
+    patience: int | None
+    log_steps: int
+    progress: bool
 
     def steps(self, batches: int) -> int:
-        """Optimizer steps of the whole training, whose epochs have that many batches."""
+        """Return the optimizer steps of a training run with so many batches per epoch."""
         if self.epochs == -1:
             return self.max_steps
         steps = math.ceil(batches / self.accumulate) * self.epochs
         return steps if self.max_steps == -1 else min(steps, self.max_steps)
 
     def due(self, epoch: int, batch: int, batches: int) -> bool:
-        """Whether to evaluate after that batch (1 is the first) of that epoch (0 is the first)."""
+        """Return whether to evaluate after a batch, counted from 1, of an epoch, counted from 0."""
         if self.check_epochs is None:
             return (epoch * batches + batch) % int(self.check_batches) == 0
-        share = isinstance(self.check_batches, float)
-        every = max(1, int(batches * self.check_batches)) if share else int(self.check_batches)
+        if isinstance(self.check_batches, float):
+            every = max(1, int(batches * self.check_batches))
+        else:
+            every = self.check_batches
         return (epoch + 1) % self.check_epochs == 0 and batch % every == 0
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a training ends with.
+    """The result of a training run.
 
     Args:
-        metrics: Of the best checkpoint, on validation and, where there is one, on the test split.
-        best: The best checkpoint; None if training ended before an evaluation was due.
+        metrics: Metrics of the best checkpoint on validation and, if there is one, on test.
+        best: The best checkpoint; None if training ended before its first evaluation.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -77,17 +89,17 @@ class Result:
 
 @dataclass
 class Job:
-    """A training, whichever loop drives it.
+    """A training run that either of two loops can drive.
 
     Args:
-        network: What is trained.
+        network: The network to train.
         recipe: Optimizer and schedule.
-        data: The batches.
-        flags: How long, how precise, how often.
+        data: Provides the batches.
+        flags: The Trainer flags.
         folder: The run folder.
-        config: The command's config, kept in checkpoints.
-        writer: Writes for TensorBoard, if at all.
-        recorder: Gets every step as well, if there is one.
+        config: The config of the command, to be saved in checkpoints.
+        writer: Writes for TensorBoard; None to write nothing.
+        recorder: A log that receives every step as well.
     """
 
     network: TextModel
@@ -100,7 +112,9 @@ class Job:
     recorder: Log | None = None
 
     def __post_init__(self) -> None:
-        curves = Curves(self.writer, self.flags.log_steps) if self.writer else Log()
+        curves = Log()
+        if self.writer is not None:
+            curves = Curves(partial(outputs.write_scalars, self.writer), self.flags.log_steps)
         self.log = Logs(curves, self.recorder or Log())
         self.best: dict[str, float] = {}  # the metrics of best.ckpt
 
@@ -115,7 +129,10 @@ class Job:
         return self.folder / "checkpoints"
 
     def autocast(self) -> torch.autocast:
-        """The precision of forward passes, the loss included. Lightning does without the cache, so all loops do."""
+        """Return the context for forward passes and the loss, with the precision of the flags.
+
+        Like Lightning's, it does not cache weights, so that all loops compute the same.
+        """
         dtype = torch.float16 if self.flags.precision == "16-mixed" else torch.bfloat16
         enabled = self.flags.precision != "32-true"
         return torch.autocast(
@@ -123,21 +140,20 @@ class Job:
         )
 
     def to_device(self, batch: Batch) -> Batch:
-        """The batch on the device."""
+        """Copy a batch to the device."""
         return {key: value.to(self.flags.device, non_blocking=True) for key, value in batch.items()}
 
     @torch.no_grad()
     def evaluate(self, split: str, step: int) -> dict[str, float]:
-        """Score a split, validation or test, and write the metrics to TensorBoard; dropout is off meanwhile."""
-        loader = (
-            self.data.val_dataloader() if split == "validation" else self.data.test_dataloader()
-        )
+        """Score validation or test, without dropout, and write the metrics to TensorBoard."""
+        validates = split == "validation"
+        loader = self.data.val_dataloader() if validates else self.data.test_dataloader()
         evaluation = Evaluation(self.task, split, self.data.rows[split]).to(self.flags.device)
         self.network.eval()
         for batch in map(self.to_device, loader):
             with self.autocast():
                 evaluation.feed(batch, self.network(batch))
-            self.stop_if_interrupted(step if split == "validation" else 0)
+            self.stop_if_interrupted(step if validates else 0)
         self.network.train()
         metrics = evaluation.compute()
         if self.writer is not None:
@@ -146,8 +162,9 @@ class Job:
         return metrics
 
     def keep(self, metrics: dict[str, float], step: int) -> bool:
-        """Write last.ckpt, and best.ckpt as well if no evaluation was better; returns whether that is so."""
-        monitor, sign = self.task.monitor, 1 if self.task.monitor_mode == "max" else -1
+        """Write last.ckpt and, if the metrics are the best so far, best.ckpt; return whether so."""
+        monitor = self.task.monitor
+        sign = 1 if self.task.monitor_mode == "max" else -1
         better = not self.best or sign * metrics[monitor] > sign * self.best[monitor]
         self.save("last", metrics, step)
         if better:
@@ -156,20 +173,19 @@ class Job:
         return better
 
     def save(self, name: str, metrics: dict[str, float], step: int) -> None:
-        """Write a checkpoint as Lightning's `test` and `predict` read it."""
+        """Write a checkpoint that Lightning's `test` and `predict` can read."""
+        weights = self.network.state_dict()
         checkpoint = {
             "pytorch-lightning_version": outputs.versions()["lightning"],
             "epoch": 0,
             "global_step": step,
-            "state_dict": {
-                f"network.{key}": value for key, value in self.network.state_dict().items()
-            },
+            "state_dict": {f"network.{key}": value for key, value in weights.items()},
             **contents(self.network, self.task, self.data.tokenizer_files, self.config, metrics),
         }
         write(checkpoint, self.checkpoints / f"{name}.ckpt")
 
     def stop_if_interrupted(self, step: int) -> None:
-        """If SIGINT or SIGTERM came, write last.ckpt, once a step has been taken, and end the run."""
+        """After SIGINT or SIGTERM, write last.ckpt if any step was taken, and end the run."""
         if interrupt.received():
             last = self.checkpoints / "last.ckpt"
             if step:
@@ -179,15 +195,16 @@ class Job:
             interrupt.check()
 
     def finish(self, step: int) -> Result:
-        """Score the best checkpoint on the test split, if there are both."""
-        if not self.best:  # training ended before an evaluation was due
+        """Score the best checkpoint on the test split, if both exist."""
+        if not self.best:  # training ended before its first evaluation
             self.save("last", {}, step)
             return Result()
         best = self.checkpoints / "best.ckpt"
-        saved = load(str(best))
+        checkpoint = load(str(best))
+        weights = checkpoint["state_dict"]
         self.network.load_state_dict(
-            {key.removeprefix("network."): value for key, value in saved["state_dict"].items()}
+            {key.removeprefix("network."): value for key, value in weights.items()}
         )
-        self.task.load_state_dict(saved["job"]["task"])
+        self.task.load_state_dict(checkpoint["job"]["task"])
         test = self.evaluate("test", step) if "test" in self.data.rows else {}
         return Result(self.best | test, best)

@@ -1,35 +1,34 @@
-"""What a loop reports of each step, and the log that draws it in TensorBoard."""
+"""What a loop reports at each step, and the log that draws it as curves."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.tensorboard import SummaryWriter
 
 Number = Tensor | float
 
 
 class Log:
-    """Gets every step of a training. This one ignores them; a subclass records what it is interested in."""
+    """Receives every step of a training run. This one ignores them; a subclass records some."""
 
-    every: int = 0  # how many steps apart it wants to see `step`; 0: never
+    every: int = 0  # the log needs `step` once in so many steps; 0: never
 
     def start(self, network: nn.Module, optimizer: Optimizer) -> None:
         """Training starts."""
 
     def batch(self, batch: Mapping[str, Tensor]) -> None:
-        """A batch is about to be trained on."""
+        """The loop is about to train on a batch."""
 
     def step(self, step: int, loss: Number, window: Number, lr: float, grad_norm: Number) -> None:
-        """An optimizer step has been taken.
+        """The optimizer has taken a step.
 
         Args:
-            step: Steps taken so far.
-            loss: Of the last batch.
-            window: The mean over the step's batches, as scaled for accumulation: what the step reduces.
+            step: How many steps it has taken so far.
+            loss: The loss of the last batch.
+            window: The mean loss of the step's batches, as scaled for accumulation.
             lr: The highest learning rate of the next step.
-            grad_norm: The norm of the gradient before clipping.
+            grad_norm: The gradient norm before clipping.
         """
 
     def finish(self) -> None:
@@ -40,7 +39,7 @@ class Logs(Log):
     """Several logs as one.
 
     Args:
-        logs: Those that are told everything.
+        logs: The logs, each of which receives everything.
     """
 
     def __init__(self, *logs: Log) -> None:
@@ -65,31 +64,58 @@ class Logs(Log):
 
 
 class Curves(Log):
-    """Draws loss, learning rate, gradient norm and tokens per second in TensorBoard.
+    """Draws loss, learning rate, gradient norm and tokens per second.
 
     Args:
-        writer: Where to.
-        every: How many steps apart.
+        write: Draws named values at a step; None to draw nothing.
+        every: Steps from one point of a curve to the next.
+        devices: How many devices train, each on as many tokens as this one.
     """
 
-    def __init__(self, writer: SummaryWriter, every: int) -> None:
-        self.writer, self.every = writer, every
+    def __init__(
+        self,
+        write: Callable[[Mapping[str, float], int], None] | None,
+        every: int,
+        devices: int = 1,
+    ) -> None:
+        self.write = write
+        self.every = every
+        self.devices = devices
+        self.restart()
+
+    def restart(self) -> None:
+        """Start to count tokens and time again, such as at the start of an epoch."""
         self.tokens: Tensor | int = 0
+        self.slots = 0  # tokens and padding
+        self.last_tokens = 0  # at the last point
         self.clock = time.perf_counter()
 
+    @property
+    def padding(self) -> Number:
+        """The share of padding in the batches since the restart."""
+        return 1 - self.tokens / self.slots
+
     def batch(self, batch: Mapping[str, Tensor]) -> None:
-        self.tokens = self.tokens + batch["attention_mask"].sum()
+        self.tokens += batch["attention_mask"].sum()
+        self.slots += batch["attention_mask"].numel()
 
     def step(self, step: int, loss: Number, window: Number, lr: float, grad_norm: Number) -> None:
-        if step % self.every:
+        self.draw(step, loss, lr, grad_norm)
+
+    def draw(self, step: int, loss: Number, lr: float, grad_norm: Number) -> None:
+        """Draw a point of each curve, if one is due at this step."""
+        if self.write is None or not self.every or step % self.every:
             return
         now = time.perf_counter()
+        tokens = int(self.tokens)  # waits for the device, so only here
         values = {
             "train/loss": float(loss),
             "train/lr": lr,
             "train/grad_norm": float(grad_norm),
-            "train/tokens_per_second": int(self.tokens) / (now - self.clock),
+            "train/tokens_per_second": (tokens - self.last_tokens)
+            / (now - self.clock)
+            * self.devices,
         }
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
-        self.tokens, self.clock = 0, now
+        self.write(values, step)
+        self.last_tokens = tokens
+        self.clock = now

@@ -1,4 +1,4 @@
-"""What a run leaves behind: the confusion matrix and wrong answers in TensorBoard, hparams, metrics.json, a summary."""
+"""What a run writes beside checkpoints: figures and tables, predictions, metrics.json."""
 
 import json
 import math
@@ -18,21 +18,21 @@ from torchmetrics import MetricCollection
 from litpool import __version__
 from litpool.tasks.task import Task
 
-if TYPE_CHECKING:  # slow to import, and not needed until there are rows
+if TYPE_CHECKING:
     from datasets import Dataset
 
-OUTPUTS = (".jsonl", ".parquet", ".npz")  # what predictions are written as
+OUTPUTS = (".jsonl", ".parquet", ".npz")  # the file formats of predictions
 SHOWN = 20  # wrong answers in the table
 
 
 def draw(
     writer: SummaryWriter, task: Task, metrics: MetricCollection, prefix: str, step: int
 ) -> None:
-    """Draw the confusion matrix, where the task has one, as torchmetrics plots it."""
-    import matplotlib.pyplot as plt  # late: not every command draws
-
+    """Draw the confusion matrix, if the task has one, as torchmetrics plots it."""
     if "confusion_matrix" not in metrics:
         return
+    import matplotlib.pyplot as plt
+
     labels = task.labels
     plt.switch_backend("Agg")  # a figure for a file needs no window
     side = max(5.0, 0.8 * len(labels))
@@ -42,18 +42,18 @@ def draw(
     writer.add_figure(f"{prefix}/confusion_matrix", figure, step)
 
 
-def tell_mistakes(
-    writer: SummaryWriter, task: Task, prefix: str, rows: "Dataset", kept: Tensor, step: int
+def write_mistakes(
+    writer: SummaryWriter, task: Task, prefix: str, rows: "Dataset", predictions: Tensor, step: int
 ) -> None:
     """Write the worst of the wrong answers as a table."""
-    mistakes = task.mistakes(kept, rows)
-    names = [*task.display_columns, "true", "predicted", task.mistake_measure]
+    mistakes = task.mistakes(predictions, rows)
+    header = [*task.display_columns, "true", "predicted", task.mistake_measure]
     lines = [
         f"{len(mistakes)} of {len(rows)} rows, the worst first",
         "",
-        f"| {' | '.join(names)} |",
+        f"| {' | '.join(header)} |",
+        "|---" * len(header) + "|",
     ]
-    lines.append("|---" * len(names) + "|")
     for mistake in mistakes[:SHOWN]:
         row = rows[mistake.row]
         texts = [*(row[column] for column in task.display_columns), mistake.true, mistake.predicted]
@@ -66,23 +66,21 @@ def write_predictions(path: str, texts: "Dataset", answers: list[dict[str, Any]]
     """Write the texts with their answers, in input order.
 
     Args:
-        path: `.npz` takes vectors alone, as the array `vectors` (rows, features), `.parquet` any answers as columns;
-            all else gets JSON lines; `-` is standard output.
+        path: A `.npz` file contains vectors only, as the array `vectors` (rows, features); a
+            `.parquet` file contains any answers, as columns; any other file contains JSON lines.
+            `-` writes JSON lines to standard output.
         texts: The rows.
-        answers: One for each row.
+        answers: The answer to each row.
     """
     rows = [{**row, **answer} for row, answer in zip(texts, answers, strict=True)]
+    lines = (f"{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n" for row in rows)
     if path.endswith(".npz"):
         np.savez(path, vectors=np.array([row["vector"] for row in rows], dtype=np.float32))
     elif path.endswith(".parquet"):
         pq.write_table(pa.Table.from_pylist(rows), path)
     elif path == "-":
-        sys.stdout.writelines(
-            f"{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n" for row in rows
-        )
-        return
+        sys.stdout.writelines(lines)
     else:
-        lines = (f"{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n" for row in rows)
         Path(path).write_text("".join(lines), encoding="utf-8")
 
 
@@ -93,23 +91,24 @@ def write_scalars(writer: SummaryWriter, values: Mapping[str, float], step: int)
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
-    """Write metrics.json; a metric that is not defined, such as the correlation of equal scores, becomes null."""
+    """Write metrics.json.
+
+    JSON has no NaN: an undefined metric, such as the correlation of equal scores, becomes null.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    defined = {
-        name: value if math.isfinite(value) else None for name, value in metrics.items()
-    }  # JSON has no NaN
-    text = json.dumps(defined, indent=2, allow_nan=False)
+    values = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+    text = json.dumps(values, indent=2, allow_nan=False)
     (folder / "metrics.json").write_text(f"{text}\n", encoding="utf-8")
 
 
 def versions() -> dict[str, str]:
-    """What the numbers depend on."""
+    """Return the versions of the packages that the numbers depend on."""
     packages = ("torch", "lightning", "transformers", "accelerate")
     return {"litpool": __version__, **{name: version(name) for name in packages}}
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
-    """A nested config as the dotted keys and plain values that TensorBoard's hparams tab takes."""
+    """Flatten a nested config to the dotted keys and plain values that TensorBoard accepts."""
     flat: dict[str, str | int | float | bool] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Checkpoints of the Lightning loop: how they are written, and when."""
+"""How and when the Lightning loop writes checkpoints."""
 
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ from litpool.loops.checkpoint import write
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes checkpoints as the other loops do: whole or not at all."""
+    """Writes a checkpoint as the other loops do: completely or not at all."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        """Write to a local path; others, such as s3://, are Lightning's to write."""
+        """Write to a local path; leave others, such as s3://, to Lightning."""
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
         else:
@@ -25,11 +25,11 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """last.ckpt, written after each validation and when training is interrupted or fails.
+    """Writes last.ckpt after each validation and when training is interrupted or fails.
 
     Args:
-        options: What the command that resumes needs beside the path, such as ` --trust my_poolings`.
-        **settings: ModelCheckpoint's own.
+        options: Further options of the command that resumes, such as ` --trust my_poolings`.
+        **settings: The arguments of ModelCheckpoint.
     """
 
     def __init__(self, options: str = "", **settings: Any) -> None:
@@ -39,28 +39,31 @@ class LastCheckpoint(ModelCheckpoint):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Write it, unless training diverged: what was written before is worth more."""
+        """Write last.ckpt, unless training diverged: then the previous one is worth more."""
         if not isinstance(exception, JobError):
             super().on_exception(trainer, pl_module, exception)
             self._advise()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Training is done; an interrupt may still come before the test."""
+        """Prepare for an interrupt that comes after training and before the test."""
         super().on_train_end(trainer, pl_module)
         self._advise()
 
     def _advise(self) -> None:
-        """Say how to resume, if the run is interrupted."""
+        """Say how to resume, in case the run is interrupted."""
         path = Path(str(self.dirpath), "last.ckpt")
-        resume = f"go on with: python cli.py fit --ckpt_path {path}{self.options}"
-        interrupt.advise(f"interrupted; {resume if path.exists() else 'nothing was trained yet'}")
+        if path.exists():
+            advice = f"resume with: python cli.py fit --ckpt_path {path}{self.options}"
+        else:
+            advice = "nothing has been trained yet"
+        interrupt.advise(f"interrupted; {advice}")
 
 
 def move_paths(checkpoint: dict[str, Any], trainer: Trainer) -> None:
-    """Make the paths in a checkpoint those of this run's folder.
+    """Change the paths in a checkpoint to those of this run's folder.
 
-    A run folder may have been moved. And Lightning deletes the checkpoints that are no longer the
-    best, so that no path from a file may be taken as it stands.
+    The run folder may have been moved. Also, Lightning deletes checkpoints that are no longer the
+    best, so a path from a file must never be used as it is.
     """
     states = checkpoint.get("callbacks", {})
     for callback in trainer.checkpoint_callbacks:
@@ -79,14 +82,15 @@ def move_paths(checkpoint: dict[str, Any], trainer: Trainer) -> None:
 
 
 def restart_validation(checkpoint: dict[str, Any]) -> None:
-    """Let a validation that was interrupted start again: its metrics so far are not saved."""
-    if "loops" in checkpoint:  # not in one of weights only
+    """Make an interrupted validation start again, since its metrics so far are not saved."""
+    if "loops" in checkpoint:  # a checkpoint of weights only has none
         loop = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
         loop["current"].update(ready=0, started=0, processed=0, completed=0)
 
 
 def drop_weights(checkpoint: dict[str, Any], prefix: str) -> None:
-    """Leave out the weights whose names start with a prefix."""
-    weights = checkpoint["state_dict"].items()
-    kept = {name: weight for name, weight in weights if not name.startswith(prefix)}
-    checkpoint["state_dict"] = kept
+    """Drop the weights whose names start with a prefix."""
+    weights = checkpoint["state_dict"]
+    checkpoint["state_dict"] = {
+        name: weight for name, weight in weights.items() if not name.startswith(prefix)
+    }
