@@ -11,16 +11,18 @@ from litpool.data.tokenizer import load_tokenizer
 from litpool.demo.encoder import DEMO_ENCODER
 from litpool.tasks.classification import Classification
 from litpool.tasks.similarity import Similarity
-from litpool.tools.check import rows as contents
-from litpool.tools.check import tokens as inspection
+from litpool.tools.check.rows import check_duplicates, check_empty, check_labels
 from litpool.tools.check.tokens import (
     Finding,
     Script,
+    _sample,
+    check_lengths,
+    check_scripts,
     count_tokens,
     count_words,
-    inspect_scripts,
-    judge,
-    warnings_of,
+    language_warnings,
+    measure_scripts,
+    script_of,
 )
 
 KOREAN = [
@@ -54,19 +56,19 @@ def byte_level_bpe(merges: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
 
 def warned(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> str | None:
     """What a fit would warn of; never more than one sentence here."""
-    told = warnings_of(tokenizer, texts)
-    assert len(told) <= 1
-    return told[0] if told else None
+    message = language_warnings(tokenizer, texts)
+    assert len(message) <= 1
+    return message[0] if message else None
 
 
 # ---- the language of the texts
 
 
 def test_korean_texts_are_not_for_an_english_tokenizer(minilm: PreTrainedTokenizerBase) -> None:
-    told = warned(minilm, KOREAN * 20)
-    assert told is not None
-    assert "Hangul" in told
-    assert "\n" not in told
+    message = warned(minilm, KOREAN * 20)
+    assert message is not None
+    assert "Hangul" in message
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize(
@@ -105,9 +107,9 @@ def test_words_that_are_cut_into_letters_are_told_with_their_share(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     assert warned(tokenizer, ["great film good play"]) is None
-    told = warned(tokenizer, ["great zebra quagga mammoth"])  # three of four
-    assert told is not None
-    assert "75% of the Latin words" in told
+    message = warned(tokenizer, ["great zebra quagga mammoth"])  # three of four
+    assert message is not None
+    assert "75% of the Latin words" in message
 
 
 def test_chinese_is_for_a_tokenizer_that_knows_its_single_characters() -> None:
@@ -161,13 +163,13 @@ def test_words_are_letters_with_their_marks_two_or_more() -> None:
     ],
 )
 def test_a_word_is_of_the_script_of_its_first_letter(word: str, script: str) -> None:
-    assert inspection.script_of(word[0]) == script
+    assert script_of(word[0]) == script
 
 
 def test_words_and_pieces_are_counted_as_often_as_they_occur(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    found = judge(tokenizer, Counter({"film": 3, "filma": 1, "zoo": 2}))[
+    found = measure_scripts(tokenizer, Counter({"film": 3, "filma": 1, "zoo": 2}))[
         "Latin"
     ]  # film; film ##a; z ##o ##o
     assert (found.words, found.lost, found.tokens, found.characters) == (
@@ -180,15 +182,15 @@ def test_words_and_pieces_are_counted_as_often_as_they_occur(
 
 
 def test_a_sample_of_rare_words_stands_for_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspection, "COMMON", 2)
-    monkeypatch.setattr(inspection, "RARE", 3)
+    monkeypatch.setattr("litpool.tools.check.tokens.COMMON", 2)
+    monkeypatch.setattr("litpool.tools.check.tokens.RARE", 3)
     words = Counter({"aa": 9, "bb": 8} | {f"c{n}": 1 for n in range(6)})
-    assert inspection._chosen(words) == [("aa", 9), ("bb", 8), ("c0", 2), ("c2", 2), ("c4", 2)]
+    assert _sample(words) == [("aa", 9), ("bb", 8), ("c0", 2), ("c2", 2), ("c4", 2)]
 
 
 def test_bytes_are_judged_by_the_tokens_a_character() -> None:
     merges = [("ì", "Ŀ"), ("ì", "ĺ")]  # so few that a syllable still takes more than two tokens
-    line = inspect_scripts(judge(byte_level_bpe(merges), count_words(KOREAN)))[0]
+    line = check_scripts(measure_scripts(byte_level_bpe(merges), count_words(KOREAN)))[0]
     assert (line.name, line.status) == ("script Hangul", "warning")
     assert line.figures["tokens_per_character"] > 2
     assert line.figures["worst"]
@@ -198,14 +200,14 @@ def test_a_tokenizer_that_knows_a_language_a_little_is_judged_by_its_tokens() ->
     good = Script(
         words=100, lost=20, tokens=220, characters=330
     )  # 0.67 a character, the reference being 0.65
-    assert inspect_scripts({"Hangul": good})[0].status == "ok"
-    line = inspect_scripts({"Hangul": Script(words=100, lost=20, tokens=660, characters=330)})[0]
+    assert check_scripts({"Hangul": good})[0].status == "ok"
+    line = check_scripts({"Hangul": Script(words=100, lost=20, tokens=660, characters=330)})[0]
     assert line.status == "warning"
     assert "3.1 times the usual tokens for the Hangul words" in line.advice
 
 
 def test_a_rare_script_has_no_line(minilm: PreTrainedTokenizerBase) -> None:
-    lines = inspect_scripts(judge(minilm, count_words([*ENGLISH * 40, KOREAN[0]])))
+    lines = check_scripts(measure_scripts(minilm, count_words([*ENGLISH * 40, KOREAN[0]])))
     assert [line.name for line in lines] == ["script Latin"]
 
 
@@ -233,10 +235,10 @@ def test_texts_that_are_encoded_by_themselves_are_counted_by_themselves(
 def test_what_is_cut_is_told_by_texts_and_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
     rows = Dataset.from_dict({"text": ["the film is good", "the film"]})  # 6 and 4 tokens
     tokens = count_tokens(Classification(), tokenizer, rows[:])
-    cut = inspection.inspect_lengths(tokens, 4, windows=False)[1]
+    cut = check_lengths(tokens, 4, windows=False)[1]
     assert (cut.status, cut.figures) == ("warning", {"texts": 0.5, "tokens": 0.2})
-    assert inspection.inspect_lengths(tokens, 6, windows=False)[1].status == "ok"
-    assert inspection.inspect_lengths(tokens, 4, windows=True)[1].status == "ok"
+    assert check_lengths(tokens, 6, windows=False)[1].status == "ok"
+    assert check_lengths(tokens, 4, windows=True)[1].status == "ok"
 
 
 # ---- rows
@@ -252,7 +254,7 @@ def by_name(lines: list[Finding]) -> dict[str, Finding]:
 
 def test_duplicates_are_counted_within_across_and_with_clashing_labels() -> None:
     splits = {"train": rows_of("aabc", "0100"), "test": rows_of("axyz")}
-    found = by_name(contents.inspect_duplicates(splits, ["text"], "label"))
+    found = by_name(check_duplicates(splits, ["text"], "label"))
     assert found["duplicates within"].figures == {"train": 0.25, "test": 0.0}
     assert found["duplicates across"].figures == {"test": 0.25}
     assert found["equal texts, other label"].figures == {"train": 0.5, "test": 0.0}
@@ -261,29 +263,27 @@ def test_duplicates_are_counted_within_across_and_with_clashing_labels() -> None
 
 def test_labels_that_a_split_lacks_are_named() -> None:
     splits = {"train": rows_of("abc", "012"), "test": rows_of("xy", "01")}
-    found = by_name(contents.inspect_labels(splits, "label", ["0", "1", "2"]))
-    assert found["missing labels"].told == "test lacks 2"
+    found = by_name(check_labels(splits, "label", ["0", "1", "2"]))
+    assert found["missing labels"].message == "test lacks 2"
     assert found["label balance"].figures == {"counts": {"0": 1, "1": 1, "2": 1}}
 
 
 def test_several_labels_in_a_row_are_counted_each() -> None:
     rows = Dataset.from_dict({"label": ["a|b", "b", "a | b", ""]})
-    found = by_name(contents.inspect_labels({"train": rows}, "label", ["a", "b"]))
+    found = by_name(check_labels({"train": rows}, "label", ["a", "b"]))
     assert found["label balance"].figures == {"counts": {"b": 3, "a": 2}}
 
 
 def test_scores_that_are_all_equal_are_told() -> None:
     same, other = Dataset.from_dict({"score": [3.0, 3.0]}), Dataset.from_dict({"score": [1.0, 3.0]})
-    assert contents.inspect_labels({"train": other}, "score", [])[0].status == "ok"
-    assert (
-        contents.inspect_labels({"train": other, "test": same}, "score", [])[0].status == "warning"
-    )
+    assert check_labels({"train": other}, "score", [])[0].status == "ok"
+    assert check_labels({"train": other, "test": same}, "score", [])[0].status == "warning"
 
 
 def test_rows_that_were_left_out_are_counted_and_a_few_are_no_fault() -> None:
-    told = (
+    message = (
         "ratings.txt: {} of 1000 rows lack a text or label, first row 8 (column 'text'); left out"
     )
-    few, many = (contents.inspect_empty([told.format(count)], 0, 9) for count in (5, 50))
+    few, many = (check_empty([message.format(count)], 0, 9) for count in (5, 50))
     assert (few.status, few.figures["dropped"]) == ("ok", 5)
     assert (many.status, many.figures["dropped"]) == ("warning", 50)

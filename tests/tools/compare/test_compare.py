@@ -9,12 +9,11 @@ import torch
 
 from litpool.data.batches import TrainOrder
 from litpool.loops import huggingface, plain
-from litpool.loops import optimizer as recipe
+from litpool.loops import optimizer as optimizers
 from litpool.model.network import TextModel
 from litpool.tasks.classification import Classification
 from litpool.tasks.multilabel import MultiLabelClassification
-from litpool.tools.compare import runs as compare
-from litpool.tools.compare import stock
+from litpool.tools.compare import runs, stock
 from litpool.tools.compare.verdict import verdict
 
 LOOPS = ("fit", "fit_hf", "fit_plain")
@@ -70,7 +69,7 @@ def test_the_three_loops_are_equal_in_every_case(case, train):
 
 def steps_once_an_epoch(monkeypatch):
     def configure(*arguments, **options):
-        optimizer, schedule = recipe.configure(*arguments, **options)
+        optimizer, schedule = optimizers.configure(*arguments, **options)
         counter, step = iter(range(1000)), schedule.step
         schedule.step = lambda: step() if (next(counter) + 1) % 5 == 0 else None
         return optimizer, schedule
@@ -80,7 +79,7 @@ def steps_once_an_epoch(monkeypatch):
 
 def decays_biases(monkeypatch):
     def configure(network, settings, steps, fused=True):
-        optimizer, schedule = recipe.configure(network, settings, steps, fused)
+        optimizer, schedule = optimizers.configure(network, settings, steps, fused)
         for group in optimizer.param_groups:
             group["weight_decay"] = settings.weight_decay
         return optimizer, schedule
@@ -188,7 +187,7 @@ def faked(monkeypatch):
             json.dumps({"val/accuracy": 0.5, "val/f1/a": 0.25, "test/accuracy": 0.75})
         )
 
-    monkeypatch.setattr(compare, "_run_loop", run_loop)
+    monkeypatch.setattr(runs, "_run_loop", run_loop)
     return ran
 
 
@@ -261,7 +260,7 @@ def test_a_task_that_stock_cannot_express_is_left_out_and_said(faked, cli, job, 
     ],
 )
 def test_stock_knows_what_it_can_express(task, can):
-    assert (stock.cannot(task) is None) == can
+    assert (stock.unsupported(task) is None) == can
 
 
 @pytest.mark.parametrize(

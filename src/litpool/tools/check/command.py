@@ -9,4 +9,4 @@ def check(run: Run) -> int:
 
     The exit status is 1 where a line is an error.
     """
-    return int(report.conduct(run.model, run.folder))
+    return int(report.run_checks(run.model, run.folder))

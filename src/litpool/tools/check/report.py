@@ -1,6 +1,5 @@
 """The command `check`: data, tokenizer and encoder in one table, before a run; check.json keeps it."""
 
-import dataclasses
 import json
 import sys
 import warnings
@@ -21,9 +20,25 @@ from litpool.loops.lightning import TextModule
 from litpool.model.encoder import NUMBERED_FROM_PADDING, Encoder
 from litpool.model.markers import resolve
 from litpool.model.network import TextModel
-from litpool.tools.check import rows as contents
-from litpool.tools.check import tokens as inspection
-from litpool.tools.check.tokens import Finding, Status, Tokens
+from litpool.tools.check.rows import (
+    check_added,
+    check_duplicates,
+    check_empty,
+    check_labels,
+    check_vocabulary_use,
+)
+from litpool.tools.check.tokens import (
+    Finding,
+    Status,
+    Tokens,
+    check_lengths,
+    check_scripts,
+    check_unknown,
+    count_tokens,
+    count_words,
+    measure_scripts,
+    merge,
+)
 
 ROWS = 5_000  # taken at a time, and so often the bar moves
 TOKENIZED = (
@@ -39,7 +54,7 @@ SPECIAL = {name: [name] for name in ("pad", "cls", "sep", "mask")} | {
 """Ids of the config, and the tokenizer's that say the same: BERT's [CLS] begins a text as bos does elsewhere."""
 
 
-def conduct(module: TextModule, folder: Path) -> bool:
+def run_checks(module: TextModule, folder: Path) -> bool:
     """Check everything, print the table, write check.json into the folder.
 
     Returns:
@@ -53,15 +68,15 @@ def conduct(module: TextModule, folder: Path) -> bool:
         warnings.simplefilter("always")  # they become lines of the table
         data.setup("check")
     findings = [
-        *inspect_data(data, [str(warning.message) for warning in caught]),
-        *inspect_model(module, data),
+        *check_data(data, [str(warning.message) for warning in caught]),
+        *check_model(module, data),
     ]
     folder.mkdir(parents=True, exist_ok=True)
     counts = Counter(finding.status for finding in findings)
     result = {
         "status": next(status for status in ("error", "warning", "ok") if counts[status]),
         "rows": {split: len(rows) for split, rows in data.rows.items()},
-        "lines": [dataclasses.asdict(finding) for finding in findings],
+        "lines": [entry(finding) for finding in findings],
     }
     path = folder / "check.json"
     path.write_text(
@@ -75,10 +90,21 @@ def conduct(module: TextModule, folder: Path) -> bool:
     return counts["error"] > 0
 
 
+def entry(finding: Finding) -> dict[str, Any]:
+    """A line of check.json, where the message has had the key `told` since version 0.1.0."""
+    return {
+        "name": finding.name,
+        "status": finding.status,
+        "told": finding.message,
+        "advice": finding.advice,
+        "figures": finding.figures,
+    }
+
+
 def table(findings: Iterable[Finding]) -> Iterator[str]:
     """The lines of the table; advice and examples stand below their line."""
     for finding in findings:
-        first, *more = finding.told.split("\n")
+        first, *more = finding.message.split("\n")
         yield f"{finding.status:8} {finding.name:25} {first}"
         for line in [*more, *([f"-> {finding.advice}"] if finding.advice else [])]:
             yield f"{'':8} {'':25} {line}"
@@ -87,8 +113,8 @@ def table(findings: Iterable[Finding]) -> Iterator[str]:
 # ---- the data
 
 
-def inspect_data(data: TextDataModule, told: list[str]) -> list[Finding]:
-    """The lines about rows and texts; `told` is what reading them warned of."""
+def check_data(data: TextDataModule, message: list[str]) -> list[Finding]:
+    """The lines about rows and texts; `message` is what reading them warned of."""
     from datasets import Dataset  # late: slow to import
 
     # rows that were split off by seed lie scattered: gathered once, they are read quickly
@@ -98,14 +124,14 @@ def inspect_data(data: TextDataModule, told: list[str]) -> list[Finding]:
     task, rows = data.task, {split: Dataset(table) for split, table in tables.items()}
     words, tokens, absent = _read(data, rows)
     return [
-        *inspection.inspect_scripts(inspection.judge(data.tokenizer, words)),
-        inspection.inspect_unknown(tokens, data.tokenizer),
-        *inspection.inspect_lengths(tokens, data.max_length, task.on_tokens),
-        contents.inspect_empty(told, tokens.bare, len(tokens.lengths)),
-        *contents.inspect_duplicates(rows, task.texts, task.label),
-        *contents.inspect_labels(rows, task.label, task.labels),
-        contents.inspect_vocabulary(tokens.counts, len(tokens.lengths)),
-        *contents.inspect_added(len(data.new_ids), absent),
+        *check_scripts(measure_scripts(data.tokenizer, words)),
+        check_unknown(tokens, data.tokenizer),
+        *check_lengths(tokens, data.max_length, task.on_tokens),
+        check_empty(message, tokens.bare, len(tokens.lengths)),
+        *check_duplicates(rows, task.texts, task.label),
+        *check_labels(rows, task.label, task.labels),
+        check_vocabulary_use(tokens.counts, len(tokens.lengths)),
+        *check_added(len(data.new_ids), absent),
     ]
 
 
@@ -122,7 +148,7 @@ def _read(
             for start in range(0, len(rows), ROWS):
                 part = rows[start : start + ROWS]  # its columns as lists
                 texts = "\n".join(text for column in data.task.texts for text in part[column])
-                words.update(inspection.count_words([texts]))
+                words.update(count_words([texts]))
                 absent = [
                     token
                     for token in absent
@@ -130,9 +156,9 @@ def _read(
                 ]
                 chosen = {name: values[-start % step :: step] for name, values in part.items()}
                 if any(chosen.values()):
-                    parts.append(inspection.count_tokens(data.task, data.tokenizer, chosen))
+                    parts.append(count_tokens(data.task, data.tokenizer, chosen))
                 bar.update(min(ROWS, len(rows) - start))
-    tokens = inspection.merge(parts)
+    tokens = merge(parts)
     if max(map(len, splits.values())) <= TOKENIZED:  # all of them
         absent = data.tokenizer.convert_ids_to_tokens(
             [number for number in data.new_ids if not tokens.counts[number]]
@@ -143,15 +169,15 @@ def _read(
 # ---- the tokenizer and the encoder
 
 
-def inspect_model(module: TextModule, data: TextDataModule) -> list[Finding]:
+def check_model(module: TextModule, data: TextDataModule) -> list[Finding]:
     """The lines about the encoder and what it has to do with the tokenizer."""
     config, tokenizer = module.encoder_config(), data.tokenizer
-    rows = embedding_rows(module.encoder.pretrained, config, data)
+    rows = check_embedding_rows(module.encoder.pretrained, config, data)
     lines = [
-        *special_tokens(config, tokenizer),
+        *check_special_tokens(config, tokenizer),
         rows,
-        own_vocabulary(module, data),
-        *markers(module, data),
+        check_vocabulary(module, data),
+        *check_markers(module, data),
     ]
     if lines[-1].name == "markers" and lines[-1].status == "error":
         return lines  # nor can the network be built
@@ -159,10 +185,16 @@ def inspect_model(module: TextModule, data: TextDataModule) -> list[Finding]:
         network = module.build(torch.device("cpu"))
     except InputError as error:  # missing weights, a random pooler
         return [*lines, _refused("weights", error)]
-    return [*lines, *weights(network.encoder, module.encoder.pretrained), *modes(network, module)]
+    return [
+        *lines,
+        *check_weights(network.encoder, module.encoder.pretrained),
+        *check_modes(network, module),
+    ]
 
 
-def special_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> list[Finding]:
+def check_special_tokens(
+    config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
+) -> list[Finding]:
     """Whether the encoder's config and the tokenizer give special tokens the same ids, as far as both name them."""
     clashing: dict[str, tuple[int, int]] = {}
     known: dict[str, tuple[int, int]] = {}
@@ -179,12 +211,12 @@ def special_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase)
         if isinstance(theirs, int) and ours is not None:
             (known if theirs == ours else clashing)[name] = (theirs, ours)
     if not clashing:
-        told = (
+        message = (
             ", ".join(f"{name} {ours}" for name, (_, ours) in known.items())
             or "the config names none"
         )
-        return [Finding("special tokens", "ok", told)]
-    told = ", ".join(
+        return [Finding("special tokens", "ok", message)]
+    message = ", ".join(
         f"{name}: config {theirs}, tokenizer {ours}" for name, (theirs, ours) in clashing.items()
     )
     shifts = "pad" in clashing and config.model_type in NUMBERED_FROM_PADDING
@@ -193,25 +225,33 @@ def special_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase)
         advice = f"{config.model_type} numbers positions by its padding id, so all would be off: {advice}"
     return [
         Finding(
-            "special tokens", "error" if shifts else "warning", told, advice, {"clashing": clashing}
+            "special tokens",
+            "error" if shifts else "warning",
+            message,
+            advice,
+            {"clashing": clashing},
         )
     ]
 
 
-def embedding_rows(pretrained: bool, config: PretrainedConfig, data: TextDataModule) -> Finding:
+def check_embedding_rows(
+    pretrained: bool, config: PretrainedConfig, data: TextDataModule
+) -> Finding:
     """Whether the tokenizer gives ids for which the encoder has no embedding, but for those of added tokens."""
     rows, ids = config.vocab_size, np.array(sorted(data.tokenizer.get_vocab().values()))
     beyond = [int(number) for number in ids[ids >= rows] if number not in data.new_ids]
-    told = f"{rows:,} in the encoder, {len(ids):,} ids in the tokenizer, {len(data.new_ids)} of them added tokens"
+    message = f"{rows:,} in the encoder, {len(ids):,} ids in the tokenizer, {len(data.new_ids)} of them added tokens"
     if not beyond or not pretrained:
-        return Finding("embedding rows", "ok", told, "", {"rows": rows, "beyond": len(beyond)})
+        return Finding("embedding rows", "ok", message, "", {"rows": rows, "beyond": len(beyond)})
     few = ", ".join(map(repr, data.tokenizer.convert_ids_to_tokens(beyond[:3])))
-    told += f"; {len(beyond):,} ids lie beyond, such as those of {few}"
+    message += f"; {len(beyond):,} ids lie beyond, such as those of {few}"
     advice = "their embeddings would start at random: take the encoder's own tokenizer, or name them in data.add_tokens"
-    return Finding("embedding rows", "error", told, advice, {"rows": rows, "beyond": len(beyond)})
+    return Finding(
+        "embedding rows", "error", message, advice, {"rows": rows, "beyond": len(beyond)}
+    )
 
 
-def own_vocabulary(module: TextModule, data: TextDataModule) -> Finding:
+def check_vocabulary(module: TextModule, data: TextDataModule) -> Finding:
     """Whether another tokenizer's ids mean the same pieces as those of the encoder's own."""
     name, encoder = data.tokenizer_name, module.encoder
     if name == encoder.name:
@@ -231,18 +271,18 @@ def own_vocabulary(module: TextModule, data: TextDataModule) -> Finding:
     )
     other = [number for number in used.keys() & meant.keys() if used[number] != meant[number]]
     figures: dict[str, Any] = {"compared": len(used.keys() & meant.keys()), "other": len(other)}
-    told = (
+    message = (
         f"{name}: {len(other):,} of {figures['compared']:,} ids mean another piece to the encoder"
     )
     if not other:
-        return Finding("tokenizer", "ok", told, "", figures)
+        return Finding("tokenizer", "ok", message, "", figures)
     few = ", ".join(f"{used[number]!r} is its {meant[number]!r}" for number in sorted(other)[-3:])
     status: Status = "error" if len(other) > MISPLACED * figures["compared"] else "warning"
     advice = "leave data.tokenizer out: the encoder's own is taken"
-    return Finding("tokenizer", status, f"{told}; {few}", advice, figures)
+    return Finding("tokenizer", status, f"{message}; {few}", advice, figures)
 
 
-def markers(module: TextModule, data: TextDataModule) -> list[Finding]:
+def check_markers(module: TextModule, data: TextDataModule) -> list[Finding]:
     """Whether each text has the markers that the pooling is to find; no line where there are none."""
     try:
         if not (sought := resolve(module.pooling_alone(), data.tokenizer)):
@@ -260,18 +300,18 @@ def markers(module: TextModule, data: TextDataModule) -> list[Finding]:
     ]
 
 
-def weights(encoder: Encoder, pretrained: bool) -> list[Finding]:
+def check_weights(encoder: Encoder, pretrained: bool) -> list[Finding]:
     """Which weights came from the files, which are left random, and which of the files' are not used."""
     if not pretrained:
-        told = "all random, as model.encoder.pretrained: false asks"
-        return [Finding("weights", "ok", told, "", {"loaded": 0})]
+        message = "all random, as model.encoder.pretrained: false asks"
+        return [Finding("weights", "ok", message, "", {"loaded": 0})]
     missing, unused = encoder.loading["missing_keys"], encoder.loading["unexpected_keys"]
     loaded = len(encoder.model.state_dict()) - len(missing)
     parts = {name for name, _ in encoder.model.named_children()}
     lost = [
         key for key in unused if parts & set(key.split(".")[:2])
     ]  # layers, not the head of another task
-    told = f"{loaded} tensors loaded, {_named(missing)} left random, {_named(unused)} in the files not used"
+    message = f"{loaded} tensors loaded, {_named(missing)} left random, {_named(unused)} in the files not used"
     advice = ""
     if missing:
         advice = (
@@ -280,29 +320,29 @@ def weights(encoder: Encoder, pretrained: bool) -> list[Finding]:
     elif lost:
         advice = f"the encoder leaves out layers that its files hold, such as {lost[0]}; see num_hidden_layers"
     figures = {"loaded": loaded, "random": missing, "unused": unused}
-    return [Finding("weights", "warning" if advice else "ok", told, advice, figures)]
+    return [Finding("weights", "warning" if advice else "ok", message, advice, figures)]
 
 
 def _refused(name: str, error: InputError) -> Finding:
     """What a run would end with; the last part of its message says what to do."""
-    told, _, advice = str(error).rpartition("; ")
-    return Finding(name, "error", told, advice)
+    message, _, advice = str(error).rpartition("; ")
+    return Finding(name, "error", message, advice)
 
 
 def _named(keys: list[str]) -> str:
     return f"{len(keys)} ({', '.join(keys[:2])}{', ...' if len(keys) > 2 else ''})" if keys else "0"
 
 
-def modes(network: TextModel, module: TextModule) -> list[Finding]:
+def check_modes(network: TextModel, module: TextModule) -> list[Finding]:
     """Modules in eval mode, in which dropout is silent, and how many weights train."""
     asleep = [name or "the network" for name, part in network.named_modules() if not part.training]
-    told = f"{len(asleep)} modules in eval mode" + (f", such as {asleep[0]}" if asleep else "")
+    message = f"{len(asleep)} modules in eval mode" + (f", such as {asleep[0]}" if asleep else "")
     advice = "call train() on the network: dropout does nothing in eval mode"
     lines = [
         Finding(
             "modes",
             "warning" if asleep else "ok",
-            told,
+            message,
             advice * bool(asleep),
             {"eval": len(asleep)},
         )
@@ -311,7 +351,7 @@ def modes(network: TextModel, module: TextModule) -> list[Finding]:
     for weight in network.parameters():
         sizes[weight.requires_grad] += weight.numel()
     trains, frozen = sizes[True], sizes[False]
-    told = f"{trains:,} weights train, {frozen:,} are frozen (model.encoder.freeze: {module.encoder.freeze})"
+    message = f"{trains:,} weights train, {frozen:,} are frozen (model.encoder.freeze: {module.encoder.freeze})"
     advice = ""
     if not trains:
         advice = "nothing would be learned: set model.encoder.freeze to none, or to fewer layers"
@@ -320,5 +360,5 @@ def modes(network: TextModel, module: TextModule) -> list[Finding]:
     figures = {"trains": trains, "frozen": frozen}
     return [
         *lines,
-        Finding("trainable weights", "warning" if advice else "ok", told, advice, figures),
+        Finding("trainable weights", "warning" if advice else "ok", message, advice, figures),
     ]

@@ -25,7 +25,7 @@ MAJORITY = (
 FEW = 10  # rows of a label in train: fewer are hardly learned
 
 
-def inspect_empty(warnings: Iterable[str], bare: int, sampled: int) -> Finding:
+def check_empty(warnings: Iterable[str], bare: int, sampled: int) -> Finding:
     """Rows left out as they were read, by the warnings of that, and texts of which the tokenizer leaves nothing.
 
     Args:
@@ -35,21 +35,21 @@ def inspect_empty(warnings: Iterable[str], bare: int, sampled: int) -> Finding:
     """
     found = [re.search(r"(\d+) of (\d+) rows lack", text) for text in warnings]
     dropped, rows = (sum(int(match[group]) for match in found if match) for group in (1, 2))
-    told = (
+    message = (
         f"{dropped:,} of {rows:,} rows lacked a text or a label and were left out"
         if dropped
         else "none"
     )
-    told += f"; of {bare:,} of {sampled:,} texts the tokenizer leaves nothing" if bare else ""
+    message += f"; of {bare:,} of {sampled:,} texts the tokenizer leaves nothing" if bare else ""
     advice = "see where they come from; a file may be read with the wrong quoting or delimiter"
     figures = {"dropped": dropped, "without_tokens": bare}
     bad = bare > 0 or dropped > 0.01 * max(
         rows, 1
     )  # a few empty reviews among thousands are no fault
-    return Finding("empty texts", "warning" if bad else "ok", told, advice * bad, figures)
+    return Finding("empty texts", "warning" if bad else "ok", message, advice * bad, figures)
 
 
-def inspect_duplicates(
+def check_duplicates(
     splits: Mapping[str, "Dataset"], columns: Sequence[str], label: str
 ) -> list[Finding]:
     """Rows whose texts are all equal: within a split, with clashing labels, and in another split than train."""
@@ -77,8 +77,8 @@ def inspect_duplicates(
     ]
     if label:
         clashing = {split: _clashing(keys[split], rows[label][:]) for split, rows in splits.items()}
-        told = "decide on one label for equal texts; no model can give them two"
-        lines.append(_shares("equal texts, other label", clashing, CLASHING, told))
+        message = "decide on one label for equal texts; no model can give them two"
+        lines.append(_shares("equal texts, other label", clashing, CLASHING, message))
     return lines
 
 
@@ -97,12 +97,14 @@ def _clashing(keys: Sequence[Key], labels: Sequence[Any]) -> float:
 
 
 def _shares(name: str, shares: Mapping[str, float], most: float, advice: str) -> Finding:
-    told = ", ".join(f"{split} {share:.1%}" for split, share in shares.items()) or "one split only"
+    message = (
+        ", ".join(f"{split} {share:.1%}" for split, share in shares.items()) or "one split only"
+    )
     bad = any(share > most for share in shares.values())
-    return Finding(name, "warning" if bad else "ok", told, advice * bad, dict(shares))
+    return Finding(name, "warning" if bad else "ok", message, advice * bad, dict(shares))
 
 
-def inspect_labels(
+def check_labels(
     splits: Mapping[str, "Dataset"], column: str, names: Sequence[str]
 ) -> list[Finding]:
     """The balance of the labels and which a split lacks; of scores, their range.
@@ -119,7 +121,7 @@ def inspect_labels(
         return _scores(values)
     known = set(names)
     counts = {
-        split: Counter(name for value in found for name in _of(value, known))
+        split: Counter(name for value in found for name in _split_labels(value, known))
         for split, found in values.items()
     }
     lines = [_balance(split, found) for split, found in counts.items() if split == "train"]
@@ -127,18 +129,22 @@ def inspect_labels(
         split: [name for name in names if not found[name]] for split, found in counts.items()
     }
     lacking = {split: found for split, found in missing.items() if found}
-    told = "; ".join(f"{split} lacks {_few(found)}" for split, found in lacking.items())
+    message = "; ".join(f"{split} lacks {_list_few(found)}" for split, found in lacking.items())
     advice = "a label that a split lacks is not learned or not scored; divide the rows anew, or leave the label out"
     status: Status = "warning" if lacking else "ok"
     return [
         *lines,
         Finding(
-            "missing labels", status, told or "none", advice * bool(lacking), {"missing": lacking}
+            "missing labels",
+            status,
+            message or "none",
+            advice * bool(lacking),
+            {"missing": lacking},
         ),
     ]
 
 
-def _of(value: Any, known: set[str]) -> list[str]:
+def _split_labels(value: Any, known: set[str]) -> list[str]:
     """The labels of a row: one, a list, or several with `|` between them."""
     if isinstance(value, list):
         return [str(part) for part in value]
@@ -154,15 +160,15 @@ def _balance(split: str, counts: Counter[str]) -> Finding:
     shown = ranked if len(ranked) <= 6 else [*ranked[:3], *ranked[-3:]]
     parts = [f"{name} {count / total:.1%}" for name, count in shown]
     parts[3:3] = ["..."] if len(shown) < len(ranked) else []
-    told = f"{len(ranked)} labels in {split}: {', '.join(parts)}"
+    message = f"{len(ranked)} labels in {split}: {', '.join(parts)}"
     rare = [name for name, count in ranked if count < FEW]
     advice = ""
     if ranked[0][1] > MAJORITY * total:
         advice = f"{ranked[0][0]!r} alone is {ranked[0][1] / total:.0%}: set class_weights and look at F1, not accuracy"
     elif rare and total >= FEW * FEW * len(ranked):  # in a small data set every label is rare
-        advice = f"fewer than {FEW} rows in {split} have {_few(rare)}: add rows, or join the label with another"
+        advice = f"fewer than {FEW} rows in {split} have {_list_few(rare)}: add rows, or join the label with another"
     return Finding(
-        "label balance", "warning" if advice else "ok", told, advice, {"counts": dict(ranked)}
+        "label balance", "warning" if advice else "ok", message, advice, {"counts": dict(ranked)}
     )
 
 
@@ -171,36 +177,38 @@ def _scores(values: Mapping[str, Sequence[Any]]) -> list[Finding]:
         numbers = {split: [float(value) for value in found] for split, found in values.items()}
     except (TypeError, ValueError):  # answers to questions and the like
         return []
-    told = ", ".join(
+    message = ", ".join(
         f"{split} {min(n):g} to {max(n):g}, mean {fmean(n):.2f}" for split, n in numbers.items()
     )
     constant = [split for split, found in numbers.items() if min(found) == max(found)]
-    advice = (
-        f"all scores of {_few(constant)} are equal, and no correlation can be told; see task.label"
-    )
+    advice = f"all scores of {_list_few(constant)} are equal, and no correlation can be message; see task.label"
     figures = {split: [min(n), fmean(n), max(n)] for split, n in numbers.items()}
     return [
-        Finding("scores", "warning" if constant else "ok", told, advice * bool(constant), figures)
+        Finding(
+            "scores", "warning" if constant else "ok", message, advice * bool(constant), figures
+        )
     ]
 
 
-def _few(names: Sequence[str]) -> str:
+def _list_few(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def inspect_vocabulary(counts: NDArray[np.int64], texts: int) -> Finding:
+def check_vocabulary_use(counts: NDArray[np.int64], texts: int) -> Finding:
     """How much of the vocabulary so many texts use; `counts` (V,) says how often each id occurs in them."""
     used, size = int((counts > 0).sum()), len(counts)
-    told = f"{used:,} of {size:,} ids occur in {texts:,} tokenized texts"
-    return Finding("vocabulary use", "ok", told, "", {"used": used, "size": size, "texts": texts})
+    message = f"{used:,} of {size:,} ids occur in {texts:,} tokenized texts"
+    return Finding(
+        "vocabulary use", "ok", message, "", {"used": used, "size": size, "texts": texts}
+    )
 
 
-def inspect_added(count: int, absent: list[str]) -> list[Finding]:
+def check_added(count: int, absent: list[str]) -> list[Finding]:
     """Whether the tokens that were added, so many, stand in the texts; no line where there are none."""
     if not count:
         return []
-    told = f"{count} added, of which {len(absent)} never occur in the texts"
-    told += f": {', '.join(map(repr, absent))}" if absent else ""
+    message = f"{count} added, of which {len(absent)} never occur in the texts"
+    message += f": {', '.join(map(repr, absent))}" if absent else ""
     advice = "what never occurs learns nothing: leave it out, or see how the texts spell it"
     status: Status = "warning" if absent else "ok"
-    return [Finding("added tokens", status, told, advice * bool(absent), {"absent": absent})]
+    return [Finding("added tokens", status, message, advice * bool(absent), {"absent": absent})]

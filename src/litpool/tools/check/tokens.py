@@ -68,7 +68,7 @@ class Finding:
 
     name: str
     status: Status
-    told: str
+    message: str
     advice: str = ""  # one sentence; none where all is well
     figures: dict[str, Any] = field(default_factory=dict)
 
@@ -96,9 +96,9 @@ class Script:
     worst: list[str] = field(default_factory=list)  # the most common lost words with their pieces
 
 
-def judge(tokenizer: PreTrainedTokenizerBase, words: Counter[str]) -> dict[str, Script]:
+def measure_scripts(tokenizer: PreTrainedTokenizerBase, words: Counter[str]) -> dict[str, Script]:
     """Tokenize each word by itself, as it stands after a space, and sum up by script, most words first."""
-    chosen = _chosen(words)
+    chosen = _sample(words)
     bare = {
         number for token, number in tokenizer.get_vocab().items() if token in ("▁", "Ġ")
     }  # a space, no piece
@@ -121,7 +121,7 @@ def judge(tokenizer: PreTrainedTokenizerBase, words: Counter[str]) -> dict[str, 
     return dict(sorted(found.items(), key=lambda item: -item[1].words))
 
 
-def _chosen(words: Counter[str]) -> list[tuple[str, int]]:
+def _sample(words: Counter[str]) -> list[tuple[str, int]]:
     """The words to judge, the most common first; a rare one stands for its like, and has their count."""
     ranked = words.most_common()
     step = max(1, -(-(len(ranked) - COMMON) // RARE))
@@ -145,27 +145,28 @@ def _is_lost(pieces: Sequence[int], word: str, script: str, unknown: int | None)
     )
 
 
-def inspect_scripts(scripts: dict[str, Script]) -> list[Finding]:
+def check_scripts(scripts: dict[str, Script]) -> list[Finding]:
     """A line for each script; the rare ones are left out."""
     total = sum(script.words for script in scripts.values())
     lines = [
-        _line(name, script, total)
+        _check_script(name, script, total)
         for name, script in scripts.items()
         if script.words >= SHOWN * total
     ]
     return lines or [Finding("words", "ok", "no words of two letters or more")]
 
 
-def _line(name: str, script: Script, total: int) -> Finding:
+def _check_script(name: str, script: Script, total: int) -> Finding:
     lost, share = script.lost / script.words, script.words / total
     a_word, a_character = script.tokens / script.words, script.tokens / script.characters
     usual_word, usual = REFERENCE.get(name, (None, None))
     per_word = f" (usual: {usual_word:.2f})" if usual_word else ""
-    told = f"{share:.0%} of the words; {lost:.1%} split into single characters or unknown; {a_word:.2f} tokens a word"
-    told += f"{per_word}, {a_character:.2f} a character" + (
+    message = f"{share:.0%} of the words; {lost:.1%} split into single characters or unknown"
+    message += f"; {a_word:.2f} tokens a word"
+    message += f"{per_word}, {a_character:.2f} a character" + (
         f" (usual: {usual:.2f})" if usual else ""
     )
-    told += "".join(f"\n{example}" for example in script.worst if lost > LOST)
+    message += "".join(f"\n{example}" for example in script.worst if lost > LOST)
     advice = ""
     if share > PART and lost > LOST:
         advice = (
@@ -182,24 +183,24 @@ def _line(name: str, script: Script, total: int) -> Finding:
         "tokens_per_character": a_character, "usual_tokens_per_word": usual_word,
         "usual_tokens_per_character": usual, "worst": script.worst,
     }  # fmt: skip
-    return Finding(f"script {name}", "warning" if advice else "ok", told, advice, figures)
+    return Finding(f"script {name}", "warning" if advice else "ok", message, advice, figures)
 
 
 def warn(data: TextDataModule) -> None:
     """Warn, before a training or a scoring, of each script in the train split that the tokenizer does not know."""
     if "train" in data.rows:
         sample = data.rows["train"].select(range(min(SAMPLE, len(data.rows["train"]))))
-        for message in warnings_of(
+        for message in language_warnings(
             data.tokenizer, (text for name in data.task.texts for text in sample[name])
         ):
             rank_zero_warn(message)
 
 
-def warnings_of(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[str]:
+def language_warnings(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[str]:
     """What must be known before a training starts: a sentence for each script that the tokenizer does not know."""
     return [
         line.advice
-        for line in inspect_scripts(judge(tokenizer, count_words(texts)))
+        for line in check_scripts(measure_scripts(tokenizer, count_words(texts)))
         if line.status != "ok"
     ]
 
@@ -245,7 +246,7 @@ def merge(parts: Sequence[Tokens]) -> Tokens:
     return Tokens(lengths, counts, sum(part.bare for part in parts))
 
 
-def inspect_unknown(tokens: Tokens, tokenizer: PreTrainedTokenizerBase) -> Finding:
+def check_unknown(tokens: Tokens, tokenizer: PreTrainedTokenizerBase) -> Finding:
     """The share of unknown tokens."""
     unknown = tokenizer.unk_token_id
     if unknown is None:
@@ -257,24 +258,24 @@ def inspect_unknown(tokens: Tokens, tokenizer: PreTrainedTokenizerBase) -> Findi
             {"share": 0.0},
         )
     share = int(tokens.counts[unknown]) / max(1, int(tokens.counts.sum()))
-    told = f"{share:.2%} of the tokens are {tokenizer.unk_token}"
+    message = f"{share:.2%} of the tokens are {tokenizer.unk_token}"
     advice = "what is unknown is the same to the encoder, whatever it was; take an encoder that knows these characters"
     return Finding(
         "unknown tokens",
         "warning" if share > UNKNOWN else "ok",
-        told,
+        message,
         advice * (share > UNKNOWN),
         {"share": share},
     )
 
 
-def inspect_lengths(tokens: Tokens, max_length: int, windows: bool) -> list[Finding]:
+def check_lengths(tokens: Tokens, max_length: int, windows: bool) -> list[Finding]:
     """The lengths as a histogram, and what `max_length` cuts off; nothing where long texts are read in windows."""
     lengths, most = tokens.lengths, int(tokens.lengths.max())
     median, high = (int(value) for value in np.percentile(lengths, [50, 95]))
     heights, edges = np.histogram(lengths, bins=min(20, most), range=(0, most))
     bars = "".join(BARS[-(-int(height) * 8 // int(heights.max()))] for height in heights)
-    told = f"0 |{bars}| {most}; median {median}, 95% have {high} or fewer"
+    message = f"0 |{bars}| {most}; median {median}, 95% have {high} or fewer"
     figures = {
         "median": median,
         "p95": high,
@@ -282,7 +283,7 @@ def inspect_lengths(tokens: Tokens, max_length: int, windows: bool) -> list[Find
         "bins": edges.tolist(),
         "texts": heights.tolist(),
     }
-    lines = [Finding("tokens a text", "ok", told, "", figures)]
+    lines = [Finding("tokens a text", "ok", message, "", figures)]
     if windows:
         return [
             *lines,
@@ -295,7 +296,11 @@ def inspect_lengths(tokens: Tokens, max_length: int, windows: bool) -> list[Find
     cut = float((lengths > max_length).mean())
     lost = int(np.maximum(lengths - max_length, 0).sum()) / max(1, int(lengths.sum()))
     bad = cut > CUT and lost > LOST_TOKENS
-    told = f"{cut:.1%} of {len(lengths):,} texts are longer than {max_length} tokens; {lost:.1%} of the tokens are lost"
+    message = f"{cut:.1%} of {len(lengths):,} texts are longer than {max_length} tokens"
+    message += f"; {lost:.1%} of the tokens are lost"
     advice = f"raise data.max_length (95% of the texts have {high} tokens or fewer), or put what counts first"
     status: Status = "warning" if bad else "ok"
-    return [*lines, Finding("cut off", status, told, advice * bad, {"texts": cut, "tokens": lost})]
+    return [
+        *lines,
+        Finding("cut off", status, message, advice * bad, {"texts": cut, "tokens": lost}),
+    ]

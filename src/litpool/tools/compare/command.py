@@ -29,19 +29,21 @@ def compare(  # noqa: D417
     run.read("fit")
     config = {**run.config, "trainer": {**run.config["trainer"], **_stop_after(steps, run)}}
     folder = runs.folder_of(config, run.parent)
-    left_out = stock.cannot(task) if "stock" in loops else None
+    left_out = stock.unsupported(task) if "stock" in loops else None
     chosen = [loop for loop in loops if loop != "stock" or not left_out]
     if not chosen:
         raise InputError(
             f"loops={loops}: there is none to run; name some of {', '.join(get_args(Loop))}"
         )
     try:
-        found = runs.run_loops(config, folder, chosen, repeat)
+        records = runs.run_loops(config, folder, chosen, repeat)
     except KeyboardInterrupt:
         interrupt.advise("interrupted; the same command goes on with the loops that are missing")
         raise
     pooling = run.config["model"]["pooling"]["class_path"].rpartition(".")[2]
-    runs.report(folder, found, stock.differences(flags, run.model.recipe, pooling, data), left_out)
+    runs.report(
+        folder, records, stock.differences(flags, run.model.recipe, pooling, data), left_out
+    )
     print(f"wrote {folder}")
 
 

@@ -17,31 +17,34 @@ from litpool.loops.outputs import versions
 from litpool.tools.compare.verdict import verdict
 
 FIRST = 5  # steps that say nothing about speed: memory is allocated, caches are filled
-Run = dict[str, Any]
+Record = dict[str, Any]
 
 
 def folder_of(config: Mapping[str, Any], parent: Path) -> Path:
-    """Where a job's comparison is kept: an interrupted one is found again, another job has a folder of its own."""
+    """Where a job's comparison is finished: an interrupted one is found again, another job has a folder of its own."""
     content = json.dumps([config, versions()], sort_keys=True, default=str)
     return parent / f"compare-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
 def run_loops(
     config: Mapping[str, Any], folder: Path, loops: Sequence[str], repeat: int
-) -> dict[str, list[Run]]:
-    """Run each loop that has not finished yet, the repeats in turn so that a busy minute does not fall on one loop."""
+) -> dict[str, list[Record]]:
+    """Run each loop that has not finished yet.
+
+    The repeats take turns, so that a busy minute does not slow down one loop only.
+    """
     if (folder / "compare.json").exists():  # finished, not interrupted: start anew
         for path in [folder / "compare.json", *folder.glob("*/record.json")]:
             path.unlink()
-    runs: dict[str, list[Run]] = {loop: [] for loop in loops}
+    runs: dict[str, list[Record]] = {loop: [] for loop in loops}
     for turn in range(1, repeat + 1):
         for loop in loops:
             path = folder / f"{loop}-{turn}"
-            kept = (path / "metrics.json").exists() and (path / "record.json").exists()
-            if not kept:
+            finished = (path / "metrics.json").exists() and (path / "record.json").exists()
+            if not finished:
                 _run_loop(config, path, loop)
             runs[loop].append(_read(path))
-            note = "  (kept from before)" if kept else ""
+            note = "  (kept from before)" if finished else ""
             print(f"{loop:<12}{_seconds(runs[loop][-1]) * 1e3:.1f} ms a step{note}", flush=True)
     return runs
 
@@ -50,7 +53,7 @@ def _run_loop(config: Mapping[str, Any], path: Path, loop: str) -> None:
     """Train in a fresh process. Its config can be run by hand just as well."""
     shutil.rmtree(path, ignore_errors=True)  # what an interrupted one left
     path.mkdir(parents=True)
-    place = {
+    logger_options = {
         "save_dir": str(path.parent),
         "name": "",
         "version": path.name,
@@ -58,7 +61,7 @@ def _run_loop(config: Mapping[str, Any], path: Path, loop: str) -> None:
     }
     trainer = {
         **config["trainer"],
-        "logger": {"class_path": "TensorBoardLogger", "init_args": place},
+        "logger": {"class_path": "TensorBoardLogger", "init_args": logger_options},
         "enable_progress_bar": False,
     }
     file = path.parent / f"{path.name}.yaml"
@@ -73,32 +76,32 @@ def _run_loop(config: Mapping[str, Any], path: Path, loop: str) -> None:
         str(file),
         str(path / "record.json"),
     ]
-    done = subprocess.run(child, capture_output=True, text=True)
-    (path / "output.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it did not say why"])[-1]
+    process = subprocess.run(child, capture_output=True, text=True)
+    (path / "output.txt").write_text(process.stdout + process.stderr, encoding="utf-8")
+    if process.returncode:
+        last = (process.stderr.strip().splitlines() or ["it did not say why"])[-1]
         raise JobError(f"the loop {loop} failed ({last}); all it said is in {path / 'output.txt'}")
 
 
-def _read(path: Path) -> Run:
+def _read(path: Path) -> Record:
     record = json.loads((path / "record.json").read_text(encoding="utf-8"))
     return {**record, "metrics": json.loads((path / "metrics.json").read_text(encoding="utf-8"))}
 
 
-def _seconds(run: Run) -> float:
+def _seconds(run: Record) -> float:
     steps = run["steps"]
     return statistics.median(step["seconds"] for step in steps[min(FIRST, len(steps) // 2) :])
 
 
-def _tokens(run: Run) -> float:
+def _tokens(run: Record) -> float:
     steps = run["steps"][min(FIRST, len(run["steps"]) // 2) :]
     return sum(step["tokens"] for step in steps) / sum(step["seconds"] for step in steps)
 
 
 def report(
     folder: Path,
-    runs: Mapping[str, list[Run]],
-    differing: list[tuple[str, str, str]],
+    runs: Mapping[str, list[Record]],
+    differences: list[tuple[str, str, str]],
     left_out: str | None,
 ) -> None:
     """Write compare.json and compare.md.
@@ -106,24 +109,24 @@ def report(
     Args:
         folder: Where to.
         runs: The repeats of each loop.
-        differing: The settings in which `stock` differs.
+        differences: The settings in which `stock` differs.
         left_out: Why there is no column `stock`, if it was asked for and cannot be.
     """
     ours = {loop: repeats for loop, repeats in runs.items() if loop != "stock"}
-    said = verdict(ours) if ours else "no loop of ours was run"
+    line = verdict(ours) if ours else "no loop of ours was run"
     columns = {loop: _column(loop, repeats) for loop, repeats in runs.items()}
     content = {
-        "verdict": said,
+        "verdict": line,
         "table": columns,
         "stock_differs": [
-            dict(zip(("setting", "ours", "stock"), row, strict=True)) for row in differing
+            dict(zip(("setting", "ours", "stock"), row, strict=True)) for row in differences
         ],
         "left_out": left_out,
         "versions": versions(),
         "runs": runs,
     }
     (folder / "compare.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-    lines = [f"**{said}**", "", f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    lines = [f"**{line}**", "", f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     names = dict.fromkeys(name for column in columns.values() for name in column)
     lines += [
         f"| {name} | {' | '.join(column.get(name, '') for column in columns.values())} |"
@@ -133,12 +136,12 @@ def report(
         lines += ["", f"stock is left out: {left_out}."]
     if "stock" in runs:
         lines += ["", "In stock these settings differ:", ""]
-        lines += [f"- {name}: {ours} here, {stock} there" for name, ours, stock in differing]
+        lines += [f"- {name}: {ours} here, {stock} there" for name, ours, stock in differences]
     (folder / "compare.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 
 
-def _column(loop: str, repeats: list[Run]) -> dict[str, str]:
+def _column(loop: str, repeats: list[Record]) -> dict[str, str]:
     run = repeats[0]
     seconds = [_seconds(repeat) * 1e3 for repeat in repeats]
     span = f" ({min(seconds):.1f} to {max(seconds):.1f})" if len(seconds) > 1 else ""

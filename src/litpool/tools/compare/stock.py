@@ -38,13 +38,13 @@ PROBLEMS: dict[
 }
 
 
-def cannot(task: Task) -> str | None:
+def unsupported(task: Task) -> str | None:
     """Why the stock way cannot express a task, if it cannot."""
     kind = type(task).__name__
     return None if kind in PROBLEMS else f"AutoModelForSequenceClassification does not do {kind}"
 
 
-def arguments(flags: Flags, data: TextDataModule, folder: Path) -> TrainingArguments:
+def training_arguments(flags: Flags, data: TextDataModule, folder: Path) -> TrainingArguments:
     """What the job itself says (how long, how many rows to a step, which precision); all else as it comes."""
     batches = math.ceil(len(data.encoded["train"]) / data.batch_size)
     settings = TrainingArguments(
@@ -73,7 +73,7 @@ def fit_stock(run: Run) -> None:
     assert run.recorder is not None
     assert run.writer is not None
     metrics = _fit(
-        flags, run.data, run.model.encoder, run.folder, Recording(run.recorder, run.writer)
+        flags, run.data, run.model.encoder, run.folder, RecorderCallback(run.recorder, run.writer)
     )
     outputs.write_metrics(run.folder, metrics)
 
@@ -83,7 +83,7 @@ def _fit(
     data: TextDataModule,
     options: EncoderOptions,
     folder: Path,
-    recording: "Recording",
+    callback: "RecorderCallback",
 ) -> dict[str, float]:
     config = load_config(options)
     config.num_labels = max(1, len(data.task.labels))
@@ -98,10 +98,10 @@ def _fit(
         model.resize_token_embeddings(len(data.tokenizer))
     trainer = Trainer(
         model=model,
-        args=arguments(flags, data, folder),
+        args=training_arguments(flags, data, folder),
         data_collator=DataCollatorWithPadding(data.tokenizer),
         train_dataset=data.encoded["train"],
-        callbacks=[recording],
+        callbacks=[callback],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
@@ -111,7 +111,7 @@ def _fit(
     return {name: value for metrics in scores for name, value in metrics.items()}
 
 
-class Recording(TrainerCallback):
+class RecorderCallback(TrainerCallback):
     """Hands the steps to the recorder and to TensorBoard.
 
     Args:
@@ -158,7 +158,7 @@ def differences(
     flags: Flags, recipe: Recipe, pooling: str, data: TextDataModule
 ) -> list[tuple[str, str, str]]:
     """Which settings differ: the setting, ours, and what the defaults make of it."""
-    defaults = arguments(flags, data, Path())
+    defaults = training_arguments(flags, data, Path())
     shares = {
         name: value
         for name, value in vars(data.task).items()

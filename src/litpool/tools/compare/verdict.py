@@ -5,7 +5,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
-Run = dict[str, Any]
+Record = dict[str, Any]
 
 FIELDS = {  # of a step, in the order in which one follows from the other
     "rows": "rows",
@@ -17,7 +17,7 @@ FIELDS = {  # of a step, in the order in which one follows from the other
 }
 
 
-def verdict(runs: Mapping[str, list[Run]]) -> str:
+def verdict(runs: Mapping[str, list[Record]]) -> str:
     """One line: identical, or where each loop first differs from the first one.
 
     Args:
@@ -30,9 +30,9 @@ def verdict(runs: Mapping[str, list[Run]]) -> str:
         if any(_difference(run, runs[loop][0]) for run in runs[loop])
     ]
     for loop in others:
-        if found := _difference(runs[first][0], runs[loop][0]):
-            step, field = found
-            lines.append(_tell(step, field, {first: runs[first][0], loop: runs[loop][0]}))
+        if difference := _difference(runs[first][0], runs[loop][0]):
+            step, field = difference
+            lines.append(_describe(step, field, {first: runs[first][0], loop: runs[loop][0]}))
     steps = len(runs[first][0]["steps"])
     return (
         "; ".join(lines)
@@ -40,20 +40,19 @@ def verdict(runs: Mapping[str, list[Run]]) -> str:
     )
 
 
-def _difference(one: Run, other: Run) -> tuple[int, str] | None:
+def _difference(left: Record, right: Record) -> tuple[int, str] | None:
     """The first step (1 is the first) at which two runs differ, and in what; step 0 is past the last one."""
-    for number, (left, right) in enumerate(
-        zip(one["steps"], other["steps"], strict=False), start=1
-    ):
+    pairs = zip(left["steps"], right["steps"], strict=False)
+    for number, (one, other) in enumerate(pairs, start=1):
         for field in FIELDS:
-            if left[field] != right[field]:
+            if one[field] != other[field]:
                 return number, field
-    if len(one["steps"]) != len(other["steps"]):
+    if len(left["steps"]) != len(right["steps"]):
         return 0, "number of steps"
-    return (0, "weights at the end") if one["sha256"] != other["sha256"] else None
+    return (0, "weights at the end") if left["sha256"] != right["sha256"] else None
 
 
-def _tell(step: int, field: str, pair: Mapping[str, Run]) -> str:
+def _describe(step: int, field: str, pair: Mapping[str, Record]) -> str:
     names = " and ".join(pair)
     if not step:
         counts = " vs ".join(str(len(run["steps"])) for run in pair.values())
@@ -63,11 +62,11 @@ def _tell(step: int, field: str, pair: Mapping[str, Run]) -> str:
     left, right = (run["steps"][step - 1][field] for run in pair.values())
     values = f" {left:.6g} vs {right:.6g}" if isinstance(left, float) else ""
     return (
-        f"{names} first differ at step {step}: {FIELDS[field]}{values}; {_why(step, field, pair)}"
+        f"{names} first differ at step {step}: {FIELDS[field]}{values}; {_cause(step, field, pair)}"
     )
 
 
-def _why(step: int, field: str, pair: Mapping[str, Run]) -> str:
+def _cause(step: int, field: str, pair: Mapping[str, Record]) -> str:
     """What the records say about the cause."""
     if field == "rows":
         return "they shuffle otherwise"
@@ -89,19 +88,19 @@ def _why(step: int, field: str, pair: Mapping[str, Run]) -> str:
     return "rows, learning rates, clipping and weight decay are the same so far: the arithmetic differs"
 
 
-def _lr_changes(run: Run) -> int:
+def _lr_changes(run: Record) -> int:
     rates = [step["lr"] for step in run["steps"]]
     return sum(before != after for before, after in pairwise(rates))
 
 
-def _clipping(run: Run) -> str:
+def _clipping(run: Record) -> str:
     clipped = [
         s["clipped_norm"] for s in run["steps"] if s["clipped_norm"] < s["grad_norm"] * (1 - 1e-4)
     ]
     return f"clips at {max(clipped):.4g}" if clipped else "does not clip"
 
 
-def _decay(run: Run) -> str:
+def _decay(run: Record) -> str:
     vectors = sum(group["vectors"] for group in run["groups"])
     decayed = sum(group["vectors"] for group in run["groups"] if group["weight_decay"])
     most = max(group["weight_decay"] for group in run["groups"])
