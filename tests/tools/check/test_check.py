@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,7 +31,8 @@ from litpool.model.encoder import EncoderOptions
 from litpool.model.markers import MarkerPooling
 from litpool.model.pooling import MeanPooling, PoolerOutput
 from litpool.tasks.classification import Classification
-from litpool.tools.check import report
+from litpool.tools.check.encoder import check_modes, check_trainable
+from litpool.tools.check.report import run_checks
 
 KINDS = ["bert", "roberta", "xlm-roberta"]
 WORDS = [
@@ -200,7 +200,7 @@ class Job:
             task, **{"source": files, "tokenizer": str(self.encoder), **self.data}
         )
         encoder = EncoderOptions(str(self.encoder), **self.options)
-        has_error = report.run_checks(TextModule(task, data, encoder, self.pooling), self.folder)
+        has_error = run_checks(TextModule(task, data, encoder, self.pooling), self.folder)
         result = json.loads((self.folder / "check.json").read_text(encoding="utf-8"))
         assert has_error == (result["status"] == "error")
         return {line["name"]: line for line in result["lines"]}
@@ -401,15 +401,14 @@ def test_more_than_24_faults_are_planted() -> None:
 
 def test_modules_in_eval_mode_and_frozen_weights_are_told() -> None:
     network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Dropout())
-    module: Any = SimpleNamespace(encoder=EncoderOptions())
-    assert [line.status for line in report.check_modes(network, module)] == ["ok", "ok"]
+    assert check_modes(network).status == check_trainable(network, "none").status == "ok"
     network[1].eval()
     network[0].bias.requires_grad_(False)
-    sleeping, trainable = report.check_modes(network, module)
-    assert (sleeping.status, sleeping.figures) == ("warning", {"eval": 1})
+    modes, trainable = check_modes(network), check_trainable(network, "none")
+    assert (modes.status, modes.figures) == ("warning", {"eval": 1})
     assert (trainable.status, trainable.figures) == ("warning", {"trains": 6, "frozen": 3})
     network.requires_grad_(False)
-    assert "nothing would be learned" in report.check_modes(network, module)[1].advice
+    assert "nothing would be learned" in check_trainable(network, "none").advice
 
 
 def test_the_absent_token_and_the_text_without_its_marker_are_named(

@@ -11,9 +11,9 @@ from litpool.data.tokenizer import load_tokenizer
 from litpool.demo.encoder import DEMO_ENCODER
 from litpool.tasks.classification import Classification
 from litpool.tasks.similarity import Similarity
+from litpool.tools.check.finding import Finding
 from litpool.tools.check.rows import check_duplicates, check_empty, check_labels
 from litpool.tools.check.tokens import (
-    Finding,
     Script,
     _sample,
     check_lengths,
@@ -221,7 +221,7 @@ def test_tokens_are_counted_uncut_and_texts_that_leave_nothing_are_told(
     tokens = count_tokens(Classification(), tokenizer, rows[:])
     assert tokens.lengths.tolist() == [6, 2, 4]
     assert tokens.counts[tokenizer.convert_tokens_to_ids("film")] == 2
-    assert tokens.bare == 1
+    assert tokens.empty == 1
 
 
 def test_texts_that_are_encoded_by_themselves_are_counted_by_themselves(
