@@ -67,15 +67,21 @@ def check_special_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenize
     clashing = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     if not clashing:
         message = ", ".join(f"{name} {number}" for name, (_, number) in pairs.items())
-        return Finding("special tokens", "ok", message or "the config names none")
+        return Finding("special tokens", "ok", message or "the config has none")
     message = ", ".join(
         f"{name}: config {configured}, tokenizer {number}"
         for name, (configured, number) in clashing.items()
     )
-    advice = "take the tokenizer that was saved with the encoder, or mend the ids in the encoder's config.json"
+    advice = (
+        "use the tokenizer that was saved with the encoder, "
+        "or fix the ids in the encoder's config.json"
+    )
     figures = {"clashing": clashing}
     if "pad" in clashing and config.model_type in NUMBERED_FROM_PADDING:
-        advice = f"{config.model_type} numbers positions by its padding id, so all would be off: {advice}"
+        advice = (
+            f"{config.model_type} numbers positions from its padding id, "
+            f"so all positions would be wrong: {advice}"
+        )
         return Finding("special tokens", "error", message, advice, figures)
     return Finding("special tokens", "warning", message, advice, figures)
 
@@ -85,40 +91,50 @@ def check_embedding_rows(rows: int, pretrained: bool, data: TextDataModule) -> F
     ids = sorted(data.tokenizer.get_vocab().values())
     beyond = [number for number in ids if number >= rows and number not in data.new_ids]
     bad = bool(beyond) and pretrained
-    message = f"{rows:,} in the encoder, {len(ids):,} ids in the tokenizer, {len(data.new_ids)} of them added tokens"
+    message = (
+        f"{rows:,} in the encoder, {len(ids):,} ids in the tokenizer, "
+        f"{len(data.new_ids)} of them added tokens"
+    )
     if bad:
         examples = ", ".join(map(repr, data.tokenizer.convert_ids_to_tokens(beyond[:3])))
-        message += f"; {len(beyond):,} ids lie beyond, such as those of {examples}"
-    advice = "their embeddings would start at random: take the encoder's own tokenizer, or name them in data.add_tokens"
+        message += f"; {len(beyond):,} ids have no embedding, such as those of {examples}"
+    advice = (
+        "their embeddings would be random: use the encoder's own tokenizer, "
+        "or list these tokens in data.add_tokens"
+    )
     figures = {"rows": rows, "beyond": len(beyond)}
     return problem_if(bad, "embedding rows", message, advice, figures, status="error")
 
 
 def check_vocabulary(encoder: str, pretrained: bool, data: TextDataModule) -> Finding:
-    """Check that the tokenizer's ids stand for the same tokens as in the encoder's own tokenizer."""
+    """Check that ids mean the same tokens as in the encoder's own tokenizer."""
     name = data.tokenizer_name
     if name == encoder:
         return Finding("tokenizer", "ok", "the encoder's own")
     if not pretrained:
-        message = f"{name}; the encoder's weights are random, and any tokenizer will do"
+        message = f"{name}; the encoder's weights are random, so any tokenizer will do"
         return Finding("tokenizer", "ok", message)
     try:
         own = load_tokenizer(encoder, [], [], data.pad_token)
     except InputError as error:
-        return Finding("tokenizer", "warning", f"{name}; the encoder's own cannot be read: {error}")
+        return Finding(
+            "tokenizer", "warning", f"{name}; the encoder's own tokenizer cannot be read: {error}"
+        )
     expected = {number: token for token, number in own.get_vocab().items()}
     actual = {number: token for token, number in data.tokenizer.get_vocab().items()}
     shared = sorted(actual.keys() & expected.keys())
     other = [number for number in shared if actual[number] != expected[number]]
-    message = f"{name}: {len(other):,} of {len(shared):,} ids mean another piece to the encoder"
+    message = f"{name}: {len(other):,} of {len(shared):,} ids mean another token to the encoder"
     if other:
-        examples = [f"{actual[number]!r} is its {expected[number]!r}" for number in other[-3:]]
+        examples = [
+            f"{actual[number]!r} is {expected[number]!r} to the encoder" for number in other[-3:]
+        ]
         message += f"; {', '.join(examples)}"
     return problem_if(
         bool(other),
         "tokenizer",
         message,
-        "leave data.tokenizer out: the encoder's own is taken",
+        "leave data.tokenizer out, to use the encoder's own tokenizer",
         {"compared": len(shared), "other": len(other)},
         status="error" if len(other) > MISPLACED * len(shared) else "warning",
     )
@@ -144,21 +160,28 @@ def check_markers(module: TextModule) -> list[Finding]:
 def check_weights(encoder: Encoder, pretrained: bool) -> Finding:
     """Check which weights were loaded, which are random, and which of the files' were not used."""
     if not pretrained:
-        message = "all random, as model.encoder.pretrained: false asks"
+        message = "all random, because model.encoder.pretrained is false"
         return Finding("weights", "ok", message, "", {"loaded": 0})
     missing, unused = encoder.loading["missing_keys"], encoder.loading["unexpected_keys"]
     loaded = len(encoder.model.state_dict()) - len(missing)
-    message = f"{loaded} tensors loaded, {_list(missing)} left random, {_list(unused)} in the files not used"
+    message = (
+        f"{loaded} tensors loaded, {_list(missing)} random, "
+        f"{_list(unused)} in the files but not used"
+    )
     parts = {name for name, _ in encoder.model.named_children()}
     # Unused layers of the encoder matter; the head of another task does not.
     layers = [key for key in unused if parts.intersection(key.split(".")[:2])]
     advice = ""
     if missing:
         advice = (
-            "what is random has to be learned anew; without PoolerOutput the pooler takes no part"
+            "random weights must be learned from scratch; "
+            "the pooler is not used unless the pooling is PoolerOutput"
         )
     elif layers:
-        advice = f"the encoder leaves out layers that its files hold, such as {layers[0]}; see num_hidden_layers"
+        advice = (
+            f"the encoder does not use all layers in its files, such as {layers[0]}; "
+            "check num_hidden_layers"
+        )
     figures = {"loaded": loaded, "random": missing, "unused": unused}
     return problem_if(bool(advice), "weights", message, advice, figures)
 
@@ -180,9 +203,9 @@ def check_trainable(network: nn.Module, freeze: int | str) -> Finding:
     message = f"{trains:,} weights train, {frozen:,} are frozen (model.encoder.freeze: {freeze})"
     advice = ""
     if not trains:
-        advice = "nothing would be learned: set model.encoder.freeze to none, or to fewer layers"
+        advice = "nothing would be learned: set model.encoder.freeze to none or to fewer layers"
     elif frozen and freeze == "none":
-        advice = "some are frozen though model.encoder.freeze is none; set requires_grad"
+        advice = "some are frozen although model.encoder.freeze is none; set their requires_grad"
     figures = {"trains": trains, "frozen": frozen}
     return problem_if(bool(advice), "trainable weights", message, advice, figures)
 

@@ -35,15 +35,15 @@ def check_empty(warnings: Iterable[str], empty: int, tokenized: int) -> Finding:
     """
     dropped = total = 0
     for text in warnings:
-        if match := re.search(r"(\d+) of (\d+) rows lack", text):
+        if match := re.search(r"(\d+) of (\d+) rows", text):
             dropped += int(match[1])
             total += int(match[2])
     message = "none"
     if dropped:
-        message = f"{dropped:,} of {total:,} rows lacked a text or a label and were left out"
+        message = f"{dropped:,} of {total:,} rows had no text or no label and were left out"
     if empty:
-        message += f"; of {empty:,} of {tokenized:,} texts the tokenizer leaves nothing"
-    advice = "see where they come from; a file may be read with the wrong quoting or delimiter"
+        message += f"; {empty:,} of {tokenized:,} texts contain only special tokens"
+    advice = "find out why; perhaps data.quoting or data.delimiter is wrong for this file"
     figures = {"dropped": dropped, "without_tokens": empty}
     bad = empty > 0 or dropped > DROPPED * total
     return problem_if(bad, "empty texts", message, advice, figures)
@@ -62,12 +62,12 @@ def check_duplicates(
             across[split] = sum(key in train for key in texts) / len(texts)
         if label:
             clashing[split] = _clashing(texts, splits[split][label][:])
-    advice = "leave repeated rows out, or they weigh more than the others"
+    advice = "remove repeated rows; they count more than the others"
     findings = [_check_shares("duplicates within", within, WITHIN, advice)]
-    advice = "leave them out of train, or the score tells what was learned by heart"
+    advice = "remove them from train, or the score will reward memorization"
     findings += [_check_shares("duplicates across", across, ACROSS, advice)]
     if label:
-        advice = "decide on one label for equal texts; no model can give them two"
+        advice = "choose one label for equal texts; no model can predict both"
         findings += [_check_shares("equal texts, other label", clashing, CLASHING, advice)]
     return findings
 
@@ -116,7 +116,10 @@ def check_labels(
         if missing := [name for name in names if not count[name]]:
             lacking[split] = missing
     message = "; ".join(f"{split} lacks {_list(missing)}" for split, missing in lacking.items())
-    advice = "a label that a split lacks is not learned or not scored; divide the rows anew, or leave the label out"
+    advice = (
+        "a label that a split lacks cannot be learned or scored; "
+        "split the rows again, or remove the label"
+    )
     balance = [_check_balance(counts["train"])] if "train" in counts else []
     return [
         *balance,
@@ -146,10 +149,13 @@ def _check_balance(counts: Counter[str]) -> Finding:
     advice = ""
     if most > MAJORITY * total:
         advice = (
-            f"{first!r} alone is {most / total:.0%}: set class_weights and look at F1, not accuracy"
+            f"{most / total:.0%} of the rows have the label {first!r}: "
+            "set task.class_weights, and look at F1 rather than accuracy"
         )
     elif rare and total >= FEW * FEW * len(ranked):  # in a small data set every label is rare
-        advice = f"fewer than {FEW} rows in train have {_list(rare)}: add rows, or join the label with another"
+        advice = (
+            f"fewer than {FEW} rows in train per label: {_list(rare)}; add rows, or merge labels"
+        )
     return problem_if(bool(advice), "label balance", message, advice, {"counts": dict(ranked)})
 
 
@@ -165,7 +171,7 @@ def _check_scores(values: Mapping[str, Sequence[Any]]) -> list[Finding]:
     )
     constant = [split for split, (low, _, high) in figures.items() if low == high]
     advice = (
-        f"all scores of {_list(constant)} are equal, and no correlation can be told; see task.label"
+        f"all scores in {_list(constant)} are equal, so there is no correlation; check task.label"
     )
     return [problem_if(bool(constant), "scores", message, advice, figures)]
 
@@ -193,8 +199,8 @@ def check_added(count: int, absent: list[str]) -> list[Finding]:
     """Check that each of the `count` added tokens occurs in the texts, if tokens were added."""
     if not count:
         return []
-    message = f"{count} added, of which {len(absent)} never occur in the texts"
+    message = f"{count} added; {len(absent)} of them never occur in the texts"
     if absent:
         message += f": {', '.join(map(repr, absent))}"
-    advice = "what never occurs learns nothing: leave it out, or see how the texts spell it"
+    advice = "a token that never occurs learns nothing: remove it, or check how the texts spell it"
     return [problem_if(bool(absent), "added tokens", message, advice, {"absent": absent})]

@@ -88,7 +88,7 @@ class Script:
 
 
 def measure_scripts(tokenizer: PreTrainedTokenizerBase, words: Counter[str]) -> dict[str, Script]:
-    """Tokenize each word by itself, as after a space, and add up by script, largest script first."""
+    """Tokenize each word alone, as after a space, and add up by script, largest script first."""
     sample = _sample(words)
     if not sample:
         return {}
@@ -143,18 +143,18 @@ def check_scripts(scripts: dict[str, Script]) -> list[Finding]:
         for name, script in scripts.items()
         if script.words >= SHOWN * total
     ]
-    return findings or [Finding("words", "ok", "no words of two letters or more")]
+    return findings or [Finding("words", "ok", "no word has two letters or more")]
 
 
 def _check_script(name: str, script: Script, total: int) -> Finding:
     lost, share = script.lost / script.words, script.words / total
     per_word, per_character = script.tokens / script.words, script.tokens / script.characters
     usual_per_word, usual = REFERENCE.get(name, (None, None))
-    message = f"{share:.0%} of the words; {lost:.1%} split into single characters or unknown"
-    message += f"; {per_word:.2f} tokens a word"
+    message = f"{share:.0%} of the words; {lost:.1%} split into characters or unknown tokens"
+    message += f"; {per_word:.2f} tokens per word"
     if usual_per_word:
         message += f" (usual: {usual_per_word:.2f})"
-    message += f", {per_character:.2f} a character"
+    message += f", {per_character:.2f} per character"
     if usual:
         message += f" (usual: {usual:.2f})"
     advice = ""
@@ -162,13 +162,14 @@ def _check_script(name: str, script: Script, total: int) -> Finding:
         message += "".join(f"\n{example}" for example in script.worst)
     if share > PART and lost > LOST:
         advice = (
-            f"this tokenizer does not know the language: it splits {lost:.0%} of the "
-            f"{name} words into single characters or unknown tokens; take an encoder that was trained on this language"
+            f"this tokenizer does not know the language: it splits {lost:.0%} of the {name} words "
+            "into single characters or unknown tokens; use an encoder trained on this language"
         )
     elif share > PART and script.words >= ENOUGH and usual and per_character > FERTILE * usual:
         advice = (
-            f"this tokenizer hardly knows the language: it needs {per_character / usual:.1f} "
-            f"times the usual tokens for the {name} words; take an encoder that was trained on this language"
+            "this tokenizer hardly knows the language: it needs "
+            f"{per_character / usual:.1f} times the usual number of tokens for the {name} words; "
+            "use an encoder trained on this language"
         )
     figures = {
         "words": script.words,
@@ -184,7 +185,7 @@ def _check_script(name: str, script: Script, total: int) -> Finding:
 
 
 def warn(data: TextDataModule) -> None:
-    """Before training, warn about each script of the train split that the tokenizer does not know."""
+    """Warn about each script in the train split that the tokenizer does not know."""
     if "train" not in data.rows:
         return
     rows = data.rows["train"]
@@ -248,11 +249,13 @@ def check_unknown(tokens: Tokens, tokenizer: PreTrainedTokenizerBase) -> Finding
     """Check the share of unknown tokens."""
     unknown = tokenizer.unk_token_id
     if unknown is None:
-        message = "this tokenizer has none; see the tokens a character"
+        message = "this tokenizer has no unknown token; see its tokens per character"
         return Finding("unknown tokens", "ok", message, "", {"share": 0.0})
     share = int(tokens.counts[unknown]) / max(1, int(tokens.counts.sum()))
     message = f"{share:.2%} of the tokens are {tokenizer.unk_token}"
-    advice = "what is unknown is the same to the encoder, whatever it was; take an encoder that knows these characters"
+    advice = (
+        "the encoder cannot tell unknown tokens apart; use an encoder that knows these characters"
+    )
     return problem_if(share > UNKNOWN, "unknown tokens", message, advice, {"share": share})
 
 
@@ -268,7 +271,7 @@ def check_lengths(tokens: Tokens, max_length: int, windows: bool) -> list[Findin
     median, high = (int(value) for value in np.percentile(lengths, [50, 95]))
     heights, edges = np.histogram(lengths, bins=min(20, longest), range=(0, longest))
     bars = "".join(BARS[-(-int(height) * 8 // int(heights.max()))] for height in heights)
-    message = f"0 |{bars}| {longest}; median {median}, 95% have {high} or fewer"
+    message = f"0 |{bars}| {longest}; median {median}, 95% of the texts have {high} or fewer"
     figures = {
         "median": median,
         "p95": high,
@@ -278,12 +281,15 @@ def check_lengths(tokens: Tokens, max_length: int, windows: bool) -> list[Findin
     }
     histogram = Finding("tokens a text", "ok", message, "", figures)
     if windows:
-        message = f"longer than {max_length} are read in windows, and nothing is lost"
+        message = f"texts of more than {max_length} tokens are read in windows, so nothing is lost"
         return [histogram, Finding("cut off", "ok", message)]
     cut = float((lengths > max_length).mean())
     lost = int(np.maximum(lengths - max_length, 0).sum()) / max(1, int(lengths.sum()))
     message = f"{cut:.1%} of {len(lengths):,} texts are longer than {max_length} tokens"
-    message += f"; {lost:.1%} of the tokens are lost"
-    advice = f"raise data.max_length (95% of the texts have {high} tokens or fewer), or put what counts first"
+    message += f"; {lost:.1%} of all tokens are lost"
+    advice = (
+        f"raise data.max_length (95% of the texts have {high} tokens or fewer), "
+        "or put the important part first"
+    )
     bad = cut > CUT and lost > LOST_TOKENS
     return [histogram, problem_if(bad, "cut off", message, advice, {"texts": cut, "tokens": lost})]

@@ -33,12 +33,14 @@ def compare(  # noqa: D417
     chosen = [loop for loop in loops if loop != "stock" or not left_out]
     if not chosen:
         raise InputError(
-            f"loops={loops}: there is none to run; name some of {', '.join(get_args(Loop))}"
+            f"loops={loops}: none of them can run; choose from {', '.join(get_args(Loop))}"
         )
     try:
         records = runs.run_loops(config, folder, chosen, repeat)
     except KeyboardInterrupt:
-        interrupt.advise("interrupted; the same command goes on with the loops that are missing")
+        interrupt.advise(
+            "interrupted; run the same command again to continue with the missing loops"
+        )
         raise
     report.write(folder, records, stock.differences(run, flags), left_out)
     print(f"wrote {folder}")

@@ -27,7 +27,7 @@ def write(
         left_out: Why `stock` was asked for but left out, if it was.
     """
     ours = {loop: repeats for loop, repeats in records.items() if loop != "stock"}
-    line = verdict(ours) if ours else "no loop of ours was run"
+    line = verdict(ours) if ours else "only stock was run"
     table = {loop: _column(repeats) for loop, repeats in records.items()}
     content = {
         "verdict": line,
@@ -44,7 +44,7 @@ def write(
     if left_out:
         lines += ["", f"stock is left out: {left_out}."]
     if "stock" in records:
-        lines += ["", "In stock these settings differ:", ""]
+        lines += ["", "These settings differ in stock:", ""]
         lines += [f"- {name}: {value} here, {stock} there" for name, value, stock in differences]
     (folder / "compare.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))

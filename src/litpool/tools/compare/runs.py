@@ -43,8 +43,8 @@ def run_loops(
                 _run_loop(config, path, loop)
             record = _read(path)
             records[loop].append(record)
-            note = "  (kept from before)" if finished else ""
-            print(f"{loop:<12}{seconds_per_step(record) * 1e3:.1f} ms a step{note}", flush=True)
+            note = "  (already finished)" if finished else ""
+            print(f"{loop:<12}{seconds_per_step(record) * 1e3:.1f} ms per step{note}", flush=True)
     return records
 
 
@@ -72,8 +72,8 @@ def _run_loop(config: Mapping[str, Any], path: Path, loop: str) -> None:
     output = path / "output.txt"
     output.write_text(process.stdout + process.stderr, encoding="utf-8")
     if process.returncode:
-        last = (process.stderr.strip().splitlines() or ["it did not say why"])[-1]
-        raise JobError(f"the loop {loop} failed ({last}); all it said is in {output}")
+        last = (process.stderr.strip().splitlines() or ["it printed no error"])[-1]
+        raise JobError(f"the loop {loop} failed: {last}; its full output is in {output}")
 
 
 def _read(path: Path) -> Record:

@@ -1,4 +1,4 @@
-"""Training without litpool: AutoModelForSequenceClassification and the Trainer with its defaults."""
+"""Training without litpool: AutoModelForSequenceClassification, and the Trainer by default."""
 
 import math
 from pathlib import Path
@@ -38,9 +38,11 @@ PROBLEMS: dict[str, Any] = {
 
 
 def unsupported(task: Task) -> str | None:
-    """Return why AutoModelForSequenceClassification cannot do a task, if it cannot."""
+    """Return why AutoModelForSequenceClassification cannot be used for a task, if it cannot."""
     name = type(task).__name__
-    return None if name in PROBLEMS else f"AutoModelForSequenceClassification does not do {name}"
+    return (
+        None if name in PROBLEMS else f"AutoModelForSequenceClassification does not support {name}"
+    )
 
 
 def fit_stock(run: Run) -> None:
@@ -82,7 +84,7 @@ def _build(options: EncoderOptions, data: TextDataModule) -> nn.Module:
 
 
 def _training_arguments(flags: Flags, data: TextDataModule, folder: Path) -> TrainingArguments:
-    """Set the length, the batch size and the precision of the job; leave the rest at its default."""
+    """Set the job's length, batch size and precision, and leave the rest at its default."""
     batches = math.ceil(len(data.encoded["train"]) / data.batch_size)
     settings = TrainingArguments(
         output_dir=str(folder),
@@ -158,16 +160,16 @@ def differences(run: Run, flags: Flags) -> list[tuple[str, str, str]]:
         ("factor on the head's learning rate", recipe.head_lr_factor, 1.0),
         ("AdamW's betas", tuple(recipe.betas), (defaults.adam_beta1, defaults.adam_beta2)),
         ("AdamW's epsilon", recipe.eps, defaults.adam_epsilon),
-        ("largest gradient norm", flags.clip, defaults.max_grad_norm),
+        ("maximum gradient norm", flags.clip, defaults.max_grad_norm),
         ("class weights", getattr(task, "class_weights", None) or None, None),
         ("label smoothing", getattr(task, "label_smoothing", None) or None, None),
         ("attention", "eager" if flags.device.type == "cpu" else "sdpa", "sdpa"),
         (
             "order of the rows",
-            "by length" if run.data.length_grouping else "random, ours",
+            "by length" if run.data.length_grouping else "random, by litpool",
             "random",
         ),
-        ("from tokens to a vector", pooling, "the model class's own head"),
-        ("weights that are scored", "best on validation", "last"),
+        ("pooling", pooling, "the model's own head"),
+        ("scored weights", "best on validation", "last"),
     ]
     return [(name, str(ours), str(stock)) for name, ours, stock in rows if ours != stock]

@@ -71,20 +71,22 @@ def _cause(field: str, left: Any, right: Any, pair: Mapping[str, Record]) -> str
     """Return what the records say about the cause of a difference between two values."""
     first, second = pair
     if field == "rows":
-        return "they shuffle otherwise"
+        return "the loops shuffle differently"
     if field == "training":
         return f"{second if left else first} trains in eval mode, without dropout"
     if field == "lr":
-        changes = [f"{name}'s changes after {_lr_changes(record)}" for name, record in pair.items()]
-        return f"of {len(pair[first]['steps'])} steps, {' and '.join(changes)}"
+        changes = [f"after {_lr_changes(record)} in {name}" for name, record in pair.items()]
+        return f"of {len(pair[first]['steps'])} steps, it changes {' and '.join(changes)}"
     if field == "clipped_norm":
         return ", ".join(f"{name} {_clipping(record)}" for name, record in pair.items())
     ratio = Fraction(left / right).limit_denominator(16) if right else Fraction(1)
     if ratio != 1 and abs(left / right - ratio) < 1e-5 * ratio:
-        return f"the accumulated loss is scaled otherwise, by a factor of {ratio}"
+        return f"the accumulated loss is scaled differently, by a factor of {ratio}"
     if pair[first]["groups"] != pair[second]["groups"]:
         return ", ".join(f"{name} {_decay(record)}" for name, record in pair.items())
-    return "rows, learning rates, clipping and weight decay are the same so far: the arithmetic differs"
+    return (
+        "rows, learning rates, clipping and weight decay are equal so far; the arithmetic differs"
+    )
 
 
 def _lr_changes(record: Record) -> int:
@@ -106,4 +108,4 @@ def _decay(record: Record) -> str:
     vectors = sum(group["vectors"] for group in groups)
     decayed = sum(group["vectors"] for group in groups if group["weight_decay"])
     highest = max(group["weight_decay"] for group in groups)
-    return f"decays weights by {highest:g}, {decayed} of {vectors} biases and norms among them"
+    return f"decays weights by {highest:g}, including {decayed} of {vectors} biases and norms"
