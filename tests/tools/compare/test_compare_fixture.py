@@ -1,4 +1,4 @@
-"""A comparison of version 0.1.0 still gets its verdict."""
+"""A comparison by version 0.1.0 still gets the same verdict."""
 
 import json
 from pathlib import Path
@@ -8,10 +8,8 @@ from litpool.tools.compare.verdict import verdict
 FOLDER = Path(__file__).parents[2] / "fixtures/v0.1.0"
 
 
-def test_a_comparison_of_then_gets_the_same_verdict():
+def test_an_old_comparison_gets_the_same_verdict():
     old = json.loads((FOLDER / "compare.json").read_text())
-    assert (
-        verdict({loop: runs for loop, runs in old["runs"].items() if loop != "stock"})
-        == old["verdict"]
-    )
+    records = {loop: repeats for loop, repeats in old["runs"].items() if loop != "stock"}
+    assert verdict(records) == old["verdict"]
     assert old["verdict"].startswith("identical for all 6 steps")

@@ -1,1 +1,1 @@
-"""Look at data, tokenizer and encoder before a run: a table of what is well, and of what is not."""
+"""Check the data, the tokenizer and the encoder before a run, and print a table with advice."""

@@ -5,8 +5,8 @@ from litpool.tools.check import report
 
 
 def check(run: Run) -> int:
-    """Look at data, tokenizer and encoder before a run: a table of what is well, and of what is not.
+    """Check the data, the tokenizer and the encoder before a run, and print a table with advice.
 
-    The exit status is 1 where a line is an error.
+    The exit status is 1 if the table contains an error.
     """
-    return int(report.conduct(run.model, run.folder))
+    return int(report.run_checks(run.model, run.folder))

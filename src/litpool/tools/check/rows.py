@@ -1,4 +1,4 @@
-"""What a look at the rows finds: missing texts, duplicates, the balance of the labels, which tokens they use."""
+"""Checks of the rows: empty texts, duplicates, labels, and which tokens occur."""
 
 import re
 from collections import Counter
@@ -9,198 +9,198 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from litpool.tools.check.tokens import Finding, Status
+from litpool.tools.check.finding import Finding, problem_if
 
-if TYPE_CHECKING:  # slow to import, and not needed until there are rows
+if TYPE_CHECKING:
     from datasets import Dataset
 
 Key = tuple[str, ...]  # the texts of a row
 
-WITHIN = 0.1  # share of a split's rows: people do write the same short text twice
-ACROSS = 0.05  # share of a held-out split: beyond it a score tells what was learned by heart
-CLASHING = 0.02  # share of the rows: the same text with another label caps what any model can reach
-MAJORITY = (
-    0.9  # share of the commonest label: guessing it is hard to beat, and accuracy tells nothing
-)
-FEW = 10  # rows of a label in train: fewer are hardly learned
+DROPPED = 0.01  # share of the rows; a few empty reviews among thousands are fine
+WITHIN = 0.1  # share of a split's rows; people do write the same short text twice
+ACROSS = 0.05  # share of a held-out split; above it the score measures memorization
+CLASHING = 0.02  # share of the rows; equal texts with different labels limit every model
+# Share of the most common label. Always predicting it is hard to beat, and accuracy says nothing.
+MAJORITY = 0.9
+FEW = 10  # rows of a label in train; fewer are hardly learned
 
 
-def inspect_empty(warnings: Iterable[str], bare: int, sampled: int) -> Finding:
-    """Rows left out as they were read, by the warnings of that, and texts of which the tokenizer leaves nothing.
+def check_empty(warnings: Iterable[str], empty: int, tokenized: int) -> Finding:
+    """Check for rows that were left out and for texts without tokens.
 
     Args:
-        warnings: What reading the rows warned of.
-        bare: Texts with nothing but special tokens.
-        sampled: Texts that were looked at for that.
+        warnings: What was raised when the rows were read.
+        empty: Texts with special tokens only.
+        tokenized: Texts that were tokenized.
     """
-    found = [re.search(r"(\d+) of (\d+) rows lack", text) for text in warnings]
-    dropped, rows = (sum(int(match[group]) for match in found if match) for group in (1, 2))
-    told = (
-        f"{dropped:,} of {rows:,} rows lacked a text or a label and were left out"
-        if dropped
-        else "none"
-    )
-    told += f"; of {bare:,} of {sampled:,} texts the tokenizer leaves nothing" if bare else ""
-    advice = "see where they come from; a file may be read with the wrong quoting or delimiter"
-    figures = {"dropped": dropped, "without_tokens": bare}
-    bad = bare > 0 or dropped > 0.01 * max(
-        rows, 1
-    )  # a few empty reviews among thousands are no fault
-    return Finding("empty texts", "warning" if bad else "ok", told, advice * bad, figures)
+    dropped = total = 0
+    for text in warnings:
+        if match := re.search(r"(\d+) of (\d+) rows", text):
+            dropped += int(match[1])
+            total += int(match[2])
+    message = "none"
+    if dropped:
+        message = f"{dropped:,} of {total:,} rows had no text or no label and were left out"
+    if empty:
+        message += f"; {empty:,} of {tokenized:,} texts contain only special tokens"
+    advice = "find out why; perhaps data.quoting or data.delimiter is wrong for this file"
+    figures = {"dropped": dropped, "without_tokens": empty}
+    bad = empty > 0 or dropped > DROPPED * total
+    return problem_if(bad, "empty texts", message, advice, figures)
 
 
-def inspect_duplicates(
+def check_duplicates(
     splits: Mapping[str, "Dataset"], columns: Sequence[str], label: str
 ) -> list[Finding]:
-    """Rows whose texts are all equal: within a split, with clashing labels, and in another split than train."""
+    """Check for rows with equal texts: within a split, also in train, and with different labels."""
     keys = {split: _keys(rows, columns) for split, rows in splits.items()}
-    within = {split: 1 - len(set(found)) / len(found) for split, found in keys.items()}
     train = set(keys.get("train", ()))
-    across = {
-        split: sum(key in train for key in found) / len(found)
-        for split, found in keys.items()
-        if split != "train"
-    }
-    lines = [
-        _shares(
-            "duplicates within",
-            within,
-            WITHIN,
-            "leave repeated rows out, or they weigh more than the others",
-        ),
-        _shares(
-            "duplicates across",
-            across,
-            ACROSS,
-            "leave them out of train, or the score tells what was learned by heart",
-        ),
-    ]
+    within, across, clashing = {}, {}, {}
+    for split, texts in keys.items():
+        within[split] = 1 - len(set(texts)) / len(texts)
+        if split != "train":
+            across[split] = sum(key in train for key in texts) / len(texts)
+        if label:
+            clashing[split] = _clashing(texts, splits[split][label][:])
+    advice = "remove repeated rows; they count more than the others"
+    findings = [_check_shares("duplicates within", within, WITHIN, advice)]
+    advice = "remove them from train, or the score will reward memorization"
+    findings += [_check_shares("duplicates across", across, ACROSS, advice)]
     if label:
-        clashing = {split: _clashing(keys[split], rows[label][:]) for split, rows in splits.items()}
-        told = "decide on one label for equal texts; no model can give them two"
-        lines.append(_shares("equal texts, other label", clashing, CLASHING, told))
-    return lines
+        advice = "choose one label for equal texts; no model can predict both"
+        findings += [_check_shares("equal texts, other label", clashing, CLASHING, advice)]
+    return findings
 
 
 def _keys(rows: "Dataset", columns: Sequence[str]) -> list[Key]:
-    return list(
-        zip(*([text.strip() for text in rows[column][:]] for column in columns), strict=True)
-    )
+    texts = [[text.strip() for text in rows[column][:]] for column in columns]
+    return list(zip(*texts, strict=True))
 
 
 def _clashing(keys: Sequence[Key], labels: Sequence[Any]) -> float:
-    """The share of rows whose texts come with another label as well."""
-    found: dict[Key, set[str]] = {}
+    """Return the share of rows whose texts also occur with another label."""
+    labels_of: dict[Key, set[str]] = {}
     for key, label in zip(keys, labels, strict=True):
-        found.setdefault(key, set()).add(str(label))
-    return sum(len(found[key]) > 1 for key in keys) / len(keys)
+        labels_of.setdefault(key, set()).add(str(label))
+    return sum(len(labels_of[key]) > 1 for key in keys) / len(keys)
 
 
-def _shares(name: str, shares: Mapping[str, float], most: float, advice: str) -> Finding:
-    told = ", ".join(f"{split} {share:.1%}" for split, share in shares.items()) or "one split only"
-    bad = any(share > most for share in shares.values())
-    return Finding(name, "warning" if bad else "ok", told, advice * bad, dict(shares))
+def _check_shares(name: str, shares: Mapping[str, float], limit: float, advice: str) -> Finding:
+    message = ", ".join(f"{split} {share:.1%}" for split, share in shares.items())
+    bad = any(share > limit for share in shares.values())
+    return problem_if(bad, name, message or "one split only", advice, dict(shares))
 
 
-def inspect_labels(
+def check_labels(
     splits: Mapping[str, "Dataset"], column: str, names: Sequence[str]
 ) -> list[Finding]:
-    """The balance of the labels and which a split lacks; of scores, their range.
+    """Check the balance of the labels and which ones a split lacks; for scores, check their range.
 
     Args:
         splits: The rows.
-        column: Where the labels stand; empty if there are none.
-        names: The labels that were learned; none for scores.
+        column: The column with the labels; empty if there is none.
+        names: The names of the labels; empty if they are scores.
     """
     if not column:
         return []
     values = {split: rows[column][:] for split, rows in splits.items()}
     if not names:
-        return _scores(values)
+        return _check_scores(values)
     known = set(names)
     counts = {
-        split: Counter(name for value in found for name in _of(value, known))
-        for split, found in values.items()
+        split: Counter(name for value in labels for name in _split_labels(value, known))
+        for split, labels in values.items()
     }
-    lines = [_balance(split, found) for split, found in counts.items() if split == "train"]
-    missing = {
-        split: [name for name in names if not found[name]] for split, found in counts.items()
-    }
-    lacking = {split: found for split, found in missing.items() if found}
-    told = "; ".join(f"{split} lacks {_few(found)}" for split, found in lacking.items())
-    advice = "a label that a split lacks is not learned or not scored; divide the rows anew, or leave the label out"
-    status: Status = "warning" if lacking else "ok"
+    lacking = {}
+    for split, count in counts.items():
+        if missing := [name for name in names if not count[name]]:
+            lacking[split] = missing
+    message = "; ".join(f"{split} lacks {_list(missing)}" for split, missing in lacking.items())
+    advice = (
+        "a label that a split lacks cannot be learned or scored; "
+        "split the rows again, or remove the label"
+    )
+    balance = [_check_balance(counts["train"])] if "train" in counts else []
     return [
-        *lines,
-        Finding(
-            "missing labels", status, told or "none", advice * bool(lacking), {"missing": lacking}
+        *balance,
+        problem_if(
+            bool(lacking), "missing labels", message or "none", advice, {"missing": lacking}
         ),
     ]
 
 
-def _of(value: Any, known: set[str]) -> list[str]:
-    """The labels of a row: one, a list, or several with `|` between them."""
+def _split_labels(value: Any, known: set[str]) -> list[str]:
+    """Return the labels of a row: a name, a list, or several names separated by `|`."""
     if isinstance(value, list):
         return [str(part) for part in value]
-    return (
-        [str(value)]
-        if str(value) in known
-        else [part.strip() for part in str(value).split("|") if part.strip()]
-    )
+    if str(value) in known:
+        return [str(value)]
+    return [part.strip() for part in str(value).split("|") if part.strip()]
 
 
-def _balance(split: str, counts: Counter[str]) -> Finding:
+def _check_balance(counts: Counter[str]) -> Finding:
     ranked, total = counts.most_common(), counts.total()
-    shown = ranked if len(ranked) <= 6 else [*ranked[:3], *ranked[-3:]]
-    parts = [f"{name} {count / total:.1%}" for name, count in shown]
-    parts[3:3] = ["..."] if len(shown) < len(ranked) else []
-    told = f"{len(ranked)} labels in {split}: {', '.join(parts)}"
+    parts = [f"{name} {count / total:.1%}" for name, count in ranked]
+    if len(parts) > 6:
+        parts = [*parts[:3], "...", *parts[-3:]]
+    message = f"{len(ranked)} labels in train: {', '.join(parts)}"
     rare = [name for name, count in ranked if count < FEW]
+    first, most = ranked[0]
     advice = ""
-    if ranked[0][1] > MAJORITY * total:
-        advice = f"{ranked[0][0]!r} alone is {ranked[0][1] / total:.0%}: set class_weights and look at F1, not accuracy"
+    if most > MAJORITY * total:
+        advice = (
+            f"{most / total:.0%} of the rows have the label {first!r}: "
+            "set task.class_weights, and look at F1 rather than accuracy"
+        )
     elif rare and total >= FEW * FEW * len(ranked):  # in a small data set every label is rare
-        advice = f"fewer than {FEW} rows in {split} have {_few(rare)}: add rows, or join the label with another"
-    return Finding(
-        "label balance", "warning" if advice else "ok", told, advice, {"counts": dict(ranked)}
-    )
+        advice = (
+            f"fewer than {FEW} rows in train per label: {_list(rare)}; add rows, or merge labels"
+        )
+    return problem_if(bool(advice), "label balance", message, advice, {"counts": dict(ranked)})
 
 
-def _scores(values: Mapping[str, Sequence[Any]]) -> list[Finding]:
+def _check_scores(values: Mapping[str, Sequence[Any]]) -> list[Finding]:
     try:
-        numbers = {split: [float(value) for value in found] for split, found in values.items()}
-    except (TypeError, ValueError):  # answers to questions and the like
+        scores = {split: [float(value) for value in column] for split, column in values.items()}
+    except (TypeError, ValueError):  # not scores, such as the answers to questions
         return []
-    told = ", ".join(
-        f"{split} {min(n):g} to {max(n):g}, mean {fmean(n):.2f}" for split, n in numbers.items()
+    figures = {split: [min(n), fmean(n), max(n)] for split, n in scores.items()}
+    message = ", ".join(
+        f"{split} {low:g} to {high:g}, mean {mean:.2f}"
+        for split, (low, mean, high) in figures.items()
     )
-    constant = [split for split, found in numbers.items() if min(found) == max(found)]
+    constant = [split for split, (low, _, high) in figures.items() if low == high]
     advice = (
-        f"all scores of {_few(constant)} are equal, and no correlation can be told; see task.label"
+        f"all scores in {_list(constant)} are equal, so there is no correlation; check task.label"
     )
-    figures = {split: [min(n), fmean(n), max(n)] for split, n in numbers.items()}
-    return [
-        Finding("scores", "warning" if constant else "ok", told, advice * bool(constant), figures)
-    ]
+    return [problem_if(bool(constant), "scores", message, advice, figures)]
 
 
-def _few(names: Sequence[str]) -> str:
+def _list(names: Sequence[str]) -> str:
+    """Return the first five names, and how many more there are."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def inspect_vocabulary(counts: NDArray[np.int64], texts: int) -> Finding:
-    """How much of the vocabulary so many texts use; `counts` (V,) says how often each id occurs in them."""
+def check_vocabulary_use(counts: NDArray[np.int64], texts: int) -> Finding:
+    """Report how much of the vocabulary the texts use.
+
+    Args:
+        counts: How often each id occurs, (V,).
+        texts: How many texts were tokenized.
+    """
     used, size = int((counts > 0).sum()), len(counts)
-    told = f"{used:,} of {size:,} ids occur in {texts:,} tokenized texts"
-    return Finding("vocabulary use", "ok", told, "", {"used": used, "size": size, "texts": texts})
+    message = f"{used:,} of {size:,} ids occur in {texts:,} tokenized texts"
+    return Finding(
+        "vocabulary use", "ok", message, "", {"used": used, "size": size, "texts": texts}
+    )
 
 
-def inspect_added(count: int, absent: list[str]) -> list[Finding]:
-    """Whether the tokens that were added, so many, stand in the texts; no line where there are none."""
+def check_added(count: int, absent: list[str]) -> list[Finding]:
+    """Check that each of the `count` added tokens occurs in the texts, if tokens were added."""
     if not count:
         return []
-    told = f"{count} added, of which {len(absent)} never occur in the texts"
-    told += f": {', '.join(map(repr, absent))}" if absent else ""
-    advice = "what never occurs learns nothing: leave it out, or see how the texts spell it"
-    status: Status = "warning" if absent else "ok"
-    return [Finding("added tokens", status, told, advice * bool(absent), {"absent": absent})]
+    message = f"{count} added; {len(absent)} of them never occur in the texts"
+    if absent:
+        message += f": {', '.join(map(repr, absent))}"
+    advice = "a token that never occurs learns nothing: remove it, or check how the texts spell it"
+    return [problem_if(bool(absent), "added tokens", message, advice, {"absent": absent})]

@@ -1,7 +1,6 @@
-"""What a look at the texts and the tokenizer finds: unknown and split words by script, lengths, what is cut off.
+"""Checks of the tokenized texts: words that the tokenizer does not know, lengths, truncation.
 
-Words are counted in full and the most common ones all judged; of rare ones a sample stands for the rest. Nothing here
-asks about the model, nor prints.
+All words are counted. The most common ones are all tokenized, and a sample of the rare ones.
 """
 
 import unicodedata
@@ -9,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import regex
@@ -19,34 +19,33 @@ from transformers import PreTrainedTokenizerBase
 
 from litpool.data.module import TextDataModule
 from litpool.tasks.task import Task
+from litpool.tools.check.finding import Finding, problem_if
 
-Status = Literal["ok", "warning", "error"]
-
-WORD = regex.compile(
-    r"\p{L}[\p{L}\p{M}]+"
-)  # two letters or more: a single one is a single character anyway
-SAMPLE = 2_000  # texts looked at when a training starts; more do not change the shares
-BATCH = 10_000  # words tokenized at once
-COMMON, RARE = (
-    30_000,
-    20_000,
-)  # distinct words judged: so many of the most common, and a sample of about so many others
-UNCUT = 1_000_000  # tokens: longer than any text
+# Two letters or more: a word of one letter is a single character anyway.
+WORD = regex.compile(r"\p{L}[\p{L}\p{M}]+")
+SAMPLE = 2_000  # texts to look at when training starts; more do not change the shares
+COMMON = 30_000  # distinct words to tokenize, the most common ones
+RARE = 20_000  # about how many of the other words to tokenize
+UNCUT = 1_000_000  # tokens; longer than any text
 BARS = " ▁▂▃▄▅▆▇█"
 
-LOST = 0.5  # share of a script's words: the tokenizers of a language split a fifth or less to characters
-PART = 0.1  # share of all words that a script must have to be warned of: quotations and names are no fault
-SHOWN = 0.01  # share of all words from which a script has a line of its own
-FERTILE = 2.5  # times the reference: mBERT, which knows a hundred languages a little, stays below 2
-ENOUGH = 100  # words: the tokens of fewer tell of these words, not of the language
-UNSPACED = 1.5  # tokens a character where there are no spaces: a character a token is usual there, its bytes are not
-UNKNOWN = (
-    0.01  # share of the tokens: rare characters stay far below, a foreign alphabet is far above
-)
-CUT = 0.1  # share of the texts: fewer are the long tail that every data set has
-LOST_TOKENS = 0.1  # share of the tokens: so much gone is content, whatever the number of texts
+# Share of a script's words. Tokenizers split at most a fifth of the words of a language that they
+# know into characters.
+LOST = 0.5
+PART = 0.1  # share of all words that a script needs for a warning: quotations and names are fine
+SHOWN = 0.01  # share of all words that a script needs for a line of its own
+FERTILE = 2.5  # times the reference: mBERT, which knows many languages a little, stays below 2
+ENOUGH = 100  # words; the tokens of fewer say nothing about the language
+# Tokens per character in scripts without spaces. A token per character is usual there; a token
+# per byte is not.
+UNSPACED = 1.5
+# Share of the tokens. Rare characters stay far below it, and a foreign alphabet is far above.
+UNKNOWN = 0.01
+CUT = 0.1  # share of the texts; every data set has a few long ones
+LOST_TOKENS = 0.1  # share of the tokens; to lose more is to lose content
 
-REFERENCE = {  # tokens a word and a character of a tokenizer that was trained on the language: rough, for orientation
+# Tokens per word and per character of a tokenizer that was trained on the language: rough values.
+REFERENCE = {
     "Latin": (1.4, 0.26),
     "Cyrillic": (1.8, 0.30),
     "Greek": (1.8, 0.32),
@@ -54,182 +53,183 @@ REFERENCE = {  # tokens a word and a character of a tokenizer that was trained o
     "Hebrew": (1.8, 0.40),
     "Devanagari": (1.8, 0.38),
     "Hangul": (2.2, 0.65),
-    "Han": (None, 0.85),  # no spaces, so a run of characters is no word
+    "Han": (None, 0.85),  # no spaces, so a run of characters is not a word
     "Kana": (None, 0.70),
     "Thai": (None, 0.35),
 }
-NAMES = {"Cjk": "Han", "Hiragana": "Kana", "Katakana": "Kana"}  # Unicode's to ours
+NAMES = {"Cjk": "Han", "Hiragana": "Kana", "Katakana": "Kana"}  # from Unicode's names to ours
 WITHOUT_SPACES = ("Han", "Kana", "Thai", "Lao", "Khmer", "Myanmar")
 
 
-@dataclass(frozen=True)
-class Finding:
-    """A line of the table: what was looked at, whether it is as it should be, the figures, and what to do."""
-
-    name: str
-    status: Status
-    told: str
-    advice: str = ""  # one sentence; none where all is well
-    figures: dict[str, Any] = field(default_factory=dict)
+# ---- words and scripts
 
 
 def count_words(texts: Iterable[str]) -> Counter[str]:
-    """How often each word of two letters or more occurs."""
+    """Count how often each word of two letters or more occurs."""
     return Counter(WORD.findall("\n".join(texts)))
 
 
 @cache
 def script_of(letter: str) -> str:
-    """The script of a letter: Latin, Hangul, Han, Kana, ..."""
+    """Return the script of a letter: Latin, Hangul, Han, Kana, ..."""
     name = unicodedata.name(letter, "other").split()[0].title()
     return NAMES.get(name, name)
 
 
 @dataclass
 class Script:
-    """What became of the words of a script; all are counts of running words, tokens and characters."""
+    """What the tokenizer makes of a script's words, each counted as often as it occurs."""
 
     words: int = 0
     lost: int = 0  # words with an unknown token, or split into single characters or less
     tokens: int = 0
     characters: int = 0
-    worst: list[str] = field(default_factory=list)  # the most common lost words with their pieces
+    worst: list[str] = field(default_factory=list)  # the most common lost words, with their pieces
 
 
-def judge(tokenizer: PreTrainedTokenizerBase, words: Counter[str]) -> dict[str, Script]:
-    """Tokenize each word by itself, as it stands after a space, and sum up by script, most words first."""
-    chosen = _chosen(words)
-    bare = {
-        number for token, number in tokenizer.get_vocab().items() if token in ("▁", "Ġ")
-    }  # a space, no piece
-    found: dict[str, Script] = {}
-    for (word, count), ids in zip(
-        chosen, _tokenize(tokenizer, [word for word, _ in chosen]), strict=True
-    ):
-        pieces = [number for number in ids if number not in bare]
+def measure_scripts(tokenizer: PreTrainedTokenizerBase, words: Counter[str]) -> dict[str, Script]:
+    """Tokenize each word alone, as after a space, and add up by script, largest script first."""
+    sample = _sample(words)
+    if not sample:
+        return {}
+    encoded = tokenizer(
+        [f" {word}" for word, _ in sample],
+        add_special_tokens=False,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    vocab = tokenizer.get_vocab()
+    spaces = {vocab[token] for token in ("▁", "Ġ") if token in vocab}  # not pieces of the word
+    scripts: dict[str, Script] = {}
+    for (word, count), ids in zip(sample, encoded["input_ids"], strict=True):
+        pieces = [number for number in ids if number not in spaces]
         name = script_of(word[0])
-        script = found.setdefault(name, Script())
+        script = scripts.setdefault(name, Script())
         script.words += count
         script.tokens += count * len(pieces)
         script.characters += count * len(word)
         if _is_lost(pieces, word, name, tokenizer.unk_token_id):
             script.lost += count
             if len(script.worst) < 5:
-                script.worst.append(
-                    f"{word} = {' '.join(tokenizer.convert_ids_to_tokens(pieces))[:60]}"
-                )
-    return dict(sorted(found.items(), key=lambda item: -item[1].words))
+                spelling = " ".join(tokenizer.convert_ids_to_tokens(pieces))[:60]
+                script.worst.append(f"{word} = {spelling}")
+    return dict(sorted(scripts.items(), key=lambda item: -item[1].words))
 
 
-def _chosen(words: Counter[str]) -> list[tuple[str, int]]:
-    """The words to judge, the most common first; a rare one stands for its like, and has their count."""
+def _sample(words: Counter[str]) -> list[tuple[str, int]]:
+    """Return the words to tokenize, most common first, with their counts.
+
+    A rare word represents its neighbours, so its count is multiplied.
+    """
     ranked = words.most_common()
     step = max(1, -(-(len(ranked) - COMMON) // RARE))
     return ranked[:COMMON] + [(word, count * step) for word, count in ranked[COMMON::step]]
 
 
-def _tokenize(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> Iterator[list[int]]:
-    for start in range(0, len(words), BATCH):
-        batch = [f" {word}" for word in words[start : start + BATCH]]
-        yield from tokenizer(
-            batch, add_special_tokens=False, return_attention_mask=False, verbose=False
-        )["input_ids"]
-
-
 def _is_lost(pieces: Sequence[int], word: str, script: str, unknown: int | None) -> bool:
-    """Whether nothing of the word is left but characters, bytes or unknown tokens."""
+    """Whether the word has become single characters, bytes or unknown tokens."""
     if unknown in pieces:
         return True
-    return (
-        len(pieces) > UNSPACED * len(word) if script in WITHOUT_SPACES else len(pieces) >= len(word)
-    )
+    if script in WITHOUT_SPACES:
+        return len(pieces) > UNSPACED * len(word)
+    return len(pieces) >= len(word)
 
 
-def inspect_scripts(scripts: dict[str, Script]) -> list[Finding]:
-    """A line for each script; the rare ones are left out."""
+def check_scripts(scripts: dict[str, Script]) -> list[Finding]:
+    """Check whether the tokenizer knows each script's words; rare scripts are left out."""
     total = sum(script.words for script in scripts.values())
-    lines = [
-        _line(name, script, total)
+    findings = [
+        _check_script(name, script, total)
         for name, script in scripts.items()
         if script.words >= SHOWN * total
     ]
-    return lines or [Finding("words", "ok", "no words of two letters or more")]
+    return findings or [Finding("words", "ok", "no word has two letters or more")]
 
 
-def _line(name: str, script: Script, total: int) -> Finding:
+def _check_script(name: str, script: Script, total: int) -> Finding:
     lost, share = script.lost / script.words, script.words / total
-    a_word, a_character = script.tokens / script.words, script.tokens / script.characters
-    usual_word, usual = REFERENCE.get(name, (None, None))
-    per_word = f" (usual: {usual_word:.2f})" if usual_word else ""
-    told = f"{share:.0%} of the words; {lost:.1%} split into single characters or unknown; {a_word:.2f} tokens a word"
-    told += f"{per_word}, {a_character:.2f} a character" + (
-        f" (usual: {usual:.2f})" if usual else ""
-    )
-    told += "".join(f"\n{example}" for example in script.worst if lost > LOST)
+    per_word, per_character = script.tokens / script.words, script.tokens / script.characters
+    usual_per_word, usual = REFERENCE.get(name, (None, None))
+    message = f"{share:.0%} of the words; {lost:.1%} split into characters or unknown tokens"
+    message += f"; {per_word:.2f} tokens per word"
+    if usual_per_word:
+        message += f" (usual: {usual_per_word:.2f})"
+    message += f", {per_character:.2f} per character"
+    if usual:
+        message += f" (usual: {usual:.2f})"
     advice = ""
+    if lost > LOST:
+        message += "".join(f"\n{example}" for example in script.worst)
     if share > PART and lost > LOST:
         advice = (
-            f"this tokenizer does not know the language: it splits {lost:.0%} of the {name} words into single "
-            "characters or unknown tokens; take an encoder that was trained on this language"
+            f"this tokenizer does not know the language: it splits {lost:.0%} of the {name} words "
+            "into single characters or unknown tokens; use an encoder trained on this language"
         )
-    elif share > PART and script.words >= ENOUGH and usual and a_character > FERTILE * usual:
+    elif share > PART and script.words >= ENOUGH and usual and per_character > FERTILE * usual:
         advice = (
-            f"this tokenizer hardly knows the language: it needs {a_character / usual:.1f} times the usual tokens for "
-            f"the {name} words; take an encoder that was trained on this language"
+            "this tokenizer hardly knows the language: it needs "
+            f"{per_character / usual:.1f} times the usual number of tokens for the {name} words; "
+            "use an encoder trained on this language"
         )
     figures = {
-        "words": script.words, "share_of_words": share, "lost": lost, "tokens_per_word": a_word,
-        "tokens_per_character": a_character, "usual_tokens_per_word": usual_word,
-        "usual_tokens_per_character": usual, "worst": script.worst,
-    }  # fmt: skip
-    return Finding(f"script {name}", "warning" if advice else "ok", told, advice, figures)
+        "words": script.words,
+        "share_of_words": share,
+        "lost": lost,
+        "tokens_per_word": per_word,
+        "tokens_per_character": per_character,
+        "usual_tokens_per_word": usual_per_word,
+        "usual_tokens_per_character": usual,
+        "worst": script.worst,
+    }
+    return problem_if(bool(advice), f"script {name}", message, advice, figures)
 
 
 def warn(data: TextDataModule) -> None:
-    """Warn, before a training or a scoring, of each script in the train split that the tokenizer does not know."""
-    if "train" in data.rows:
-        sample = data.rows["train"].select(range(min(SAMPLE, len(data.rows["train"]))))
-        for message in warnings_of(
-            data.tokenizer, (text for name in data.task.texts for text in sample[name])
-        ):
-            rank_zero_warn(message)
+    """Warn about each script in the train split that the tokenizer does not know."""
+    if "train" not in data.rows:
+        return
+    rows = data.rows["train"]
+    sample = rows.select(range(min(SAMPLE, len(rows))))
+    texts = chain.from_iterable(sample[column] for column in data.task.texts)
+    for message in language_warnings(data.tokenizer, texts):
+        rank_zero_warn(message)
 
 
-def warnings_of(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[str]:
-    """What must be known before a training starts: a sentence for each script that the tokenizer does not know."""
-    return [
-        line.advice
-        for line in inspect_scripts(judge(tokenizer, count_words(texts)))
-        if line.status != "ok"
-    ]
+def language_warnings(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[str]:
+    """Return a sentence for each script that the tokenizer does not know."""
+    findings = check_scripts(measure_scripts(tokenizer, count_words(texts)))
+    return [finding.advice for finding in findings if finding.status != "ok"]
+
+
+# ---- tokens
 
 
 @dataclass
 class Tokens:
-    """Token counts of texts that are not cut."""
+    """Token counts of texts that are not truncated."""
 
     lengths: NDArray[np.int64]  # (N,) tokens of each text, special ones included
     counts: NDArray[np.int64]  # (V,) how often each id occurs
-    bare: int = 0  # texts of which nothing but special tokens is left
+    empty: int = 0  # texts with special tokens only
 
 
 def count_tokens(
     task: Task, tokenizer: PreTrainedTokenizerBase, rows: dict[str, list[Any]]
 ) -> Tokens:
-    """Tokenize rows, given by columns, as the task does, but whole; texts that the task reads as one count as one."""
+    """Tokenize rows as the task does, but without truncation.
+
+    Texts that the task joins into one input count as one text.
+    """
     encoded = task.encode(rows, tokenizer, UNCUT)
-    ids, masks = ([*_flat(encoded[key])] for key in ("input_ids", "special_tokens_mask"))
+    ids, masks = list(_flat(encoded["input_ids"])), _flat(encoded["special_tokens_mask"])
     lengths = np.array([len(text) for text in ids], dtype=np.int64)
-    joined = np.fromiter(
-        (number for text in ids for number in text), dtype=np.int64, count=int(lengths.sum())
-    )
-    return Tokens(
-        lengths, np.bincount(joined, minlength=len(tokenizer)), sum(all(mask) for mask in masks)
-    )
+    flat = np.fromiter(chain.from_iterable(ids), dtype=np.int64)
+    counts = np.bincount(flat, minlength=len(tokenizer))
+    return Tokens(lengths, counts, sum(all(mask) for mask in masks))
 
 
 def _flat(rows: list[Any]) -> Iterator[list[int]]:
-    """The texts of all rows, where a row may hold several."""
+    """Yield the texts of all rows, where a row is a text or a list of texts."""
     for row in rows:
         if row and isinstance(row[0], list):
             yield from row
@@ -238,64 +238,58 @@ def _flat(rows: list[Any]) -> Iterator[list[int]]:
 
 
 def merge(parts: Sequence[Tokens]) -> Tokens:
-    """The counts of all parts together."""
+    """Add up the counts of all parts."""
     size = max(len(part.counts) for part in parts)
     lengths = np.concatenate([part.lengths for part in parts])
     counts = np.sum([np.pad(part.counts, (0, size - len(part.counts))) for part in parts], axis=0)
-    return Tokens(lengths, counts, sum(part.bare for part in parts))
+    return Tokens(lengths, counts, sum(part.empty for part in parts))
 
 
-def inspect_unknown(tokens: Tokens, tokenizer: PreTrainedTokenizerBase) -> Finding:
-    """The share of unknown tokens."""
+def check_unknown(tokens: Tokens, tokenizer: PreTrainedTokenizerBase) -> Finding:
+    """Check the share of unknown tokens."""
     unknown = tokenizer.unk_token_id
     if unknown is None:
-        return Finding(
-            "unknown tokens",
-            "ok",
-            "this tokenizer has none; see the tokens a character",
-            "",
-            {"share": 0.0},
-        )
+        message = "this tokenizer has no unknown token; see its tokens per character"
+        return Finding("unknown tokens", "ok", message, "", {"share": 0.0})
     share = int(tokens.counts[unknown]) / max(1, int(tokens.counts.sum()))
-    told = f"{share:.2%} of the tokens are {tokenizer.unk_token}"
-    advice = "what is unknown is the same to the encoder, whatever it was; take an encoder that knows these characters"
-    return Finding(
-        "unknown tokens",
-        "warning" if share > UNKNOWN else "ok",
-        told,
-        advice * (share > UNKNOWN),
-        {"share": share},
+    message = f"{share:.2%} of the tokens are {tokenizer.unk_token}"
+    advice = (
+        "the encoder cannot tell unknown tokens apart; use an encoder that knows these characters"
     )
+    return problem_if(share > UNKNOWN, "unknown tokens", message, advice, {"share": share})
 
 
-def inspect_lengths(tokens: Tokens, max_length: int, windows: bool) -> list[Finding]:
-    """The lengths as a histogram, and what `max_length` cuts off; nothing where long texts are read in windows."""
-    lengths, most = tokens.lengths, int(tokens.lengths.max())
+def check_lengths(tokens: Tokens, max_length: int, windows: bool) -> list[Finding]:
+    """Draw the lengths as a histogram, and check what `max_length` cuts off.
+
+    Args:
+        tokens: The lengths.
+        max_length: The longest input in tokens.
+        windows: Whether the task reads a longer text in several windows.
+    """
+    lengths, longest = tokens.lengths, int(tokens.lengths.max())
     median, high = (int(value) for value in np.percentile(lengths, [50, 95]))
-    heights, edges = np.histogram(lengths, bins=min(20, most), range=(0, most))
+    heights, edges = np.histogram(lengths, bins=min(20, longest), range=(0, longest))
     bars = "".join(BARS[-(-int(height) * 8 // int(heights.max()))] for height in heights)
-    told = f"0 |{bars}| {most}; median {median}, 95% have {high} or fewer"
+    message = f"0 |{bars}| {longest}; median {median}, 95% of the texts have {high} or fewer"
     figures = {
         "median": median,
         "p95": high,
-        "longest": most,
+        "longest": longest,
         "bins": edges.tolist(),
         "texts": heights.tolist(),
     }
-    lines = [Finding("tokens a text", "ok", told, "", figures)]
+    histogram = Finding("tokens a text", "ok", message, "", figures)
     if windows:
-        return [
-            *lines,
-            Finding(
-                "cut off",
-                "ok",
-                f"longer than {max_length} are read in windows, and nothing is lost",
-            ),
-        ]
+        message = f"texts of more than {max_length} tokens are read in windows, so nothing is lost"
+        return [histogram, Finding("cut off", "ok", message)]
     cut = float((lengths > max_length).mean())
     lost = int(np.maximum(lengths - max_length, 0).sum()) / max(1, int(lengths.sum()))
+    message = f"{cut:.1%} of {len(lengths):,} texts are longer than {max_length} tokens"
+    message += f"; {lost:.1%} of all tokens are lost"
+    advice = (
+        f"raise data.max_length (95% of the texts have {high} tokens or fewer), "
+        "or put the important part first"
+    )
     bad = cut > CUT and lost > LOST_TOKENS
-    told = f"{cut:.1%} of {len(lengths):,} texts are longer than {max_length} tokens; {lost:.1%} of the tokens are lost"
-    advice = f"raise data.max_length (95% of the texts have {high} tokens or fewer), or put what counts first"
-    status: Status = "warning" if bad else "ok"
-    return [*lines, Finding("cut off", status, told, advice * bad, {"texts": cut, "tokens": lost})]
+    return [histogram, problem_if(bad, "cut off", message, advice, {"texts": cut, "tokens": lost})]

@@ -1,1 +1,1 @@
-"""Train with all loops, one after the other: the same job step by step, and what it costs."""
+"""Train with each loop in turn, and compare what they do step by step and what they cost."""

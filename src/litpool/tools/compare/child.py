@@ -1,4 +1,7 @@
-"""One loop of a comparison, in a process of its own: `python -m litpool.tools.compare.child LOOP CONFIG RECORD`."""
+"""One loop of a comparison, in its own process.
+
+python -m litpool.tools.compare.child LOOP CONFIG RECORD
+"""
 
 import sys
 
@@ -12,11 +15,8 @@ COMMANDS = {"plain": "fit_plain", "lightning": "fit", "huggingface": "fit_hf", "
 def main() -> None:
     """Train, and record every step."""
     loop, config, record = sys.argv[1:]
-    app.main(
-        [COMMANDS[loop], "--config", config],
-        Recorder(record),
-        stock.fit_stock if loop == "stock" else None,
-    )
+    function = stock.fit_stock if loop == "stock" else None
+    app.main([COMMANDS[loop], "--config", config], Recorder(record), function)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from jsonargparse.typing import PositiveInt
 
 from litpool import InputError, interrupt
 from litpool.commands import Run
-from litpool.tools.compare import runs, stock
+from litpool.tools.compare import report, runs, stock
 
 Loop = Literal["plain", "lightning", "huggingface", "stock"]
 
@@ -17,39 +17,41 @@ def compare(  # noqa: D417
     steps: PositiveInt | None = None,
     repeat: PositiveInt = 1,
 ) -> None:
-    """Train with all loops, one after the other: the same job step by step, and what it costs.
+    """Train with each loop in turn, and compare what they do step by step and what they cost.
 
     Args:
-        loops: Which; `stock` is the Trainer as it comes, with AutoModelForSequenceClassification.
-        steps: Optimizer steps to train, instead of the whole job.
-        repeat: How often to train with each loop, for the times.
+        loops: Which loops; `stock` is AutoModelForSequenceClassification and the Hugging Face
+            Trainer with its defaults.
+        steps: How many optimizer steps to train; by default the whole job.
+        repeat: How often to train with each loop, to measure the times.
     """
-    task, data = run.model.task, run.data
     flags = run.flags("one of the loops")
     run.read("fit")
     config = {**run.config, "trainer": {**run.config["trainer"], **_stop_after(steps, run)}}
     folder = runs.folder_of(config, run.parent)
-    left_out = stock.cannot(task) if "stock" in loops else None
+    left_out = stock.unsupported(run.data.task) if "stock" in loops else None
     chosen = [loop for loop in loops if loop != "stock" or not left_out]
     if not chosen:
         raise InputError(
-            f"loops={loops}: there is none to run; name some of {', '.join(get_args(Loop))}"
+            f"loops={loops}: none of them can run; choose from {', '.join(get_args(Loop))}"
         )
     try:
-        found = runs.run_loops(config, folder, chosen, repeat)
+        records = runs.run_loops(config, folder, chosen, repeat)
     except KeyboardInterrupt:
-        interrupt.advise("interrupted; the same command goes on with the loops that are missing")
+        interrupt.advise(
+            "interrupted; run the same command again to continue with the missing loops"
+        )
         raise
-    pooling = run.config["model"]["pooling"]["class_path"].rpartition(".")[2]
-    runs.report(folder, found, stock.differences(flags, run.model.recipe, pooling, data), left_out)
+    report.write(folder, records, stock.differences(run, flags), left_out)
     print(f"wrote {folder}")
 
 
 def _stop_after(steps: int | None, run: Run) -> dict[str, int]:
-    """The flags that end training after so many steps, with an evaluation there if it is within an epoch."""
+    """Return trainer flags that end training after `steps`, with an evaluation at the end."""
     if steps is None:
         return {}
-    steps = int(steps)  # the parser's own kind of int is unknown to YAML
+    steps = int(steps)  # YAML cannot write the parser's own integer type
     batches = steps * run.trainer.accumulate_grad_batches
-    within = batches < len(run.data.train_dataloader())
-    return {"max_steps": steps, **({"val_check_interval": batches} if within else {})}
+    if batches < len(run.data.train_dataloader()):  # training ends within the first epoch
+        return {"max_steps": steps, "val_check_interval": batches}
+    return {"max_steps": steps}

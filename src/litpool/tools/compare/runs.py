@@ -1,9 +1,8 @@
-"""The loops side by side: the same job, each in a fresh process, step by step; and where they part, why."""
+"""Training the same job with each loop, every time in a fresh process."""
 
 import hashlib
 import json
 import shutil
-import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,43 +13,46 @@ import yaml
 
 from litpool import JobError
 from litpool.loops.outputs import versions
-from litpool.tools.compare.verdict import verdict
-
-FIRST = 5  # steps that say nothing about speed: memory is allocated, caches are filled
-Run = dict[str, Any]
+from litpool.tools.compare.report import seconds_per_step
+from litpool.tools.compare.verdict import Record
 
 
 def folder_of(config: Mapping[str, Any], parent: Path) -> Path:
-    """Where a job's comparison is kept: an interrupted one is found again, another job has a folder of its own."""
+    """Return the folder of a job's comparison: always the same one, so that it can be resumed."""
     content = json.dumps([config, versions()], sort_keys=True, default=str)
     return parent / f"compare-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
 def run_loops(
     config: Mapping[str, Any], folder: Path, loops: Sequence[str], repeat: int
-) -> dict[str, list[Run]]:
-    """Run each loop that has not finished yet, the repeats in turn so that a busy minute does not fall on one loop."""
-    if (folder / "compare.json").exists():  # finished, not interrupted: start anew
-        for path in [folder / "compare.json", *folder.glob("*/record.json")]:
+) -> dict[str, list[Record]]:
+    """Run each loop that has not finished yet.
+
+    The repeats take turns, so that a busy minute does not slow down one loop only.
+    """
+    report = folder / "compare.json"
+    if report.exists():  # finished, not interrupted: start from scratch
+        for path in [report, *folder.glob("*/record.json")]:
             path.unlink()
-    runs: dict[str, list[Run]] = {loop: [] for loop in loops}
+    records: dict[str, list[Record]] = {loop: [] for loop in loops}
     for turn in range(1, repeat + 1):
         for loop in loops:
             path = folder / f"{loop}-{turn}"
-            kept = (path / "metrics.json").exists() and (path / "record.json").exists()
-            if not kept:
+            finished = (path / "metrics.json").exists() and (path / "record.json").exists()
+            if not finished:
                 _run_loop(config, path, loop)
-            runs[loop].append(_read(path))
-            note = "  (kept from before)" if kept else ""
-            print(f"{loop:<12}{_seconds(runs[loop][-1]) * 1e3:.1f} ms a step{note}", flush=True)
-    return runs
+            record = _read(path)
+            records[loop].append(record)
+            note = "  (already finished)" if finished else ""
+            print(f"{loop:<12}{seconds_per_step(record) * 1e3:.1f} ms per step{note}", flush=True)
+    return records
 
 
 def _run_loop(config: Mapping[str, Any], path: Path, loop: str) -> None:
-    """Train in a fresh process. Its config can be run by hand just as well."""
-    shutil.rmtree(path, ignore_errors=True)  # what an interrupted one left
+    """Train in a fresh process; its config also works on the command line."""
+    shutil.rmtree(path, ignore_errors=True)  # of an interrupted run
     path.mkdir(parents=True)
-    place = {
+    logger_options = {
         "save_dir": str(path.parent),
         "name": "",
         "version": path.name,
@@ -58,102 +60,23 @@ def _run_loop(config: Mapping[str, Any], path: Path, loop: str) -> None:
     }
     trainer = {
         **config["trainer"],
-        "logger": {"class_path": "TensorBoardLogger", "init_args": place},
+        "logger": {"class_path": "TensorBoardLogger", "init_args": logger_options},
         "enable_progress_bar": False,
     }
     file = path.parent / f"{path.name}.yaml"
-    file.write_text(
-        yaml.safe_dump({**config, "trainer": trainer}, sort_keys=False), encoding="utf-8"
-    )
-    child = [
-        sys.executable,
-        "-m",
-        "litpool.tools.compare.child",
-        loop,
-        str(file),
-        str(path / "record.json"),
-    ]
-    done = subprocess.run(child, capture_output=True, text=True)
-    (path / "output.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it did not say why"])[-1]
-        raise JobError(f"the loop {loop} failed ({last}); all it said is in {path / 'output.txt'}")
+    text = yaml.safe_dump({**config, "trainer": trainer}, sort_keys=False)
+    file.write_text(text, encoding="utf-8")
+    module = "litpool.tools.compare.child"
+    command = [sys.executable, "-m", module, loop, str(file), str(path / "record.json")]
+    process = subprocess.run(command, capture_output=True, text=True)
+    output = path / "output.txt"
+    output.write_text(process.stdout + process.stderr, encoding="utf-8")
+    if process.returncode:
+        last = (process.stderr.strip().splitlines() or ["it printed no error"])[-1]
+        raise JobError(f"the loop {loop} failed: {last}; its full output is in {output}")
 
 
-def _read(path: Path) -> Run:
+def _read(path: Path) -> Record:
     record = json.loads((path / "record.json").read_text(encoding="utf-8"))
-    return {**record, "metrics": json.loads((path / "metrics.json").read_text(encoding="utf-8"))}
-
-
-def _seconds(run: Run) -> float:
-    steps = run["steps"]
-    return statistics.median(step["seconds"] for step in steps[min(FIRST, len(steps) // 2) :])
-
-
-def _tokens(run: Run) -> float:
-    steps = run["steps"][min(FIRST, len(run["steps"]) // 2) :]
-    return sum(step["tokens"] for step in steps) / sum(step["seconds"] for step in steps)
-
-
-def report(
-    folder: Path,
-    runs: Mapping[str, list[Run]],
-    differing: list[tuple[str, str, str]],
-    left_out: str | None,
-) -> None:
-    """Write compare.json and compare.md.
-
-    Args:
-        folder: Where to.
-        runs: The repeats of each loop.
-        differing: The settings in which `stock` differs.
-        left_out: Why there is no column `stock`, if it was asked for and cannot be.
-    """
-    ours = {loop: repeats for loop, repeats in runs.items() if loop != "stock"}
-    said = verdict(ours) if ours else "no loop of ours was run"
-    columns = {loop: _column(loop, repeats) for loop, repeats in runs.items()}
-    content = {
-        "verdict": said,
-        "table": columns,
-        "stock_differs": [
-            dict(zip(("setting", "ours", "stock"), row, strict=True)) for row in differing
-        ],
-        "left_out": left_out,
-        "versions": versions(),
-        "runs": runs,
-    }
-    (folder / "compare.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-    lines = [f"**{said}**", "", f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    names = dict.fromkeys(name for column in columns.values() for name in column)
-    lines += [
-        f"| {name} | {' | '.join(column.get(name, '') for column in columns.values())} |"
-        for name in names
-    ]
-    if left_out:
-        lines += ["", f"stock is left out: {left_out}."]
-    if "stock" in runs:
-        lines += ["", "In stock these settings differ:", ""]
-        lines += [f"- {name}: {ours} here, {stock} there" for name, ours, stock in differing]
-    (folder / "compare.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
-
-
-def _column(loop: str, repeats: list[Run]) -> dict[str, str]:
-    run = repeats[0]
-    seconds = [_seconds(repeat) * 1e3 for repeat in repeats]
-    span = f" ({min(seconds):.1f} to {max(seconds):.1f})" if len(seconds) > 1 else ""
-    scores = {
-        name: f"{value:.4f}"
-        for name, value in run["metrics"].items()
-        if name.startswith(("val/", "test/"))
-    }
-    return {
-        "steps": str(len(run["steps"])),
-        "loss, first step": f"{run['steps'][0]['loss']:.6f}",
-        "loss, last step": f"{run['steps'][-1]['loss']:.6f}",
-        **{name: value for name, value in scores.items() if name.count("/") == 1},
-        "ms a step": f"{statistics.median(seconds):.1f}{span}",
-        "tokens a second": f"{statistics.median(map(_tokens, repeats)):.0f}",
-        "peak memory": f"{max(repeat['peak_memory'] for repeat in repeats) / 2**20:.0f} MiB",
-        "sha256 of the weights": run["sha256"][:12],
-    }
+    metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
+    return {**record, "metrics": metrics}

@@ -1,13 +1,13 @@
-"""Whether loops do the same, and if not, at which step they part, and why."""
+"""The verdict: whether loops did the same, and if not, at which step they diverged, and why."""
 
 from collections.abc import Mapping
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
-Run = dict[str, Any]
+Record = dict[str, Any]  # a training, as `Recorder` wrote it
 
-FIELDS = {  # of a step, in the order in which one follows from the other
+FIELDS = {  # of a step, each after those that it depends on
     "rows": "rows",
     "training": "training mode",
     "lr": "learning rate",
@@ -17,92 +17,95 @@ FIELDS = {  # of a step, in the order in which one follows from the other
 }
 
 
-def verdict(runs: Mapping[str, list[Run]]) -> str:
-    """One line: identical, or where each loop first differs from the first one.
+def verdict(records: Mapping[str, list[Record]]) -> str:
+    """Return one line: that the loops are identical, or where each first differs from the first.
 
     Args:
-        runs: The repeats of each loop, as `Recorder` wrote them.
+        records: The records of each loop, one per repeat.
     """
-    first, *others = runs
     lines = [
         f"{loop} differs from itself"
-        for loop in runs
-        if any(_difference(run, runs[loop][0]) for run in runs[loop])
+        for loop, (record, *repeats) in records.items()
+        if any(_difference(record, repeat) for repeat in repeats)
     ]
+    reference, *others = records
     for loop in others:
-        if found := _difference(runs[first][0], runs[loop][0]):
-            step, field = found
-            lines.append(_tell(step, field, {first: runs[first][0], loop: runs[loop][0]}))
-    steps = len(runs[first][0]["steps"])
-    return (
-        "; ".join(lines)
-        or f"identical for all {steps} steps, and in the weights at the end: {', '.join(runs)}"
-    )
+        pair = {reference: records[reference][0], loop: records[loop][0]}
+        if difference := _difference(*pair.values()):
+            lines.append(_describe(*difference, pair))
+    if lines:
+        return "; ".join(lines)
+    steps = len(records[reference][0]["steps"])
+    return f"identical for all {steps} steps, and in the weights at the end: {', '.join(records)}"
 
 
-def _difference(one: Run, other: Run) -> tuple[int, str] | None:
-    """The first step (1 is the first) at which two runs differ, and in what; step 0 is past the last one."""
-    for number, (left, right) in enumerate(
-        zip(one["steps"], other["steps"], strict=False), start=1
-    ):
+def _difference(left: Record, right: Record) -> tuple[int, str] | None:
+    """Return the first step at which two records differ, counted from 1, and the field.
+
+    The step is 0 for a difference after the last step that both have.
+    """
+    pairs = zip(left["steps"], right["steps"], strict=False)
+    for number, (one, other) in enumerate(pairs, start=1):
         for field in FIELDS:
-            if left[field] != right[field]:
+            if one[field] != other[field]:
                 return number, field
-    if len(one["steps"]) != len(other["steps"]):
+    if len(left["steps"]) != len(right["steps"]):
         return 0, "number of steps"
-    return (0, "weights at the end") if one["sha256"] != other["sha256"] else None
+    return (0, "weights at the end") if left["sha256"] != right["sha256"] else None
 
 
-def _tell(step: int, field: str, pair: Mapping[str, Run]) -> str:
+def _describe(step: int, field: str, pair: Mapping[str, Record]) -> str:
     names = " and ".join(pair)
-    if not step:
-        counts = " vs ".join(str(len(run["steps"])) for run in pair.values())
-        return f"{names} differ only in the {field}" + (
-            f", {counts}" if field == "number of steps" else ""
-        )
-    left, right = (run["steps"][step - 1][field] for run in pair.values())
+    if field == "number of steps":
+        counts = " vs ".join(str(len(record["steps"])) for record in pair.values())
+        return f"{names} differ only in the {field}, {counts}"
+    if field == "weights at the end":
+        return f"{names} differ only in the {field}"
+    left, right = (record["steps"][step - 1][field] for record in pair.values())
     values = f" {left:.6g} vs {right:.6g}" if isinstance(left, float) else ""
-    return (
-        f"{names} first differ at step {step}: {FIELDS[field]}{values}; {_why(step, field, pair)}"
-    )
+    cause = _cause(field, left, right, pair)
+    return f"{names} first differ at step {step}: {FIELDS[field]}{values}; {cause}"
 
 
-def _why(step: int, field: str, pair: Mapping[str, Run]) -> str:
-    """What the records say about the cause."""
+def _cause(field: str, left: Any, right: Any, pair: Mapping[str, Record]) -> str:
+    """Return what the records say about the cause of a difference between two values."""
+    first, second = pair
     if field == "rows":
-        return "they shuffle otherwise"
+        return "the loops shuffle differently"
     if field == "training":
-        silent = [name for name, run in pair.items() if not run["steps"][step - 1]["training"]]
-        return f"{silent[0]} trains in eval mode, without dropout"
+        return f"{second if left else first} trains in eval mode, without dropout"
     if field == "lr":
-        changes = [f"{name}'s changes after {_lr_changes(run)}" for name, run in pair.items()]
-        return f"of {len(next(iter(pair.values()))['steps'])} steps, {' and '.join(changes)}"
+        changes = [f"after {_lr_changes(record)} in {name}" for name, record in pair.items()]
+        return f"of {len(pair[first]['steps'])} steps, it changes {' and '.join(changes)}"
     if field == "clipped_norm":
-        return ", ".join(f"{name} {_clipping(run)}" for name, run in pair.items())
-    left, right = (run["steps"][step - 1][field] for run in pair.values())
+        return ", ".join(f"{name} {_clipping(record)}" for name, record in pair.items())
     ratio = Fraction(left / right).limit_denominator(16) if right else Fraction(1)
     if ratio != 1 and abs(left / right - ratio) < 1e-5 * ratio:
-        return f"the accumulated loss is scaled otherwise, by a factor of {ratio}"
-    groups = [run["groups"] for run in pair.values()]
-    if groups[0] != groups[1]:
-        return ", ".join(f"{name} {_decay(run)}" for name, run in pair.items())
-    return "rows, learning rates, clipping and weight decay are the same so far: the arithmetic differs"
+        return f"the accumulated loss is scaled differently, by a factor of {ratio}"
+    if pair[first]["groups"] != pair[second]["groups"]:
+        return ", ".join(f"{name} {_decay(record)}" for name, record in pair.items())
+    return (
+        "rows, learning rates, clipping and weight decay are equal so far; the arithmetic differs"
+    )
 
 
-def _lr_changes(run: Run) -> int:
-    rates = [step["lr"] for step in run["steps"]]
+def _lr_changes(record: Record) -> int:
+    rates = [step["lr"] for step in record["steps"]]
     return sum(before != after for before, after in pairwise(rates))
 
 
-def _clipping(run: Run) -> str:
+def _clipping(record: Record) -> str:
     clipped = [
-        s["clipped_norm"] for s in run["steps"] if s["clipped_norm"] < s["grad_norm"] * (1 - 1e-4)
+        step["clipped_norm"]
+        for step in record["steps"]
+        if step["clipped_norm"] < step["grad_norm"] * (1 - 1e-4)
     ]
     return f"clips at {max(clipped):.4g}" if clipped else "does not clip"
 
 
-def _decay(run: Run) -> str:
-    vectors = sum(group["vectors"] for group in run["groups"])
-    decayed = sum(group["vectors"] for group in run["groups"] if group["weight_decay"])
-    most = max(group["weight_decay"] for group in run["groups"])
-    return f"decays weights by {most:g}, {decayed} of {vectors} biases and norms among them"
+def _decay(record: Record) -> str:
+    groups = record["groups"]
+    vectors = sum(group["vectors"] for group in groups)
+    decayed = sum(group["vectors"] for group in groups if group["weight_decay"])
+    highest = max(group["weight_decay"] for group in groups)
+    return f"decays weights by {highest:g}, including {decayed} of {vectors} biases and norms"
