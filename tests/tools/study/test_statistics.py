@@ -260,7 +260,7 @@ def null_study(
     vectors = shared + 0.7 * torch.randn(8 * layers, sum(sizes), width, generator=generator)
     labels = torch.randint(2, (sum(sizes),), generator=generator)
     parts = zip(vectors.split(sizes, 1), labels.split(sizes), strict=True)
-    probed = probe(*(Split(*part) for part in parts), strengths=(0.01, 1.0))
+    probed = probe(*(Split(*part) for part in parts), Cs=(0.01, 1.0))
     best = probed.validation.view(8, layers).argmax(1) + layers * torch.arange(8)
     outcomes = probed.correct[best].double().numpy()
     return (
