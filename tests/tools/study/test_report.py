@@ -1,4 +1,4 @@
-"""What the report files say of a made-up study: seven layers, two data sets, the second one with little known."""
+"""The report files of a made-up study: seven layers, two data sets, the second nearly empty."""
 
 import csv
 import io
@@ -20,8 +20,6 @@ OF_A_LAYER = {
     "MeanPooling": 82.0,
     "MeanPooling without special tokens": 81.7,
     "MaxPooling": 78.8,
-}
-OF_A_LAYER |= {
     "MinPooling": 78.3,
     "MeanSqrtLenPooling": 82.0,
     "WeightedMeanPooling": 81.6,
@@ -36,109 +34,100 @@ OF_NO_LAYER = {
 HOSTILE = "<script>alert('a|b')</script> & 'quoted' </script><!-- \n ``` 한국어"
 
 
-def cell(pooling: str, layer: int | None, whitened: bool, best: float) -> dict[str, Any]:
+def make_cell(pooling: str, layer: int | None, whitened: bool, best: float) -> dict[str, Any]:
     depth = 3 if layer is None else layer
     test = best - 4.3 * (6 - depth) ** 0.8 + 1.37 * whitened
-    geometry = {
-        "anisotropy": 0.72 / (1 + depth) * (not whitened),
-        "uniformity": -0.9 - 0.41 * depth,
-    }
-    geometry |= {
-        "alignment": 0.3 + 0.031 * depth,
-        "effective_rank": 41.25 + 17.1 * depth + 90 * whitened,
-    }
-    key = {"pooling": pooling, "layer": layer, "whitened": whitened}
     return {
-        **key,
+        "pooling": pooling,
+        "layer": layer,
+        "whitened": whitened,
         "strength": None,
         "validation": test + 1.234,
         "test": test,
         "low": None,
         "high": None,
-    } | {"geometry": geometry}
-
-
-def choose(one: dict[str, Any], cls: float) -> dict[str, Any]:
-    gain = one["test"] - cls
-    against = {
-        "difference": gain,
-        "low": gain - 1.2,
-        "high": gain + 1.3,
-        "p": 0.0001 if abs(gain) > 1.3 else 0.41,
+        "geometry": {
+            "anisotropy": 0.72 / (1 + depth) * (not whitened),
+            "uniformity": -0.9 - 0.41 * depth,
+            "alignment": 0.3 + 0.031 * depth,
+            "effective_rank": 41.25 + 17.1 * depth + 90 * whitened,
+        },
     }
-    kept = {name: one[name] for name in ("pooling", "layer", "whitened", "test")}
-    interval = {"low": one["test"] - 2.1, "high": one["test"] + 1.9}
-    return {**kept, **interval, "against_cls": None if one["pooling"] == "ClsPooling" else against}
 
 
-def pairs(name: str = "stsb", worse: float = 0) -> dict[str, Any]:
-    """A data set of which everything is known."""
-    kinds = (False, True)
+def choose(cell: dict[str, Any], cls: float) -> dict[str, Any]:
+    gain = cell["test"] - cls
+    p = 0.0001 if abs(gain) > 1.3 else 0.41
+    against = {"difference": gain, "low": gain - 1.2, "high": gain + 1.3, "p": p}
+    return {
+        **{name: cell[name] for name in ("pooling", "layer", "whitened", "test")},
+        "low": cell["test"] - 2.1,
+        "high": cell["test"] + 1.9,
+        "against_cls": None if cell["pooling"] == "ClsPooling" else against,
+    }
+
+
+def baseline(name: str, test: float, *interval: float, coverage: float | None = None) -> Any:
+    low, high = interval or (None, None)
+    return {"name": name, "test": test, "low": low, "high": high, "coverage": coverage}
+
+
+def pairs(name: str = "stsb") -> dict[str, Any]:
+    """Return a data set with all values."""
     cells = [
-        cell(p, n, w, best - worse)
-        for w in kinds
-        for p, best in OF_A_LAYER.items()
-        for n in range(7)
+        make_cell(pooling, layer, whitened, best)
+        for whitened in (False, True)
+        for pooling, best in OF_A_LAYER.items()
+        for layer in range(7)
     ]
     cells += [
-        cell(p, None, w, best + 10.4 - worse) for w in kinds for p, best in OF_NO_LAYER.items()
+        make_cell(pooling, None, whitened, best + 10.4)
+        for whitened in (False, True)
+        for pooling, best in OF_NO_LAYER.items()
     ]
     best = [
-        max((c for c in cells if c["pooling"] == p), key=lambda c: c["test"])
-        for p in OF_A_LAYER | OF_NO_LAYER
+        max((cell for cell in cells if cell["pooling"] == pooling), key=lambda cell: cell["test"])
+        for pooling in OF_A_LAYER | OF_NO_LAYER
     ]
-    chosen = [choose(one, best[0]["test"]) for one in best]
-    static = {
-        "name": "static embeddings, mean",
-        "test": 55.6,
-        "low": 51.9,
-        "high": 59.2,
-        "coverage": None,
-    }
-    glove = {
-        "name": "average of word vectors",
-        "test": 47.93,
-        "low": 43.4,
-        "high": 52.1,
-        "coverage": 0.9134,
-    }
-    scores = {
-        "MeanPooling": 85.2,
-        "ClsPooling": 84.9,
-        "AttentionPooling": 85.6,
-        "LayerMixPooling": 84.2,
-    }
+    means = {"MeanPooling": 85.2, "ClsPooling": 84.9}
+    means |= {"AttentionPooling": 85.6, "LayerMixPooling": 84.2}
     runs = [
         {
-            "pooling": p,
+            "pooling": pooling,
             "layer": 6,
-            "seed": s,
-            "validation": score + 3.03 * 0.31 * s,
-            "test": score + 0.37 * s * (-1) ** s,
+            "seed": seed,
+            "validation": mean + 3.03 * 0.31 * seed,
+            "test": mean + 0.37 * seed * (-1) ** seed,
         }
-        for p, score in scores.items()
-        for s in range(3)
+        for pooling, mean in means.items()
+        for seed in range(3)
     ]
-    said = "Here MeanPooling of layer 6 beats ClsPooling of layer 6 by 8.5 points (95% CI 7.1 to 9.9, p < 0.001)"
-    lead = {
-        "first": "LastNPooling n=2",
-        "second": "MeanPooling of layer 6",
-        "difference": 0.123,
-        "low": -0.31,
-    }
+    interval = "95% CI 7.1 to 9.9, p < 0.001"
+    verdict = f"Here MeanPooling of layer 6 beats ClsPooling of layer 6 by 8.5 points ({interval})"
     return {
-        **{"name": name, "task": "Similarity", "metric": "spearman", "unit": "pairs", "layers": 6},
-        **{
-            "rows": {"train": 5749, "validation": 1500, "test": 1379},
-            "cells": cells,
-            "chosen": chosen,
+        "name": name,
+        "task": "Similarity",
+        "metric": "spearman",
+        "unit": "pairs",
+        "layers": 6,
+        "rows": {"train": 5749, "validation": 1500, "test": 1379},
+        "cells": cells,
+        "chosen": [choose(cell, best[0]["test"]) for cell in best],
+        "lead": {
+            "first": "LastNPooling n=2",
+            "second": "MeanPooling of layer 6",
+            "difference": 0.123,
+            "low": -0.31,
+            "high": 0.56,
+            "p": 0.731,
         },
-        **{
-            "lead": {**lead, "high": 0.56, "p": 0.731},
-            "baselines": [static, glove],
-            "finetuned": runs,
-        },
-        **{"verdict": f"{said} on {name}", "notes": ["the whitening was fitted on train"]},
+        "baselines": [
+            baseline("static embeddings, mean", 55.6, 51.9, 59.2),
+            baseline("average of word vectors", 47.93, 43.4, 52.1, coverage=0.9134),
+        ],
+        "finetuned": runs,
+        "verdict": f"{verdict} on {name}",
+        "notes": ["the whitening was fitted on train"],
         "paper": [
             {"pooling": "MeanPooling", "test": 54.81},
             {"pooling": "ClsPooling", "test": 20.16},
@@ -147,54 +136,45 @@ def pairs(name: str = "stsb", worse: float = 0) -> dict[str, Any]:
 
 
 def few(name: str = "few") -> dict[str, Any]:
-    """A data set too small for intervals, without a train split and without geometry's alignment."""
+    """Return a data set too small for intervals, without a train split and alignment."""
     cells = [
-        {**cell(p, n, False, best), "strength": 0.1}
-        for p, best in OF_A_LAYER.items()
-        for n in range(7)
+        {**make_cell(pooling, layer, False, best), "strength": 0.1}
+        for pooling, best in OF_A_LAYER.items()
+        for layer in range(7)
     ]
-    for one in cells:
-        one["geometry"]["alignment"] = None
-    chosen = [
-        {k: c[k] for k in ("pooling", "layer", "whitened", "test", "low", "high")}
-        for c in cells[6::7]
-    ]
+    for row in cells:
+        row["geometry"]["alignment"] = None
+    keys = ("pooling", "layer", "whitened", "test", "low", "high")
     return {
-        **{
-            "name": name,
-            "task": "Classification",
-            "metric": "accuracy",
-            "unit": "examples",
-            "layers": 6,
-        },
-        **{
-            "rows": {"train": 40, "validation": 12, "test": 12},
-            "cells": cells,
-            "lead": None,
-            "finetuned": [],
-        },
-        "chosen": [{**one, "against_cls": None} for one in chosen],
-        "baselines": [
-            {"name": "majority class", "test": 51.0, "low": None, "high": None, "coverage": None}
-        ],
-        **{"verdict": "12 test examples are too few for intervals, 20 are needed", "notes": []},
+        "name": name,
+        "task": "Classification",
+        "metric": "accuracy",
+        "unit": "examples",
+        "layers": 6,
+        "rows": {"train": 40, "validation": 12, "test": 12},
+        "cells": cells,
+        "chosen": [{**{key: row[key] for key in keys}, "against_cls": None} for row in cells[6::7]],
+        "lead": None,
+        "baselines": [baseline("majority class", 51.0)],
+        "finetuned": [],
+        "verdict": "12 test examples are too few for intervals, 20 are needed",
+        "notes": [],
     }
 
 
 def study(*data: dict[str, Any]) -> dict[str, Any]:
     encoder = {"name": "sentence-transformers/all-MiniLM-L6-v2", "pretrained": True}
     return {
-        **{"verdict": data[0]["verdict"], "data": list(data)},
+        "verdict": data[0]["verdict"],
+        "data": list(data),
         "command": "python cli.py study --config configs/studies/stsb.yaml --study.seed 0",
         "config": {
             "seed_everything": 0,
             "model": {"encoder": encoder},
             "data": {"batch_size": 32, "max_length": 128},
         },
-        **{
-            "versions": {"litpool": "0.1.0", "torch": "2.13.0"},
-            "seconds": {"encoding": 41.2, "whole": 63.55},
-        },
+        "versions": {"litpool": "0.1.0", "torch": "2.13.0"},
+        "seconds": {"encoding": 41.2, "total": 63.55},
     }
 
 
@@ -206,19 +186,12 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_hostile(folder: Path) -> None:
-    """With markup, a line break and a table's bar in every text."""
+    """Write a study with markup, a line break and a table's bar in every text."""
     data = {**pairs(HOSTILE), "task": HOSTILE, "verdict": HOSTILE, "notes": [HOSTILE]}
     data["baselines"] = [{**data["baselines"][0], "name": HOSTILE}]
-    data["chosen"] = [{**one, "pooling": HOSTILE} for one in data["chosen"]]
-    write(
-        folder,
-        {
-            **study(data),
-            "command": HOSTILE,
-            "config": {"text": HOSTILE},
-            "versions": {HOSTILE: HOSTILE},
-        },
-    )
+    data["chosen"] = [{**cell, "pooling": HOSTILE} for cell in data["chosen"]]
+    texts = {"command": HOSTILE, "config": {"text": HOSTILE}, "versions": {HOSTILE: HOSTILE}}
+    write(folder, {**study(data), **texts})
 
 
 def numbers(value: Any) -> set[float]:
@@ -250,40 +223,34 @@ class Page(HTMLParser):
 
 
 def test_every_number_of_a_data_set_is_in_the_csv(written: Path) -> None:
-    told = {
-        float(field)
-        for field in re.findall(r"[^,\n]+", (written / "study.csv").read_text())
-        if is_number(field)
-    }
-    assert numbers([{**data, "layers": None} for data in (pairs(), few())]) <= told
+    fields = re.findall(r"[^,\n]+", (written / "study.csv").read_text())
+    written_numbers = {float(field) for field in fields if is_number(field)}
+    assert numbers([{**data, "layers": None} for data in (pairs(), few())]) <= written_numbers
 
 
 def is_number(field: str) -> bool:
     return re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", field) is not None
 
 
-def test_the_csv_has_one_line_a_cell_and_empty_fields_for_what_is_not_known(written: Path) -> None:
+def test_the_csv_has_one_line_per_cell_and_empty_fields_for_missing_values(written: Path) -> None:
     lines = list(csv.DictReader(io.StringIO((written / "study.csv").read_text())))
     cells = [line for line in lines if line["kind"] == "cell"]
     assert len(cells) == 2 * (8 * 7 + 4) + 8 * 7
-    assert [
-        (line["low"], line["high"], line["difference"]) for line in cells if line["data"] == "few"
-    ] == [("",) * 3] * 56
+    for line in cells:
+        if line["data"] == "few":
+            assert line["low"] == line["high"] == line["difference"] == ""
     assert sum(line["chosen"] == "True" for line in cells) == 12 + 8
     assert not {"None", "null", "nan"} & {field for line in lines for field in line.values()}
 
 
 def test_a_chosen_cell_has_its_interval_and_difference_in_the_csv(written: Path) -> None:
     lines = csv.DictReader(io.StringIO((written / "study.csv").read_text()))
-    (line,) = [
-        x for x in lines if (x["data"], x["pooling"], x["chosen"]) == ("stsb", "MaxPooling", "True")
-    ]
-    (one,) = [one for one in pairs()["chosen"] if one["pooling"] == "MaxPooling"]
-    assert (float(line["low"]), float(line["high"])) == (one["low"], one["high"])
-    assert (float(line["difference"]), float(line["p"])) == (
-        one["against_cls"]["difference"],
-        0.0001,
-    )
+    key = ("stsb", "MaxPooling", "True")
+    (line,) = [row for row in lines if (row["data"], row["pooling"], row["chosen"]) == key]
+    (chosen,) = [cell for cell in pairs()["chosen"] if cell["pooling"] == "MaxPooling"]
+    assert (float(line["low"]), float(line["high"])) == (chosen["low"], chosen["high"])
+    assert float(line["difference"]) == chosen["against_cls"]["difference"]
+    assert float(line["p"]) == 0.0001
 
 
 # study.md
@@ -308,7 +275,7 @@ def test_the_markdown_starts_with_the_verdict_and_its_tables_are_proper(
     assert len(tables(text)) == len(re.findall(r"^\|---", text, re.MULTILINE)) == 13
 
 
-def test_the_markdown_tells_each_chosen_cell_with_interval_difference_and_the_papers_figure(
+def test_the_markdown_shows_each_chosen_cell_with_interval_difference_and_the_papers_figure(
     written: Path,
 ) -> None:
     text = (written / "study.md").read_text()
@@ -319,15 +286,13 @@ def test_the_markdown_tells_each_chosen_cell_with_interval_difference_and_the_pa
     assert "| average of word vectors | 47.9 | 43.4 to 52.1 | 91.3% |" in text
 
 
-def test_what_is_not_known_is_an_en_dash_in_the_markdown(written: Path) -> None:
+def test_a_missing_value_is_an_en_dash_in_the_markdown(written: Path) -> None:
     assert not re.search(r"\b(None|null|nan)\b", (written / "study.md").read_text())
 
 
-def test_a_study_of_the_finetuned_arm_alone_has_tables_of_it_only(tmp_path: Path) -> None:
-    write(
-        tmp_path,
-        study({**pairs(), "cells": [], "chosen": [], "lead": None, "paper": [], "baselines": []}),
-    )
+def test_a_study_of_the_finetuned_arm_alone_has_only_its_tables(tmp_path: Path) -> None:
+    empty = {"cells": [], "chosen": [], "lead": None, "paper": [], "baselines": []}
+    write(tmp_path, study({**pairs(), **empty}))
     heads = [table[0] for table in tables((tmp_path / "study.md").read_text())]
     assert [head[0].strip() for head in heads] == ["pooling", "", ""]
     assert len((tmp_path / "study.csv").read_text().splitlines()) == 1 + 4 * 3
@@ -342,13 +307,15 @@ def test_the_page_loads_nothing(written: Path) -> None:
     assert not re.search(r"https?:|//\w+\.\w+/|@import|url\(", text)
     assert not [tag for tag, attributes in page.tags if {"src", "href"} & set(attributes)]
     (policy,) = [
-        a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"
+        attributes["content"]
+        for _, attributes in page.tags
+        if attributes.get("http-equiv") == "Content-Security-Policy"
     ]
     assert policy is not None
     assert policy.startswith("default-src 'none'")
 
 
-def test_the_page_escapes_what_the_data_say(tmp_path: Path) -> None:
+def test_the_page_escapes_the_texts_in_the_data(tmp_path: Path) -> None:
     write_hostile(tmp_path)
     text = (tmp_path / "study.html").read_text()
     page = Page(text)
@@ -404,10 +371,10 @@ def test_the_heat_map_has_the_test_score_of_each_cell() -> None:
         names = [label.get_text() for label in axes.get_yticklabels()]
         layers = [label.get_text() for label in axes.get_xticklabels()]
         assert layers == ["0", "1", "2", "3", "4", "5", "6", "no layer"]
-        cells = [one for one in pairs()["cells"] if one["whitened"] == whitened]
-        for one in cells:
-            place = layers.index("no layer" if one["layer"] is None else str(one["layer"]))
-            assert values[names.index(one["pooling"]), place] == one["test"]
+        cells = [cell for cell in pairs()["cells"] if cell["whitened"] == whitened]
+        for cell in cells:
+            column = layers.index("no layer" if cell["layer"] is None else str(cell["layer"]))
+            assert values[names.index(cell["pooling"]), column] == cell["test"]
         assert len(axes.texts) == len(cells)
 
 

@@ -1,4 +1,4 @@
-"""A study of version 0.1.0 is drawn as it was, and made again with the same numbers."""
+"""A study of version 0.1.0 can still be drawn, and gives the same numbers when run again."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parents[2] / "fixtures/v0.1.0"
 
 
 def equal(new, old):
-    """Whether values from JSON are the same but for rounding: another processor adds up in another order."""
+    """Compare values from JSON up to rounding: another processor adds in another order."""
     if isinstance(old, dict):
         return new.keys() == old.keys() and all(equal(new[key], old[key]) for key in old)
     if isinstance(old, list):
@@ -24,7 +24,7 @@ def test_a_study_gives_the_same_numbers(cli, tmp_path):
     for name in ("rows", "tokenizer"):
         (tmp_path / name).symlink_to(FOLDER / name)
     old = json.loads((FOLDER / "study.json").read_text())
-    del old["config"]["model"]["recipe"]["eps"]  # rounded to 0 in those days
+    del old["config"]["model"]["recipe"]["eps"]  # version 0.1.0 rounded it to 0
     Path("job.yaml").write_text(
         yaml.safe_dump({**old["config"], "trainer": {"accelerator": "cpu", "max_epochs": 2}})
     )
@@ -36,6 +36,6 @@ def test_a_study_gives_the_same_numbers(cli, tmp_path):
     assert equal(new["data"], old["data"])
 
 
-def test_a_study_of_then_is_drawn(tmp_path):
+def test_an_old_study_can_be_drawn(tmp_path):
     report.write(tmp_path, json.loads((FOLDER / "study.json").read_text()))
     assert {path.name for path in tmp_path.iterdir()} >= {"study.csv", "study.md", "study.html"}

@@ -1,1 +1,1 @@
-"""Tell which pooling of which layer represents a text: all of them, frozen, with their uncertainty."""
+"""The tool `study`: which pooling of which layer represents a text best, with its uncertainty."""

@@ -1,4 +1,4 @@
-"""From the scores of all cells to what study.json says: each pooling's layer chosen on validation, and compared."""
+"""The choice of a layer for each pooling, and the entries of study.json on cells and baselines."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -12,26 +12,26 @@ from litpool.tools.study.scores import Row
 from litpool.tools.study.statistics import LEVEL, Analysis, Comparison, Estimate, Score
 
 BASELINE = "ClsPooling"
-RESAMPLES = 2_000  # of all cells together, which only colour a map; those that are chosen get more
+RESAMPLES = 2_000  # for all cells, only shown in tables; chosen cells get more
 Json = dict[str, Any]
 
 
 class Choice(NamedTuple):
-    """Of each pooling the row whose layer was best on validation (else the last), compared with that of [CLS]."""
+    """The best row of each pooling on validation (else that of the last layer), and a comparison."""
 
     rows: list[Row]
     analysis: Analysis
 
 
 def choose(rows: Sequence[Row], whitened: bool, score: Score, unit: str, seed: int) -> Choice:
-    """Choose among the rows that are whitened, or among those that are not: like is compared with like.
+    """Choose each pooling's layer and compare the poolings, all whitened or all raw.
 
     Args:
-        rows: Of all cells.
-        whitened: Which of them.
-        score: Of outcomes.
-        unit: What the verdict calls the examples.
-        seed: Of the resamples.
+        rows: The rows of all cells.
+        whitened: Whether to choose among the whitened or the raw ones.
+        score: How to score outcomes.
+        unit: The word for examples in the verdict.
+        seed: The seed of the bootstrap.
     """
     best: dict[str, Row] = {}
     for row in rows:
@@ -46,138 +46,146 @@ def choose(rows: Sequence[Row], whitened: bool, score: Score, unit: str, seed: i
 
 
 def _rank(row: Row) -> float:
-    """What the choice goes by: the validation score; without that split the layer, so that it is the last one."""
+    """Return the validation score, or without that split the layer, so that the last one wins."""
     return (row.cell.layer or 0) if row.validation is None else row.validation
 
 
-def tell_cells(
+def describe_cells(
     rows: Sequence[Row], choices: Sequence[Choice], score: Score, seed: int
 ) -> list[Json]:
-    """Every cell, as study.json has it; a chosen one has the interval that its comparison has."""
-    found = statistics.estimates(np.stack([row.outcomes for row in rows]), score, RESAMPLES, seed)
-    better = {
-        id(row): e for c in choices for row, e in zip(c.rows, c.analysis.estimates, strict=True)
+    """Describe every cell for study.json; a chosen one has the interval of its comparison."""
+    outcomes = np.stack([row.outcomes for row in rows])
+    estimates = statistics.estimates(outcomes, score, RESAMPLES, seed)
+    chosen = {
+        id(row): estimate
+        for choice in choices
+        for row, estimate in zip(choice.rows, choice.analysis.estimates, strict=True)
     }
     return [
-        _cell(row, better.get(id(row), estimate)) for row, estimate in zip(rows, found, strict=True)
+        _describe_cell(row, chosen.get(id(row), estimate))
+        for row, estimate in zip(rows, estimates, strict=True)
     ]
 
 
-def _cell(row: Row, estimate: Estimate) -> Json:
+def _describe_cell(row: Row, estimate: Estimate) -> Json:
     return {
         "pooling": row.cell.pooling,
         "layer": row.cell.layer,
         "whitened": row.whitened,
-        "strength": row.strength,
+        "strength": row.C,
         "validation": row.validation,
-        **tell_estimate(estimate),
+        **describe_estimate(estimate),
         "geometry": None if row.geometry is None else row.geometry._asdict(),
     }
 
 
-def tell_estimate(estimate: Estimate) -> Json:
-    """The test score with its interval."""
+def describe_estimate(estimate: Estimate) -> Json:
+    """Describe the test score with its interval."""
     return {"test": estimate.value, "low": estimate.low, "high": estimate.high}
 
 
-def tell_chosen(choice: Choice) -> list[Json]:
-    """The chosen cells, and how each compares with [CLS]: not at all if it is [CLS], or if the examples are too few."""
+def describe_chosen(choice: Choice) -> list[Json]:
+    """Describe the chosen cells; given enough examples, all others are compared with [CLS]."""
     against = {comparison.first: comparison for comparison in choice.analysis.against_baseline}
     return [
         {
             "pooling": row.cell.pooling,
             "layer": row.cell.layer,
             "whitened": row.whitened,
-            **tell_estimate(estimate),
-            "against_cls": tell_comparison(against.get(row.cell.name)),
+            **describe_estimate(estimate),
+            "against_cls": describe_comparison(against.get(row.cell.name)),
         }
         for row, estimate in zip(choice.rows, choice.analysis.estimates, strict=True)
     ]
 
 
-def tell_comparison(comparison: Comparison | None, names: bool = False) -> Json | None:
-    """The difference, its interval and p; with `names`, of which two."""
+def describe_comparison(comparison: Comparison | None, names: bool = False) -> Json | None:
+    """Describe the difference, its interval and p; with `names`, also the two poolings."""
     if comparison is None:
         return None
-    keys = ("difference", "low", "high", "p")
-    return {
-        key: getattr(comparison, key) for key in (*(("first", "second") if names else ()), *keys)
-    }
+    keys = ("first", "second") if names else ()
+    return {key: getattr(comparison, key) for key in (*keys, "difference", "low", "high", "p")}
 
 
-def tell_doubt(cells: Sequence[Json], choice: Choice) -> list[str]:
-    """A note where another layer of [CLS] would take away most of the difference that the verdict tells.
+def warn_of_layer(cells: Sequence[Json], choice: Choice) -> list[str]:
+    """Note that another layer of [CLS] would take away most of the verdict's difference.
 
     Args:
-        cells: What `tell_cells` gave.
-        choice: The one that the verdict is of, not whitened.
+        cells: The result of `describe_cells`.
+        choice: The raw one, which the verdict is about.
     """
-    sure = [one for one in choice.analysis.against_baseline if one.p < LEVEL and one.difference > 0]
-    if not sure:
+    wins = [
+        comparison
+        for comparison in choice.analysis.against_baseline
+        if comparison.p < LEVEL and comparison.difference > 0
+    ]
+    if not wins:
         return []
-    verdict = max(sure, key=lambda one: one.difference)
-    own = [cell for cell in cells if cell["pooling"] == BASELINE and not cell["whitened"]]
-    rival = max(own, key=lambda cell: cell["test"])
-    chosen = choice.analysis.estimates[
-        [row.cell.pooling for row in choice.rows].index(BASELINE)
-    ].value
-    if rival["test"] - chosen <= verdict.difference / 2:
+    largest = max(comparison.difference for comparison in wins)
+    cls_cells = [cell for cell in cells if cell["pooling"] == BASELINE and not cell["whitened"]]
+    rival = max(cls_cells, key=lambda cell: cell["test"])
+    place = [row.cell.pooling for row in choice.rows].index(BASELINE)
+    gain = rival["test"] - choice.analysis.estimates[place].value
+    if gain <= largest / 2:
         return []
     return [
-        f"The verdict hangs on the choice of the layer: {BASELINE} of layer {rival['layer']} scores "
-        f"{rival['test']:.1f} on test, which is {rival['test'] - chosen:.1f} points more than the layer that was best "
-        "on validation; more validation examples would make the choice surer"
+        f"The verdict depends on the choice of the layer: {BASELINE} of layer {rival['layer']} "
+        f"scores {rival['test']:.1f} on test, {gain:.1f} points more than the layer that was best "
+        "on validation; more validation examples would make the choice more reliable"
     ]
 
 
-def tell_rival(
+def warn_of_baseline(
     choice: Choice, baselines: Mapping[str, NDArray[np.float64]], score: Score, unit: str, seed: int
 ) -> list[str]:
-    """A note where the best pooling on test is not shown to be ahead of the best baseline.
+    """Note that the best pooling on test is not shown to be ahead of the best baseline.
 
     Args:
-        choice: The one that the verdict is of.
+        choice: The raw one, which the verdict is about.
         baselines: The outcomes of each on test, (n,).
-        score: Of outcomes.
-        unit: What the verdict calls the examples.
-        seed: Of the resamples.
+        score: How to score outcomes.
+        unit: The word for examples in the verdict.
+        seed: The seed of the bootstrap.
     """
     best, ours = max(
         zip(choice.rows, choice.analysis.estimates, strict=True), key=lambda pair: pair[1].value
     )
-    values = {
-        name: float(statistics.observe(found[None], score)[0]) for name, found in baselines.items()
+    scores = {
+        name: float(statistics.observe(outcomes[None], score)[0])
+        for name, outcomes in baselines.items()
     }
-    rival = max(values, key=values.__getitem__)
-    names, outcomes = [best.cell.name, rival], np.stack([best.outcomes, baselines[rival]])
-    found = statistics.analyse(names, outcomes, score, 1, unit, seed=seed).against_baseline
-    if not found or (
-        found[0].difference > 0 and found[0].p < LEVEL
-    ):  # none: too few examples for intervals
+    rival = max(scores, key=scores.__getitem__)
+    names = [best.cell.name, rival]
+    outcomes = np.stack([best.outcomes, baselines[rival]])
+    analysis = statistics.analyse(names, outcomes, score, 1, unit, seed=seed)
+    if not analysis.against_baseline:  # too few examples for intervals
         return []
-    told = f"the best pooling on test, {best.cell.name} with {ours.value:.1f}, "
+    comparison = analysis.against_baseline[0]
+    if comparison.difference > 0 and comparison.p < LEVEL:
+        return []
     return [
-        f"Mind the baseline: {told}is not shown to be ahead of {rival} with {values[rival]:.1f} (p = {found[0].p:.3f})"
+        f"Mind the baseline: the best pooling on test, {best.cell.name} with {ours.value:.1f}, "
+        f"is not shown to be ahead of {rival} with {scores[rival]:.1f} (p = {comparison.p:.3f})"
     ]
 
 
-def baselines(
+def describe_baselines(
     outcomes: Mapping[str, NDArray[np.float64]], coverage: float | None, score: Score, seed: int
 ) -> list[Json]:
-    """The baselines' scores; `coverage` is that of the word vectors."""
-    found = statistics.estimates(np.stack(list(outcomes.values())), score, seed=seed)
+    """Describe the baselines' scores; `coverage` is that of the word vectors."""
+    estimates = statistics.estimates(np.stack(list(outcomes.values())), score, seed=seed)
     return [
         {
             "name": name,
-            **tell_estimate(estimate),
+            **describe_estimate(estimate),
             "coverage": coverage if name.startswith("word vectors") else None,
         }
-        for name, estimate in zip(outcomes, found, strict=True)
+        for name, estimate in zip(outcomes, estimates, strict=True)
     ]
 
 
-def tell_tuned(runs: Sequence[Json]) -> str:
-    """The mean over seeds of each pooling and layer with its lowest and highest, the highest mean first."""
+def summarize_tuned(runs: Sequence[Json]) -> str:
+    """List mean, lowest and highest over seeds of each pooling and layer, the best mean first."""
     groups: dict[str, list[float]] = {}
     for run in runs:
         name = (
@@ -186,14 +194,12 @@ def tell_tuned(runs: Sequence[Json]) -> str:
         groups.setdefault(name, []).append(run["test"])
     ranked = sorted(groups.items(), key=lambda group: -fmean(group[1]))
     seeds = len(ranked[0][1])
-    spread = (
-        f"the spread over {seeds} seeds, which is no confidence interval"
-        if seeds > 1
-        else "of one seed"
-    )
+    if seeds == 1:
+        parts = [f"{name} {tests[0]:.1f}" for name, tests in ranked]
+        return f"fine-tuned: {', '.join(parts)}; of one seed"
     parts = [
-        f"{name} {fmean(tests):.1f}"
-        + (f" ({min(tests):.1f} to {max(tests):.1f})" if seeds > 1 else "")
+        f"{name} {fmean(tests):.1f} ({min(tests):.1f} to {max(tests):.1f})"
         for name, tests in ranked
     ]
+    spread = f"the spread over {seeds} seeds, which is not a confidence interval"
     return f"fine-tuned: {', '.join(parts)}; {spread}"

@@ -1,4 +1,4 @@
-"""What a person can say about a study."""
+"""The options of `study`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from litpool.model.pooling import (
 )
 
 Arm = Literal["frozen", "finetuned"]
+Loop = Literal["lightning", "huggingface"]
 TUNED: list[Callable[[int, int], Pooling]] = [
     ClsPooling,
     MeanPooling,
@@ -25,30 +26,32 @@ TUNED: list[Callable[[int, int], Pooling]] = [
 
 @dataclass
 class StudyOptions:
-    """What is studied, beside all layers and all poolings without weights of their own.
+    """What to study. The frozen arm always covers every layer and every pooling without weights.
 
     Args:
-        arms: `frozen`: the encoder as it is, all at once. `finetuned`: some poolings, each trained like any job, with
-            several seeds.
-        poolings: Further poolings of the frozen arm, such as concatenations: `{class_path: ConcatPooling, init_args:
-            {poolings: [MeanPooling, MaxPooling]}}`.
-        tuned: The poolings of the fine-tuned arm; those that learn belong here.
-        layers: The layers of the fine-tuned arm, 0 the embeddings; the last by default.
-        seeds: The number of seeds of the fine-tuned arm, counted from `seed_everything`.
-        loop: What trains the fine-tuned arm.
-        word_vectors: A text file of word vectors as GloVe and word2vec write them; their average is a baseline.
-        data: Several data sets, studied in turn, by the names that they shall have: each with the keys of `data` in
-            which it differs, under `task` those of the task, and under `paper` figures to be shown beside, such as
-            `[{pooling: MeanPooling, test: 46.35}]`.
-        seed: Of the resamples behind intervals and p values, and of the pairs that the geometry is told from.
+        arms: `frozen`: score the encoder as it is. `finetuned`: train some poolings, each with
+            several seeds, as `fit` would.
+        poolings: Further poolings for the frozen arm, such as concatenations: `{class_path:
+            ConcatPooling, init_args: {poolings: [MeanPooling, MaxPooling]}}`.
+        tuned: The poolings to fine-tune, including those that learn.
+        layers: The layers that the fine-tuned arm pools; 0 is the embeddings; the last layer by
+            default.
+        seeds: How many seeds to fine-tune with, counting up from `seed_everything`.
+        loop: The loop that trains the fine-tuned arm.
+        word_vectors: A text file of word vectors in the format of GloVe or word2vec; their average
+            becomes a baseline.
+        data: Several data sets to study in turn, by name. Each lists the keys of `data` in which it
+            differs; under `task`, those of the task; and under `paper`, published figures to show
+            next to ours, such as `[{pooling: MeanPooling, test: 46.35}]`.
+        seed: The seed of the bootstrap, and of the pairs sampled for the geometry.
     """
 
     arms: list[Arm] = field(default_factory=lambda: ["frozen"])
     poolings: list[Callable[[int, int], Pooling]] = field(default_factory=list)
-    tuned: list[Callable[[int, int], Pooling]] = field(default_factory=lambda: [*TUNED])
+    tuned: list[Callable[[int, int], Pooling]] = field(default_factory=TUNED.copy)
     layers: list[int] | None = None
     seeds: int = 3
-    loop: Literal["lightning", "huggingface"] = "lightning"
+    loop: Loop = "lightning"
     word_vectors: str | None = None
     data: dict[str, dict[str, Any]] | None = None
     seed: int = 0

@@ -1,7 +1,8 @@
-"""What a study found, for people: study.csv for a spreadsheet, study.md to paste, study.html to look at.
+"""The report for people: study.csv for a spreadsheet, study.md to paste, study.html to look at.
 
-A data set's cells are (pooling, layer, whitened); the chosen ones, one of each pooling, had their layer chosen on
-validation. Scores are in points. What is not known is an en dash, in study.csv an empty field.
+A data set's cells are (pooling, layer, whitened). The chosen cell of each pooling is that of the
+layer that was best on validation. Scores are in points. A missing value is an en dash, or an empty
+field in study.csv.
 """
 
 import csv
@@ -13,11 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from litpool.tools.study.choice import Json
 from litpool.tools.study.summary import (
     GEOMETRY,
-    OWN,
+    NO_LAYER,
     Grid,
-    Row,
     chosen,
     config_text,
     grid_of,
@@ -30,29 +31,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DIFFERENCE = (
-    "difference",
-    "difference_low",
-    "difference_high",
-    "p",
-)  # to [CLS]; in the line `lead` of the best two
-# The columns of study.csv; others that study.json may have follow.
+# To [CLS]; in the line `lead`, of the best two poolings.
+DIFFERENCE = ("difference", "difference_low", "difference_high", "p")
+# The columns of study.csv; any others in study.json follow.
 FIELDS = [
-    *(
-        "data",
-        "kind",
-        "pooling",
-        "layer",
-        "whitened",
-        "chosen",
-        "strength",
-        "seed",
-        "validation",
-        "test",
-        "low",
-        "high",
-    ),
-    *(*DIFFERENCE, *GEOMETRY, "coverage", "rows_train", "rows_validation", "rows_test"),
+    *("data", "kind", "pooling", "layer", "whitened", "chosen", "strength", "seed"),
+    *("validation", "test", "low", "high", *DIFFERENCE, *GEOMETRY, "coverage"),
+    *("rows_train", "rows_validation", "rows_test"),
 ]
 
 
@@ -60,7 +45,7 @@ def write(folder: Path, result: dict[str, Any]) -> None:
     """Write study.csv, study.md and study.html.
 
     Args:
-        folder: Where to.
+        folder: The run folder.
         result: The content of study.json.
     """
     lines = [line for data in result["data"] for line in _lines(data)]
@@ -74,27 +59,23 @@ def write(folder: Path, result: dict[str, Any]) -> None:
     (folder / "study.html").write_text(_page(result, text), encoding="utf-8")
 
 
-# study.csv
-
-
-def _lines(data: Row) -> list[Row]:
-    """One for each cell, baseline, fine-tuned run and figure of the paper, and one for the best two poolings."""
+def _lines(data: Json) -> list[Json]:
+    """Return one line per cell, baseline, training and published figure, and one for the lead."""
     lines = [_cell(cell, chosen(data).get(key_of(cell))) for cell in data["cells"]]
     for baseline in data.get("baselines") or []:
-        lines.append({"kind": "baseline", "pooling": baseline["name"], **baseline})
-        del lines[-1]["name"]
+        values = {key: value for key, value in baseline.items() if key != "name"}
+        lines.append({"kind": "baseline", "pooling": baseline["name"], **values})
     for kind in ("finetuned", "paper"):
-        lines += [{"kind": kind, **one} for one in data.get(kind) or []]
+        lines += [{"kind": kind, **values} for values in data.get(kind) or []]
     if lead := data.get("lead"):
-        lines.append(
-            {"kind": "lead", "pooling": f"{lead['first']} - {lead['second']}", **_difference(lead)}
-        )
+        names = f"{lead['first']} - {lead['second']}"
+        lines.append({"kind": "lead", "pooling": names, **_difference(lead)})
     rows = {f"rows_{split}": count for split, count in data["rows"].items()}
     return [{"data": data["name"], **line, **rows} for line in lines]
 
 
-def _cell(cell: Row, choice: Row | None) -> Row:
-    """With the interval and the difference to [CLS] if it is a chosen one."""
+def _cell(cell: Json, choice: Json | None) -> Json:
+    """Return a cell's line; a chosen one has its interval and difference to [CLS]."""
     line = {"kind": "cell", **cell, "chosen": choice is not None, **(cell.get("geometry") or {})}
     line.pop("geometry", None)
     if choice is None:
@@ -103,27 +84,23 @@ def _cell(cell: Row, choice: Row | None) -> Row:
     return {**line, **interval, **_difference(choice.get("against_cls") or {})}
 
 
-def _difference(comparison: Row) -> Row:
-    return dict(
-        zip(DIFFERENCE, map(comparison.get, ("difference", "low", "high", "p")), strict=True)
-    )
-
-
-# study.html
+def _difference(comparison: Json) -> Json:
+    values = map(comparison.get, ("difference", "low", "high", "p"))
+    return dict(zip(DIFFERENCE, values, strict=True))
 
 
 def _page(result: dict[str, Any], text: str) -> str:
-    """The page, which draws itself from the data in it; without scripts it shows the text."""
+    """Return a page that draws itself from the data in it; without scripts it shows the text."""
     content = json.dumps(_finite({**result, "config": config_text(result)}), ensure_ascii=False)
     names = ", ".join(data["name"] for data in result["data"])
     parts = {"TITLE": html.escape(f"Study: {names}"), "TEXT": html.escape(text)}
-    parts["DATA"] = content.replace("<", "\\u003c")  # so that no text in it ends the script
+    parts["DATA"] = content.replace("<", "\\u003c")  # so that no text can end the script
     page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], page)
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], page)
 
 
 def _finite(value: Any) -> Any:
-    """Without NaN and infinities, which browsers do not read."""
+    """Replace NaN and infinities, which browsers do not read, by None."""
     if isinstance(value, Mapping):
         return {name: _finite(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
@@ -131,27 +108,20 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-# TensorBoard
-
-
-def heat_map(data: Row) -> "Figure":
-    """The test scores of a data set, poolings by layers; the whitened ones below the raw ones."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # late: not every command draws
+def heat_map(data: Json) -> "Figure":
+    """Draw the test scores of a data set, poolings by layers, the whitened ones below the raw."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    grids = {
-        whitened: grid_of(data, whitened)
-        for whitened in sorted({bool(c["whitened"]) for c in data["cells"]})
-    }
+    families = sorted({bool(cell["whitened"]) for cell in data["cells"]})
+    grids = {whitened: grid_of(data, whitened) for whitened in families}
+    width = 4 + 0.6 * max(len(grid.layers) for grid in grids.values())
     height = sum(0.35 * len(grid.poolings) + 0.8 for grid in grids.values())
-    figure = Figure(
-        (4 + 0.6 * max(len(grid.layers) for grid in grids.values()), height), layout="constrained"
-    )
-    FigureCanvasAgg(figure)  # a figure for a file needs no window
+    figure = Figure((width, height), layout="constrained")
+    FigureCanvasAgg(figure)  # draws without a window
     scores = [cell["test"] for cell in data["cells"]]
-    for axes, (whitened, grid) in zip(
-        figure.subplots(len(grids), squeeze=False)[:, 0], grids.items(), strict=True
-    ):
+    rows = figure.subplots(len(grids), squeeze=False)[:, 0]
+    for axes, (whitened, grid) in zip(rows, grids.items(), strict=True):
         _draw(axes, grid, min(scores), max(scores))
         axes.set_title(f"{data['name']}: test score{', whitened' * whitened}")
     return figure
@@ -160,14 +130,12 @@ def heat_map(data: Row) -> "Figure":
 def _draw(axes: "Axes", grid: Grid, low: float, high: float) -> None:
     values = [[math.nan if score is None else score for score in row] for row in grid.scores]
     axes.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto")
-    axes.set_xticks(
-        range(len(grid.layers)), [OWN if layer is None else str(layer) for layer in grid.layers]
-    )
+    layers = [NO_LAYER if layer is None else str(layer) for layer in grid.layers]
+    axes.set_xticks(range(len(layers)), layers)
     axes.set_yticks(range(len(grid.poolings)), grid.poolings)
-    for place, scores in enumerate(values):
+    for row, scores in enumerate(values):
         for column, score in enumerate(scores):
             if not math.isnan(score):
-                colour = "black" if score > (low + high) / 2 else "white"
-                axes.text(
-                    column, place, number(score), ha="center", va="center", color=colour, fontsize=8
-                )
+                color = "black" if score > (low + high) / 2 else "white"
+                text = axes.text(column, row, number(score), color=color, fontsize=8)
+                text.set(ha="center", va="center")

@@ -1,18 +1,22 @@
-"""What a study's test scores allow to say: bootstrap intervals, paired comparisons, and one sentence.
+"""What a study's test scores show: bootstrap intervals, paired comparisons, and a verdict.
 
-A cell is a pooling of a layer; its outcomes are one number for each of n test examples. The intervals are percentiles
-over B resamples of the examples (Efron and Tibshirani, An Introduction to the Bootstrap, 1993), the same resamples for
-all cells, so that differences are paired. A resample is kept as how often it drew each example, (n,): a mean is then a
-product of matrices, and ranks are sums over examples that were sorted once. Scores and differences are in points.
+A cell is a pooling of a layer; its outcomes are one number for each of n test examples. Intervals
+are percentiles over B resamples of the examples (Efron and Tibshirani, An Introduction to the
+Bootstrap, 1993). All cells share the resamples, so that differences are paired. A resample is
+stored as how often it drew each example, (n,): a mean is then a matrix product, and ranks are sums
+over examples that were sorted once. Scores and differences are in points.
 
-Two questions are asked, and each has its own answer to having looked at many cells:
+There are two questions, and each corrects for the number of cells in its own way:
 
-- Which poolings differ from the baseline? One test each, Holm-corrected (Holm, 1979) over all of them. The interval
-  beside it is of this difference alone, and of the largest of many differences it is somewhat too high.
-- Is the best the best? It was picked by its test score, so it must differ from each of the others: p is the largest of
-  these paired tests, which holds after such a pick without a further correction (arXiv 1610.03944, 2503.01065).
+- Which poolings differ from the baseline? One test each, Holm-corrected (Holm, 1979) over all of
+  them. The interval next to p is not corrected, so that of the largest difference is somewhat too
+  high.
+- Is the best pooling really the best? It was picked by its test score, so it must differ from each
+  of the others: p is the largest of these paired tests, which is valid after such a pick without
+  further correction (arXiv 1610.03944, 2503.01065).
 
-Layers and probe strengths must have been chosen on other examples. What another train split would change is not told.
+Layers and the probes' C must have been chosen on other examples. The intervals do not cover what
+another train split would change.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,17 +29,15 @@ from numpy.typing import NDArray
 from litpool import InputError
 
 Array = NDArray[np.float64]
-Score = Callable[
-    [Array, Array], Array
-]  # outcomes (cells, n) and counts of draws (n, B) -> points (cells, B)
+Score = Callable[[Array, Array], Array]  # outcomes (cells, n), counts (n, B) -> points
 
-ENOUGH = 20  # test examples, below which there are no intervals
+MIN_EXAMPLES = 20  # test examples; with fewer there are no intervals
 LEVEL = 0.05
-ENTRIES = 2**21  # of one array of a chunk of resamples, 16 MiB
+CHUNK = 2**21  # entries of an array of resamples, 16 MiB
 
 
 class Estimate(NamedTuple):
-    """A cell's score in points, with its 95% interval where there are enough examples."""
+    """A cell's score in points, with its 95% interval if there are enough examples."""
 
     value: float
     low: float | None = None
@@ -43,7 +45,7 @@ class Estimate(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """By how many points `first` scores over `second`: 95% interval, standard error, two-sided p."""
+    """How many points `first` is ahead of `second`: 95% interval, standard error, two-sided p."""
 
     first: str
     second: str
@@ -55,32 +57,32 @@ class Comparison(NamedTuple):
 
 
 class Analysis(NamedTuple):
-    """All that is said of the cells; without comparisons where there are too few examples or only one cell."""
+    """The results; without comparisons if there are too few examples or only one cell."""
 
-    estimates: list[Estimate]  # one a cell
-    against_baseline: list[Comparison]  # each other cell - baseline; p is Holm-corrected
-    lead: Comparison | None  # best - runner-up by test score; p is against all the others
+    estimates: list[Estimate]  # one per cell
+    against_baseline: list[Comparison]  # every other cell - baseline; p is Holm-corrected
+    lead: Comparison | None  # best - runner-up by test score; p is against all others
     verdict: str
 
 
 def accuracy(outcomes: Array, counts: Array) -> Array:
-    """Mean x 100 of outcomes (cells, n): 1 where the answer was right and 0 where not, or the share that was right."""
+    """Return the mean x 100 of outcomes (cells, n): 1 right, 0 wrong, or a share."""
     return 100 * (outcomes @ counts) / counts.sum(0)
 
 
 def spearman(gold: Array) -> Score:
-    """The score of predictions (cells, n) by their Spearman correlation x 100 with `gold` (n,).
+    """Return a score of predictions (cells, n): Spearman's correlation x 100 with `gold` (n,).
 
-    Ties have the mean of their ranks, in each resample anew. Without any variation the correlation is 0.
+    Each resample ranks anew, and ties share their mean rank. Without variation the score is 0.
     """
 
     def score(outcomes: Array, counts: Array) -> Array:
-        right = _centred_ranks(gold, counts)  # (n, B)
+        right = _centered_ranks(gold, counts)  # (n, B)
         weighted = right * counts
         spread = np.einsum("nb,nb->b", weighted, right)  # (B,)
         return np.stack(
             [
-                _correlation(_centred_ranks(row, counts), weighted, spread, counts)
+                _correlation(_centered_ranks(row, counts), weighted, spread, counts)
                 for row in outcomes
             ]
         )
@@ -88,11 +90,10 @@ def spearman(gold: Array) -> Score:
     return score
 
 
-def _centred_ranks(values: Array, counts: Array) -> Array:
-    """Ranks of the examples in each resample, less the mean rank: `values` (n,), `counts` (n, B) -> (n, B)."""
-    _, group, size = np.unique(
-        values, return_inverse=True, return_counts=True
-    )  # group (n,), size (groups,)
+def _centered_ranks(values: Array, counts: Array) -> Array:
+    """Rank `values` (n,) in each resample, minus the mean rank: `counts` (n, B) -> (n, B)."""
+    # group (n,), size (groups,)
+    _, group, size = np.unique(values, return_inverse=True, return_counts=True)
     starts = np.cumsum(size) - size
     drawn = np.add.reduceat(counts[np.argsort(group, kind="stable")], starts, axis=0)  # (groups, B)
     ranks = np.cumsum(drawn, axis=0) - drawn / 2 - counts.sum(0) / 2
@@ -100,34 +101,35 @@ def _centred_ranks(values: Array, counts: Array) -> Array:
 
 
 def _correlation(left: Array, weighted_right: Array, spread_right: Array, counts: Array) -> Array:
-    """Pearson correlation x 100 of centred `left` (n, B) with another, given times `counts`, and its spread (B,)."""
+    """Return Pearson's correlation x 100 of centered `left` and right, (B,).
+
+    Right comes as its product with `counts` (n, B), and as its spread (B,).
+    """
     spread = np.einsum("nb,nb,nb->b", left, left, counts) * spread_right
     covariance = np.einsum("nb,nb->b", left, weighted_right)
     return 100 * np.divide(covariance, np.sqrt(spread), out=np.zeros_like(spread), where=spread > 0)
 
 
 def observe(outcomes: Array, score: Score) -> Array:
-    """The scores (cells,) of outcomes (cells, n)."""
+    """Return the scores (cells,) of outcomes (cells, n)."""
     return score(outcomes, np.ones((outcomes.shape[1], 1)))[:, 0]
 
 
 def bootstrap(outcomes: Array, score: Score, resamples: int = 10_000, seed: int = 0) -> Array:
-    """Scores (cells, B) of outcomes (cells, n) in B resamples, which depend on n, B and the seed only."""
+    """Return the scores (cells, B) in B resamples, which depend only on n, B and the seed."""
     return np.concatenate(
         [score(outcomes, counts) for counts in _draws(outcomes.shape[1], resamples, seed)], axis=1
     )
 
 
 def _draws(examples: int, resamples: int, seed: int) -> Iterator[Array]:
-    """How often each example is drawn, (n, some of B), until all B resamples are through."""
+    """Yield how often each example is drawn, (n, chunk), until there are B resamples."""
     generator = np.random.default_rng(seed)
-    chunk = max(1, ENTRIES // examples)
+    chunk = max(1, CHUNK // examples)
     for start in range(0, resamples, chunk):
         size = min(chunk, resamples - start)
-        drawn = (
-            generator.integers(examples, size=(size, examples))
-            + examples * np.arange(size)[:, None]
-        )
+        drawn = generator.integers(examples, size=(size, examples))
+        drawn += examples * np.arange(size)[:, None]  # a range of numbers per resample
         counts = np.bincount(drawn.ravel(), minlength=size * examples).reshape(size, examples)
         yield np.ascontiguousarray(counts.T, dtype=np.float64)
 
@@ -135,8 +137,10 @@ def _draws(examples: int, resamples: int, seed: int) -> Iterator[Array]:
 def estimates(
     outcomes: Array, score: Score, resamples: int = 10_000, seed: int = 0
 ) -> list[Estimate]:
-    """The score of each cell of outcomes (cells, n), with its interval if there are 20 examples or more."""
-    resampled = bootstrap(outcomes, score, resamples, seed) if outcomes.shape[1] >= ENOUGH else None
+    """Return the score of each cell, with an interval if there are 20 examples or more."""
+    resampled = (
+        bootstrap(outcomes, score, resamples, seed) if outcomes.shape[1] >= MIN_EXAMPLES else None
+    )
     return _estimates(observe(outcomes, score), resampled)
 
 
@@ -148,7 +152,7 @@ def _estimates(observed: Array, resampled: Array | None) -> list[Estimate]:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """The p values corrected for their number, in the order given (Holm, 1979)."""
+    """Correct p values for their number, in the same order (Holm, 1979)."""
     order = np.argsort(p, kind="stable")
     corrected = np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1)).clip(max=1)
     return corrected[np.argsort(order, kind="stable")].tolist()
@@ -157,9 +161,10 @@ def holm(p: Sequence[float]) -> list[float]:
 def examples_needed(
     error: float, examples: int, points: float, level: float = LEVEL, power: float = 0.8
 ) -> float:
-    """Test examples with which a difference of that many points is shown at `level` with `power`.
+    """Return how many test examples show a difference of `points` at `level` with `power`.
 
-    `error` is the standard error of the difference, in points, with `examples`; it shrinks as 1/sqrt(n).
+    `error` is the standard error of the difference with `examples`, in points; it shrinks as
+    1/sqrt(n).
     """
     reach = NormalDist().inv_cdf(1 - level / 2) + NormalDist().inv_cdf(power)
     return examples * (reach * error / points) ** 2
@@ -174,30 +179,31 @@ def analyse(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Analysis:
-    """Scores, comparisons and verdict for one cell of each pooling, its layer chosen on validation.
+    """Score and compare one cell of each pooling, its layer chosen on validation.
 
     Args:
-        names: Of the cells, such as `MeanPooling of layer 6`.
-        outcomes: (cells, n), what `score` takes.
+        names: The names of the cells, such as `MeanPooling of layer 6`.
+        outcomes: (cells, n), the input of `score`.
         score: `accuracy`, or `spearman(gold)`.
         baseline: The position of [CLS] among the cells.
-        unit: What the verdict calls the examples.
+        unit: The word for examples in the verdict.
         resamples: B; p is 1/(B+1) or more before Holm's correction.
-        seed: Of the resamples.
+        seed: The seed of the resamples.
 
     Raises:
         InputError: An outcome is not finite.
     """
-    if strange := [
-        name for name, row in zip(names, outcomes, strict=True) if not np.isfinite(row).all()
-    ]:
-        raise InputError(
-            f"{strange[0]}: some of its test outcomes are not finite; leave it out or mend its vectors"
-        )
+    for name, row in zip(names, outcomes, strict=True):
+        if not np.isfinite(row).all():
+            raise InputError(
+                f"{name}: some of its test outcomes are not finite; leave it out or fix its vectors"
+            )
     outcomes = outcomes.astype(np.float64)
     observed = observe(outcomes, score)
-    resampled = bootstrap(outcomes, score, resamples, seed) if outcomes.shape[1] >= ENOUGH else None
-    found = Analysis(_estimates(observed, resampled), [], None, "")
+    resampled = (
+        bootstrap(outcomes, score, resamples, seed) if outcomes.shape[1] >= MIN_EXAMPLES else None
+    )
+    analysis = Analysis(_estimates(observed, resampled), [], None, "")
     if resampled is not None and len(names) > 1:
         against = [
             _compare(names, observed, resampled, cell, baseline)
@@ -207,8 +213,9 @@ def analyse(
         against = [
             comparison._replace(p=p) for comparison, p in zip(against, corrected, strict=True)
         ]
-        found = found._replace(against_baseline=against, lead=_lead(names, observed, resampled))
-    return found._replace(verdict=_verdict(found, names, baseline, outcomes.shape[1], unit))
+        lead = _lead(names, observed, resampled)
+        analysis = analysis._replace(against_baseline=against, lead=lead)
+    return analysis._replace(verdict=_verdict(analysis, names, baseline, outcomes.shape[1], unit))
 
 
 def _others(cells: int, cell: int) -> list[int]:
@@ -218,14 +225,14 @@ def _others(cells: int, cell: int) -> list[int]:
 def _compare(
     names: Sequence[str], observed: Array, resampled: Array, first: int, second: int
 ) -> Comparison:
-    """A paired test: how often resampled differences stray as far from the observed one as that is from 0."""
+    """Test how often resampled differences stray as far from the observed one as that is from 0."""
     difference = float(observed[first] - observed[second])
     differences = resampled[first] - resampled[second]  # (B,)
     low, high = np.percentile(differences, [100 * LEVEL / 2, 100 * (1 - LEVEL / 2)])
-    as_far = np.count_nonzero(
-        np.abs(differences - difference) >= abs(difference) - 1e-9
-    )  # but for rounding
-    error, p = float(differences.std()), float((1 + as_far) / (1 + len(differences)))
+    deviations = np.abs(differences - difference)
+    as_far = np.count_nonzero(deviations >= abs(difference) - 1e-9)  # 1e-9: rounding
+    error = float(differences.std())
+    p = float((1 + as_far) / (1 + len(differences)))
     return Comparison(names[first], names[second], difference, float(low), float(high), error, p)
 
 
@@ -235,37 +242,46 @@ def _lead(names: Sequence[str], observed: Array, resampled: Array) -> Comparison
     return _compare(names, observed, resampled, best, runner_up)._replace(p=max(p))
 
 
-def _verdict(found: Analysis, names: Sequence[str], baseline: int, examples: int, unit: str) -> str:
-    """The one sentence."""
+def _verdict(
+    analysis: Analysis, names: Sequence[str], baseline: int, examples: int, unit: str
+) -> str:
+    """Say the result in one sentence."""
     if len(names) == 1:
         return f"{names[0]} is the only pooling: there is nothing to compare it with"
-    if found.lead is None:
-        return _too_few(found, names, baseline, examples, unit)
-    better = [one for one in found.against_baseline if one.p < LEVEL and one.difference > 0]
-    worse = [one for one in found.against_baseline if one.p < LEVEL and one.difference < 0]
+    lead = analysis.lead
+    if lead is None:
+        return _too_few(analysis, names, baseline, examples, unit)
+    significant = [pair for pair in analysis.against_baseline if pair.p < LEVEL]
+    better = [comparison for comparison in significant if comparison.difference > 0]
+    worse = [comparison for comparison in significant if comparison.difference < 0]
     if better:
         best = max(better, key=lambda comparison: comparison.difference)
-        size = f"{best.difference:.1f} points (95% CI {best.low:.1f} to {best.high:.1f}"
+        interval = f"95% CI {best.low:.1f} to {best.high:.1f}"
         return (
-            f"Here {best.first} beats {best.second} by {size}, {_p(best.p)}, {examples:,} {unit})"
+            f"Here {best.first} beats {best.second} by {best.difference:.1f} points "
+            f"({interval}, {_p(best.p)}, {examples:,} {unit})"
         )
-    if found.lead.first == names[baseline] and found.lead.p < LEVEL:
-        size = f"{found.lead.difference:.1f} points or more (95% CI {found.lead.low:.1f} to {found.lead.high:.1f}"
-        rival = f"against {found.lead.second}, {_p(found.lead.p)}, {examples:,} {unit})"
-        return f"Here {names[baseline]} is ahead of all others by {size} {rival}"
-    claim = (
-        f"better than [CLS] with {examples:,} {unit}, and {len(worse)} of {len(names) - 1} worse"
-    )
-    claim = claim if worse else f"distinguishable from [CLS] with {examples:,} {unit}"
-    return f"no pooling is {claim}{_outlook(found, examples)}"
+    if lead.first == names[baseline] and lead.p < LEVEL:
+        interval = f"95% CI {lead.low:.1f} to {lead.high:.1f} against {lead.second}"
+        return (
+            f"Here {names[baseline]} is ahead of all others by {lead.difference:.1f} points or "
+            f"more ({interval}, {_p(lead.p)}, {examples:,} {unit})"
+        )
+    claim = f"distinguishable from [CLS] with {examples:,} {unit}"
+    if worse:
+        others = len(names) - 1
+        claim = f"better than [CLS] with {examples:,} {unit}, and {len(worse)} of {others} worse"
+    return f"no pooling is {claim}{_outlook(analysis, examples)}"
 
 
-def _too_few(found: Analysis, names: Sequence[str], baseline: int, examples: int, unit: str) -> str:
-    """Scores without intervals."""
-    scores = [estimate.value for estimate in found.estimates]
+def _too_few(
+    analysis: Analysis, names: Sequence[str], baseline: int, examples: int, unit: str
+) -> str:
+    """Name the best score, without intervals."""
+    scores = [estimate.value for estimate in analysis.estimates]
     best = int(np.argmax(scores))
     rival = "" if best == baseline else f", {names[baseline]} {scores[baseline]:.1f}"
-    few = f"{examples:,} test {unit} are too few for intervals, {ENOUGH} are needed"
+    few = f"{examples:,} test {unit} are too few for intervals, {MIN_EXAMPLES} are needed"
     return f"{few}; {names[best]} scores highest, {scores[best]:.1f}{rival}"
 
 
@@ -273,13 +289,14 @@ def _p(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def _outlook(found: Analysis, examples: int) -> str:
-    """How many examples would show a difference between the best other pooling and the baseline."""
-    rival = max(found.against_baseline, key=lambda comparison: comparison.difference)
-    level = LEVEL / len(found.against_baseline)  # what Holm's correction asks of the first one
-    for points in (2, 1, 0.5, 0.2, 0.1):  # the first that is not shown by the examples there are
+def _outlook(analysis: Analysis, examples: int) -> str:
+    """Say how many examples would show that the best other pooling differs from the baseline."""
+    rival = max(analysis.against_baseline, key=lambda comparison: comparison.difference)
+    level = LEVEL / len(analysis.against_baseline)  # Holm's correction of the smallest p
+    for points in (2, 1, 0.5, 0.2, 0.1):  # the first that these examples cannot show
         needed = examples_needed(rival.error, examples, points, level)
         if needed > examples:
             rounded = int(float(f"{needed:.1e}"))  # two digits
-            return f"; about {rounded:,} would show a difference of {points:g} point{'s' if points != 1 else ''}"
+            word = "point" if points == 1 else "points"
+            return f"; about {rounded:,} would show a difference of {points:g} {word}"
     return ""

@@ -1,10 +1,12 @@
-"""One pass over the texts of a split: the vectors of all cells, in memory-mapped files that the next run finds again.
+"""One pass over the texts of a split: the vectors of all cells, cached in memory-mapped files.
 
-The files are float32: half the size would move scores in the third digit after the point. What is in them depends on
-nothing but the token ids, the encoder and the cells, and these make the folder's name. It is written beside its place
-and moved there when it is whole; after an interruption the split is begun anew, and splits that are whole are kept.
-Rows stand as they are encoded, longest first (`order`): written in the rows' own order, each page of a file would go
-to disk several times, which takes longer than the poolings.
+The files are float32: half precision would change scores in the third decimal. The vectors depend
+only on the token ids, the encoder and the cells, and a hash of these is the folder's name. A pass
+writes to a temporary folder and renames it when it is complete, so an interrupted split starts
+again and complete ones are kept.
+
+The files keep the order of encoding, longest text first (`order`). In the order of the rows, each
+page of a file would go to disk several times, which takes longer than the poolings.
 """
 
 import hashlib
@@ -34,91 +36,84 @@ from litpool.data.module import TextDataModule
 from litpool.model.encoder import Encoder
 from litpool.tools.study.grid import Cell, pool, settings
 
-if TYPE_CHECKING:  # slow to import, and not needed until there are rows
+if TYPE_CHECKING:
     from datasets import Dataset
 
-Files = dict[
-    int, NDArray[np.float32]
-]  # by width d: the cells of this width, in their order: (cells, K, n, d)
+Files = dict[int, NDArray[np.float32]]  # by size d, those cells in order: (cells, K, n, d)
 
-ABANDONED = (
-    3600  # seconds without a write, after which an unfinished folder is taken for a killed run's
-)
+ABANDONED = 3600  # seconds without a write after which a temporary folder is a killed run's
 
 
 def check_cache() -> None:
     """Refuse a cache that cannot be written.
 
     Raises:
-        InputError: The folder cannot be made, or is not ours to write to.
+        InputError: The folder cannot be created or is not writable.
     """
     try:
         (CACHE / "vectors").mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=CACHE / "vectors"):
             pass
     except OSError as error:
-        reason = error.strerror or error
         raise InputError(
-            f"{CACHE}: cannot be written ({reason}); set LITPOOL_CACHE to another folder"
+            f"{CACHE}: cannot be written ({error.strerror}); set LITPOOL_CACHE to another folder"
         ) from error
 
 
 def encode(
     encoder: Encoder, cells: Sequence[Cell], data: TextDataModule, split: str, salt: str
 ) -> Files:
-    """The vectors of a split's texts, from the cache if they are there.
+    """Return the vectors of a split's texts, from the cache if they are there.
 
     Args:
-        encoder: In eval mode, on the device where it shall work.
-        cells: What to make of each text.
-        data: Gives the token ids.
-        split: Which.
-        salt: What `fingerprint` says of the encoder.
+        encoder: In eval mode, on the device to compute on.
+        cells: The poolings and layers to compute.
+        data: The token ids.
+        split: The split to encode.
+        salt: The encoder's `fingerprint`.
 
     Raises:
-        InputError: The cache's folder cannot be written, or its disk is too small.
+        InputError: The cache is not writable, or its disk has too little space.
     """
     key = _key(data.encoded[split], cells, salt)
-    final = CACHE / "vectors" / key
-    if not final.exists():
-        part = final.with_name(f"{key}.{os.getpid()}.part")
-        _clean(final)
+    folder = CACHE / "vectors" / key
+    if not folder.exists():
+        part = folder.with_name(f"{key}.{os.getpid()}.part")
+        _remove_abandoned(folder.parent)
         try:
             _write(encoder, cells, data, split, _create(part, cells, data.encoded[split]))
-            part.rename(final)
+            part.rename(folder)
         except OSError as error:
-            if not final.exists():  # else another run was faster
+            if not folder.exists():  # otherwise another run was faster
                 raise InputError(
                     f"{part}: cannot be written ({error}); set LITPOOL_CACHE to another folder"
                 ) from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
-    return {width: np.load(final / f"{width}.npy", mmap_mode="r") for width in widths(cells)}
+    return {size: np.load(folder / f"{size}.npy", mmap_mode="r") for size in by_size(cells)}
 
 
 def order(encoded: "Dataset") -> NDArray[np.int64]:
-    """The rows of a split as they stand in the files."""
+    """Return the rows of a split in the order of the files."""
     return np.concatenate(EvaluationOrder(encoded["length"], len(encoded)).batches)
 
 
-def widths(cells: Sequence[Cell]) -> dict[int, list[Cell]]:
-    """The cells by the width of their vectors."""
-    found: dict[int, list[Cell]] = {}
+def by_size(cells: Sequence[Cell]) -> dict[int, list[Cell]]:
+    """Group the cells by the size of their vectors."""
+    groups: dict[int, list[Cell]] = {}
     for cell in cells:
-        found.setdefault(cell.module.out_features, []).append(cell)
-    return found
+        groups.setdefault(cell.module.out_features, []).append(cell)
+    return groups
 
 
 def fingerprint(encoder: Encoder) -> str:
-    """A hash of all that turns token ids into vectors: weights, config, device, versions."""
-    device = next(encoder.parameters()).device.type
-    config = {
-        key: value for key, value in encoder.config.to_dict().items() if key != "_name_or_path"
-    }
+    """Hash all that turns token ids into vectors: weights, config, device, versions."""
+    config = encoder.config.to_dict()
+    config.pop("_name_or_path", None)
     facts = [
         "longest first",
         config,
-        device,
+        next(encoder.parameters()).device.type,
         __version__,
         version("torch"),
         version("transformers"),
@@ -131,11 +126,9 @@ def fingerprint(encoder: Encoder) -> str:
 
 
 def _key(encoded: "Dataset", cells: Sequence[Cell], salt: str) -> str:
-    digest = hashlib.sha256(
-        json.dumps(
-            [salt, [(settings(cell.module), cell.layer, cell.static) for cell in cells]]
-        ).encode()
-    )
+    """Hash what the vectors of a split depend on."""
+    facts = [salt, [(settings(cell.module), cell.layer, cell.static) for cell in cells]]
+    digest = hashlib.sha256(json.dumps(facts).encode())
     columns = [name for name in TOKENS if name in encoded.column_names]
     for table in encoded.select_columns(columns).with_format("arrow").iter(10_000):
         for name in columns:
@@ -148,36 +141,34 @@ def _key(encoded: "Dataset", cells: Sequence[Cell], salt: str) -> str:
     return digest.hexdigest()[:32]
 
 
-def _clean(final: Path) -> None:
-    """Remove from the cache's folder what killed runs left of these vectors."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    for part in final.parent.glob("*.part"):
-        last = max((path.stat().st_mtime for path in [part, *part.glob("*")]), default=0.0)
-        if time.time() - last > ABANDONED:
+def _remove_abandoned(cache: Path) -> None:
+    """Remove the temporary folders of killed runs."""
+    cache.mkdir(parents=True, exist_ok=True)
+    for part in cache.glob("*.part"):
+        last_write = max((path.stat().st_mtime for path in [part, *part.glob("*")]), default=0.0)
+        if time.time() - last_write > ABANDONED:
             shutil.rmtree(part, ignore_errors=True)
 
 
 def _create(part: Path, cells: Sequence[Cell], encoded: "Dataset") -> Files:
-    """Empty files for the vectors, if the disk has room for them."""
+    """Create empty files for the vectors, if the disk has space for them."""
     first = encoded[0]["input_ids"]
     texts = len(first) if isinstance(first[0], list) else 1  # K
     shapes = {
-        width: (len(group), texts, len(encoded), width) for width, group in widths(cells).items()
+        size: (len(group), texts, len(encoded), size) for size, group in by_size(cells).items()
     }
-    size, free = (
-        sum(4 * int(np.prod(shape)) for shape in shapes.values()),
-        shutil.disk_usage(part.parent).free,
-    )
-    if size > free:
+    needed = sum(4 * int(np.prod(shape)) for shape in shapes.values())  # bytes
+    free = shutil.disk_usage(part.parent).free
+    if needed > free:
         raise InputError(
-            f"the vectors take {size / 1e9:.1f} GB, and {part.parent} has {free / 1e9:.1f} GB left; "
-            "set LITPOOL_CACHE to a folder with more room, or use fewer texts (data.max_rows)"
+            f"the vectors need {needed / 1e9:.1f} GB, but {part.parent} has {free / 1e9:.1f} GB "
+            "free; set LITPOOL_CACHE to a folder with more space, or use fewer texts "
+            "(data.max_rows)"
         )
     part.mkdir()
-    create = np.lib.format.open_memmap
     return {
-        width: create(part / f"{width}.npy", "w+", np.float32, shape)
-        for width, shape in shapes.items()
+        size: np.lib.format.open_memmap(part / f"{size}.npy", "w+", np.float32, shape)
+        for size, shape in shapes.items()
     }
 
 
@@ -185,35 +176,35 @@ def _create(part: Path, cells: Sequence[Cell], encoded: "Dataset") -> Files:
 def _write(
     encoder: Encoder, cells: Sequence[Cell], data: TextDataModule, split: str, files: Files
 ) -> None:
-    """The pass: longest texts first, so that memory that is too small shows at once; any batch's vectors at a time."""
-    device, done = next(encoder.parameters()).device, 0
-    for batch in bar(batches(data, split), f"encoding {split}"):
-        rows = slice(done, done := done + len(batch["input_ids"]))
+    """Encode a split batch by batch, longest texts first, so that it runs out of memory at once."""
+    device = next(encoder.parameters()).device
+    start = 0
+    for batch in progress_bar(_batches(data, split), f"encoding {split}"):
         vectors = pool(cells, encoder, {key: value.to(device) for key, value in batch.items()})
-        for width, file in files.items():
-            block = torch.stack(
-                [part for part in vectors if part.shape[-1] == width]
-            )  # (cells, B, K, d)
-            file[:, :, rows] = block.transpose(1, 2).cpu().numpy()
+        end = start + len(batch["input_ids"])
+        for size, file in files.items():
+            group = [part for part in vectors if part.shape[-1] == size]  # each (B, K, d)
+            file[:, :, start:end] = torch.stack(group).transpose(1, 2).cpu().numpy()
         release(files.values())
+        start = end
 
 
-def batches(data: TextDataModule, split: str) -> DataLoader[dict[str, Any]]:
-    """A split's batches as the data module makes them for evaluation: every text once, longest first."""
-    encoded: Any = data.encoded[split]  # whose rows, asked for by a list, are columns
+def _batches(data: TextDataModule, split: str) -> DataLoader[dict[str, Any]]:
+    """Load a split as the data module does for evaluation: each text once, longest first."""
+    encoded: Any = data.encoded[split]
     collate: Any = Collator(data.tokenizer)
     sampler = EvaluationOrder(encoded["length"], data.batch_size)
     return DataLoader(encoded, sampler=sampler, batch_size=None, collate_fn=collate)
 
 
-def bar(steps: Any, what: str) -> Any:
-    """A progress bar over `steps`, or of so many steps; none where nobody looks."""
-    shown = {"desc": what, "leave": False, "disable": not sys.stderr.isatty()}
-    return tqdm(total=steps, **shown) if isinstance(steps, int) else tqdm(steps, **shown)
+def progress_bar(steps: Any, title: str) -> Any:
+    """Return a progress bar over an iterable, or of a number of steps; it shows on a terminal."""
+    arguments = {"desc": title, "leave": False, "disable": not sys.stderr.isatty()}
+    return tqdm(total=steps, **arguments) if isinstance(steps, int) else tqdm(steps, **arguments)
 
 
 def release(files: Iterable[NDArray[np.float32]]) -> None:
-    """Give back the memory that mapped files take; their content stays where it is, on disk or on its way there."""
+    """Free the memory that mapped files take; their content stays on disk."""
     for file in files:
         mapped = getattr(file, "_mmap", None)
         if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
