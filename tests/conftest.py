@@ -18,6 +18,7 @@ _cache = tempfile.TemporaryDirectory(prefix="litpool-tests-", ignore_cleanup_err
 os.environ["LITPOOL_CACHE"] = _cache.name
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test waits for the network
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks are tiny: threads only wait
 
 import torch
 from datasets import Dataset

@@ -1,4 +1,4 @@
-"""The command line, run in this process on a tiny encoder: what it writes, what it prints, what it refuses."""
+"""The command line, run in this process with a tiny encoder: what it writes, prints and refuses."""
 
 import json
 import random
@@ -305,7 +305,7 @@ def test_help_comes_from_the_docstrings(cli):
     assert status == 0
     assert "--data.batch_size" in text
     assert "Rows in a batch, on each device." in text
-    assert "Highest learning rate, of the top layer." in text
+    assert "The highest learning rate, that of the top layer." in text
     assert "Train on the train split, keep the best checkpoint, score it on the test split." in text
 
 

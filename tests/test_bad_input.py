@@ -1,4 +1,4 @@
-"""Bad input: one line on stderr that helps, exit status 2, before weights are loaded, and nothing written."""
+"""Bad input: one helpful line on stderr and exit status 2, before weights load; nothing written."""
 
 import json
 import re

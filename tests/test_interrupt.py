@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end whatever runs with 130 and 143, within seconds, with a checkpoint if there is something."""
+"""SIGINT and SIGTERM end any command with 130 and 143, within seconds, and save a checkpoint."""
 
 import os
 import random
@@ -36,7 +36,8 @@ def start(code, *arguments, cwd=None, environment=None):
 
 def line_by_line(body):
     """A program that prints `ready` and goes on with `body` within `exit_status`."""
-    head = "import sys, time; from litpool import interrupt\ninterrupt.DEADLINE = 0.5\nwith interrupt.exit_status():\n"
+    head = "import sys, time; from litpool import interrupt\n"
+    head += "interrupt.DEADLINE = 0.5\nwith interrupt.exit_status():\n"
     return head + "".join(
         f"    {line}\n" for line in ["print('ready', flush=True)", *body.splitlines()]
     )
@@ -47,7 +48,7 @@ def line_by_line(body):
     "body",
     [
         "time.sleep(60)",
-        "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    sys.exit(0)",  # a library that knows better
+        "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    sys.exit(0)",  # a library
         "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    pass",
         "try:\n    time.sleep(60)\nfinally:\n    raise ValueError('on the way out')",
         "with interrupt.deferred():\n    while True: time.sleep(0.01)",  # never checks
@@ -76,7 +77,8 @@ def test_an_ignored_signal_stays_ignored():
 
 
 def test_a_forked_process_does_not_end_its_parent():
-    body = "import os, signal\npid = os.fork()\nif not pid:\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+    body = "import os, signal\npid = os.fork()\n"
+    body += "if not pid:\n    os.kill(os.getpid(), signal.SIGTERM)\n"
     body += "os.waitpid(pid, 0)\ntime.sleep(1)"
     process = start(line_by_line(body))
     process.communicate(timeout=20)
@@ -93,37 +95,6 @@ def test_a_signal_while_the_libraries_are_imported(signum, tmp_path):
     _, err = process.communicate(timeout=10)
     assert process.returncode == STATUS[signum]
     assert err.strip() == "interrupted"
-
-
-@pytest.fixture
-def job(csv_file, tokenizer_folder):
-    shape = "{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 64, vocab_size: 60}"
-    return [
-        *(
-            "--model.encoder.name",
-            "bert",
-            "--model.encoder.pretrained",
-            "false",
-            "--model.encoder.overrides",
-            shape,
-        ),
-        *(
-            "--data.source",
-            csv_file,
-            "--data.tokenizer",
-            tokenizer_folder,
-            "--data.batch_size",
-            "8",
-        ),
-        *(
-            "--data.max_length",
-            "24",
-            "--trainer.accelerator",
-            "cpu",
-            "--trainer.enable_progress_bar",
-            "false",
-        ),
-    ]
 
 
 HOOKS = {  # where the signal comes, and whether something is trained by then
@@ -221,7 +192,8 @@ def server():
 def test_a_kill_during_a_save_leaves_a_checkpoint_that_can_be_read(server, job, command, tmp_path):
     """20 kills, the temporary folder on the same file system and on another one."""
     other = Path("/dev/shm")
-    big = "{hidden_size: 256, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 2048, vocab_size: 9000}"
+    big = "{hidden_size: 256, num_hidden_layers: 2, num_attention_heads: 4"
+    big += ", intermediate_size: 2048, vocab_size: 9000}"
     often = [
         "--model.encoder.overrides",
         big,

@@ -1,4 +1,4 @@
-"""A checkpoint or a config runs nobody's code: names are checked before anything is imported or called."""
+"""No code from a checkpoint or a config runs: names are checked before anything is imported."""
 
 import copy
 import json
@@ -11,18 +11,19 @@ import torch
 FIXTURE = Path(__file__).parent / "fixtures/v0.1.0"
 DEBUG = str(Path(__file__).parent.parent / "configs/debug.yaml")
 
-NAMES = [  # functions and classes of the standard library, of torch, of installed packages, and ours
-    "os.system", "os.abort", "os.mkdir", "posix.system", "subprocess.getoutput", "subprocess.call",
-    "subprocess.Popen", "runpy.run_path", "runpy.run_module", "builtins.exec", "builtins.eval",
-    "builtins.print", "pathlib.Path.unlink", "shutil.rmtree", "pickle.loads", "importlib.import_module",
-    "antigravity.fly", "this.s", "idlelib.idle.idle", "turtle.Turtle", "lib2to3.main.main", "cgitb.enable",
-    "webbrowser.open", "socket.create_connection", "functools.partial", "collections.OrderedDict",
-    "logging.FileHandler", "torch.load", "torch.hub.load", "torch.save", "torch.utils.cpp_extension.load",
-    "torch.nn.Linear", "torch.nn.Identity", "numpy.load", "pandas.read_pickle", "transformers.pipeline",
-    "huggingface_hub.snapshot_download", "datasets.load_dataset", "pip.main", "setuptools.setup",
-    "sklearn.datasets.fetch_openml", "planted.Pooling", "lightning.pytorch.Trainer",
-    "jsonargparse.set_parsing_settings", "litpool.app.main", "litpool.demo.encoder.locate",
-]  # fmt: skip
+# functions and classes of the standard library, of torch, of installed packages, and our own
+NAMES = """
+    os.system os.abort os.mkdir posix.system subprocess.getoutput subprocess.call
+    subprocess.Popen runpy.run_path runpy.run_module builtins.exec builtins.eval builtins.print
+    pathlib.Path.unlink shutil.rmtree pickle.loads importlib.import_module antigravity.fly
+    this.s idlelib.idle.idle turtle.Turtle lib2to3.main.main cgitb.enable webbrowser.open
+    socket.create_connection functools.partial collections.OrderedDict logging.FileHandler
+    torch.load torch.hub.load torch.save torch.utils.cpp_extension.load torch.nn.Linear
+    torch.nn.Identity numpy.load pandas.read_pickle transformers.pipeline
+    huggingface_hub.snapshot_download datasets.load_dataset pip.main setuptools.setup
+    sklearn.datasets.fetch_openml planted.Pooling lightning.pytorch.Trainer
+    jsonargparse.set_parsing_settings litpool.app.main litpool.demo.encoder.locate
+""".split()
 
 PLACES = {  # where a config names code, and what stands there
     "model.pooling": lambda name: {"class_path": name, "init_args": {"command": "touch ran"}},
@@ -46,8 +47,9 @@ TRAINER = {
 
 @pytest.fixture
 def planted(tmp_path, monkeypatch):
-    """Modules that leave a mark when they are imported: an installed one, and one of the user's own."""
-    mark = "from pathlib import Path\nfrom litpool.model.pooling import MeanPooling\nPath({!r}).touch()\n"
+    """Modules that leave a mark when imported: an installed one, and one of the user's own."""
+    mark = "from pathlib import Path\nfrom litpool.model.pooling import MeanPooling\n"
+    mark += "Path({!r}).touch()\n"
     mark += "class Pooling(MeanPooling): pass\ndef run(*_, **__) -> Pooling: Path('ran').touch()\n"
     for folder, name in (("site-packages", "planted"), ("own", "mine")):
         (tmp_path / folder).mkdir()
@@ -120,7 +122,8 @@ def test_a_config_names_only_plugins_and_the_users_own_modules(cli, planted, num
 
 @pytest.mark.parametrize("function", ["os.abort", "mine.run", "litpool.demo.encoder.locate"])
 def test_a_config_does_not_hand_functions_to_a_callback(cli, planted, function):
-    callback = f"[{{class_path: lightning.pytorch.callbacks.LambdaCallback, init_args: {{on_fit_start: {function}}}}}]"
+    name = "lightning.pytorch.callbacks.LambdaCallback"
+    callback = f"[{{class_path: {name}, init_args: {{on_fit_start: {function}}}}}]"
     status, _, err = cli("fit", "--config", DEBUG, "--trainer.callbacks", callback)
     assert status == 2
     assert err.count("\n") == 1

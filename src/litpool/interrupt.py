@@ -1,8 +1,8 @@
 """SIGINT and SIGTERM end any command within seconds, with exit status 130 or 143.
 
-Normally a signal raises `Interrupted` at once. Training defers it (`deferred`) to the end of a step,
-where weights and progress agree, and saves a checkpoint first. If neither ends the process in time,
-a thread does. cli.py imports this module before anything else, so it must import fast.
+Normally a signal raises `Interrupted` at once. Training defers it (`deferred`) to the end of a
+step, where weights and progress agree, and saves a checkpoint first. If neither ends the process in
+time, a thread does. cli.py imports this module before anything else, so it must import fast.
 """
 
 import contextlib

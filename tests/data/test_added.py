@@ -1,4 +1,4 @@
-"""Added tokens: which are taken up, their pieces, the special ones' mask, and whether the texts have them."""
+"""Added tokens: which are new, their pieces, the special-token mask, and texts without them."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Orders cover the rows exactly, the same for the same seed, shared by devices; padding is what it must be."""
+"""Orders cover every row once, repeat for a seed, and divide between devices; padding is right."""
 
 import itertools
 import random

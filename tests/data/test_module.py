@@ -1,4 +1,4 @@
-"""Rows become batches once: what is tokenized, what the cache gives back, and the way from a batch to its row."""
+"""Rows become batches: what is tokenized, what comes from the cache, which row a batch is from."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""Rows from files, folders and data sets: what comes out, and what is said about those that cannot be used."""
+"""Rows from files, folders and data sets: what is read, and the errors for what cannot be."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""SQuAD's own JSON, read as rows of the Hub's form, and what is said about a file that is built otherwise."""
+"""SQuAD's JSON becomes rows in the Hub's format; the errors for files in another format."""
 
 import copy
 import json

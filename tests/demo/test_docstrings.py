@@ -1,4 +1,4 @@
-"""The embedded corpus, built once from what is installed and otherwise from small packages written here."""
+"""The embedded corpus: built once from installed packages, and from small ones written here."""
 
 import importlib.metadata
 import json
@@ -45,7 +45,8 @@ def write_package(folder: Path, word: str, files: int = 60) -> Path:
     folder.mkdir(parents=True)
     (folder / "__init__.py").write_text("raise RuntimeError('imported')")
     for n in range(files):
-        text = f'def run_{n}(self, a, *b, c=1, **d):\n    """Run the {word} number {n}.\n\n    More of it."""\n'
+        doc = f'"""Run the {word} number {n}.\n\n    More of it."""'
+        text = f"def run_{n}(self, a, *b, c=1, **d):\n    {doc}\n"
         (folder / f"part{n}.py").write_text(text)
     return folder
 
@@ -133,7 +134,8 @@ def test_tests_vendored_code_and_files_that_do_not_parse_are_left_out(fake: Path
 def test_signatures_tell_what_the_text_describes(fake: Path) -> None:
     (fake / "sub").mkdir()
     for n in range(30):
-        code = f'"""The module of number {n}."""\nclass B{n}(x.A, C):\n  """The class of number {n}."""\nclass D{n}:\n'
+        code = f'"""The module of number {n}."""\nclass B{n}(x.A, C):\n'
+        code += f'  """The class of number {n}."""\nclass D{n}:\n'
         (fake / "sub" / f"m{n}.py").write_text(code + f'  """The plain class, number {n}."""\n')
     with pytest.warns(UserWarning, match="has only"):
         found = {

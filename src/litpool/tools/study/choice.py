@@ -17,7 +17,7 @@ Json = dict[str, Any]
 
 
 class Choice(NamedTuple):
-    """The best row of each pooling on validation (else that of the last layer), and a comparison."""
+    """The best row of each pooling on validation (or that of its last layer), and a comparison."""
 
     rows: list[Row]
     analysis: Analysis
