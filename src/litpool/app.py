@@ -33,6 +33,8 @@ for package in (model, tasks):  # a class must be imported for a config to name 
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         importlib.import_module(module.name)
 
+TRAINING = ("fit", "fit_hf", "fit_plain")  # the commands that can resume
+
 TRAINER_DEFAULTS = {
     "use_distributed_sampler": False,  # the data module shares the batches between devices
     "num_sanity_val_steps": 0,
@@ -151,9 +153,9 @@ class CLI(LightningCLI):
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         parser.add_argument("--ckpt_path", nargs="?")
         path = parser.parse_known_args(self.argv)[0].ckpt_path
-        if path and self.argv[0] == "fit":
+        if path and self.argv[0] in TRAINING:
             checkpoint.remove_unfinished(Path(path).parent)
-            path, self.saved, reason = checkpoint.resumable(path)
+            path, self.saved, reason = checkpoint.resumable(path, self.argv[0])
             if reason:
                 print(f"warning: {reason}; resuming from {path} instead", file=sys.stderr)
         elif path:
@@ -243,15 +245,17 @@ class CLI(LightningCLI):
             filename="best",
             monitor=task.monitor,
             mode=task.monitor_mode,
+            save_weights_only=True,
             enable_version_counter=False,
         )
-        last = LastCheckpoint(trust.options(self.job_config()), enable_version_counter=False)
+        save = self._get(self.config_init, "save")
+        last = LastCheckpoint(trust.options(self.job_config()), save, enable_version_counter=False)
         return [best, last]
 
     def _tensorboard(self) -> TensorBoardLogger:
         """Log to a new run folder, logs/JOB/version_N; a resumed fit continues in its own."""
         config = self.config[self.subcommand]
-        if self.subcommand == "fit" and config.ckpt_path:
+        if self.subcommand in TRAINING and config.ckpt_path:
             run = Path(config.ckpt_path).parent.parent
             folder, job, version = run.parent.parent, run.parent.name, run.name
             return TensorBoardLogger(folder, job, version, default_hp_metric=False)
@@ -296,7 +300,7 @@ def _stored_config(saved: dict[str, Any], command: str) -> dict[str, Any]:
     stored = {key: config[key] for key in keys if key in config}
     for key in ("encoder", "pooling", "recipe"):  # text would be the path of another config
         _check_mapping(f"model.{key}", config["model"].get(key, {}))
-    if command == "fit":
+    if command in TRAINING:
         flags = config.get("trainer", {})
         _check_mapping("trainer", flags)
         callbacks = [item for item in flags.get("callbacks") or [] if not _is_recorder(item)]

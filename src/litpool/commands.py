@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from litpool import InputError, JobError, interrupt, toolbox, trust
 from litpool.data.module import TextDataModule
 from litpool.loops import lightning, outputs, plain
+from litpool.loops.checkpoint import SaveOptions, load
 from litpool.loops.flags import read_flags
 from litpool.loops.job import Flags, Job, Result
 from litpool.loops.lightning import TextModule
@@ -80,8 +81,15 @@ class Run:
         """Return the trainer's flags for another loop, which refuses those it does not support."""
         return read_flags(self.config["trainer"], self.trainer, self.model.task, loop)
 
-    def job(self, loop: str) -> Job:
-        """Read the data and build the network for a loop other than Lightning's."""
+    def job(self, loop: str, command: str, ckpt_path: str | None, save: SaveOptions) -> Job:
+        """Read the data and build the network for a loop other than Lightning's.
+
+        Args:
+            loop: What error messages call the loop.
+            command: The command that can resume the run.
+            ckpt_path: The checkpoint to resume from.
+            save: When to write last.ckpt.
+        """
         flags = self.flags(loop)
         self.read("fit")
         self.write_config()
@@ -94,6 +102,10 @@ class Run:
             config=self.config,
             writer=self.writer,
             recorder=self.recorder,
+            command=command,
+            options=trust.options(self.config),
+            save_options=save,
+            checkpoint=load(ckpt_path) if ckpt_path else None,
         )
 
     def conclude(self, result: Result) -> None:
@@ -131,27 +143,50 @@ def _print_scores(metrics: dict[str, float]) -> None:
             print(f"{split:<12}{', '.join(scores)}")
 
 
-def fit(run: Run, ckpt_path: str | None = None) -> None:  # noqa: D417
+def fit(  # noqa: D417
+    run: Run,
+    ckpt_path: str | None = None,
+    save: SaveOptions = SaveOptions(),  # noqa: B008 (the parser reads the default)
+) -> None:
     """Train on the train split, keep the best checkpoint, score it on the test split.
 
     Args:
         ckpt_path: The checkpoint to resume from, such as RUN/checkpoints/last.ckpt.
+        save: When to write last.ckpt.
     """
     run.read("fit")
     _train(run, lambda: lightning.fit(run.trainer, run.model, ckpt_path))
 
 
-def fit_hf(run: Run) -> None:
-    """Train like `fit`, with the Hugging Face Trainer around the same network."""
+def fit_hf(  # noqa: D417
+    run: Run,
+    ckpt_path: str | None = None,
+    save: SaveOptions = SaveOptions(),  # noqa: B008 (the parser reads the default)
+) -> None:
+    """Train like `fit`, with the Hugging Face Trainer around the same network.
+
+    Args:
+        ckpt_path: The checkpoint to resume from, such as RUN/checkpoints/last.ckpt.
+        save: When to write last.ckpt.
+    """
     from litpool.loops import huggingface
 
-    job = run.job("the Hugging Face Trainer")
+    job = run.job("the Hugging Face Trainer", "fit_hf", ckpt_path, save)
     _train(run, lambda: huggingface.fit(job))
 
 
-def fit_plain(run: Run) -> None:
-    """Train like `fit`, with a hand-written loop."""
-    job = run.job("the plain loop")
+def fit_plain(  # noqa: D417
+    run: Run,
+    ckpt_path: str | None = None,
+    save: SaveOptions = SaveOptions(),  # noqa: B008 (the parser reads the default)
+) -> None:
+    """Train like `fit`, with a hand-written loop.
+
+    Args:
+        ckpt_path: The checkpoint to resume from, such as RUN/checkpoints/last.ckpt.
+        save: When to write last.ckpt.
+    """
+    job = run.job("the plain loop", "fit_plain", ckpt_path, save)
     _train(run, lambda: plain.fit(job))
 
 

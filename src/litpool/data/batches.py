@@ -31,7 +31,7 @@ class TrainOrder(Sampler[list[int]]):
         grouped: Whether to sort by length at all; otherwise the order is a plain permutation.
         rank: Which device this is, 0 to `world_size` - 1.
         world_size: Number of devices.
-        done: Returns how many batches of the epoch a resumed run has already trained on.
+        done: Returns how many batches of the epoch Lightning has already trained on.
     """
 
     def __init__(
@@ -52,10 +52,12 @@ class TrainOrder(Sampler[list[int]]):
         self.world_size = world_size
         self.done = done
         self.epoch = 0
+        self.skip = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next."""
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """Choose the epoch whose order comes next, and how many of its batches to skip."""
         self.epoch = epoch
+        self.skip = skip
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.lengths), self.batch_size * self.world_size)
@@ -75,7 +77,7 @@ class TrainOrder(Sampler[list[int]]):
         batches = [batch for pool in pools for batch in pool.split(size)]
         batches = [batch for batch in batches if len(batch) >= self.world_size]
         order = torch.randperm(len(batches), generator=generator).tolist()
-        for index in order[self.done() :]:
+        for index in order[self.skip or self.done() :]:
             yield batches[index].tensor_split(self.world_size)[self.rank].tolist()
 
 

@@ -7,8 +7,11 @@ neither written nor read.
 
 import contextlib
 import json
+import math
 import os
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +92,49 @@ def restore_rng(state: Mapping[str, torch.Tensor]) -> None:
         torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
+@dataclass
+class SaveOptions:
+    """When to write last.ckpt, beside after each validation.
+
+    Args:
+        minutes: Minutes since the last time; null for no limit.
+        steps: Optimizer steps since the last time; null for no limit.
+
+    Raises:
+        InputError: A number is not above 0.
+    """
+
+    minutes: float | None = 10.0
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not value > 0:
+                raise InputError(f"save.{name}={value}: give a number over 0, or null")
+
+
+class SaveClock:
+    """Says when it is time to write last.ckpt.
+
+    Args:
+        options: After how many minutes or steps.
+    """
+
+    def __init__(self, options: SaveOptions) -> None:
+        self.seconds = 60 * (options.minutes or math.inf)
+        self.steps = options.steps or math.inf
+        self.restart(0)
+
+    def restart(self, step: int) -> None:
+        """Count from this step, after which a checkpoint was written."""
+        self.time = time.monotonic()
+        self.step = step
+
+    def due(self, step: int) -> bool:
+        """Return whether it is time, after this step."""
+        return step - self.step >= self.steps or time.monotonic() - self.time >= self.seconds
+
+
 PREVIOUS = "last.prev.ckpt"
 """The previous last.ckpt, from which a run resumes if the current one cannot be read."""
 
@@ -164,22 +210,36 @@ def not_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
     return None
 
 
-def resumable(path: str) -> tuple[str, dict[str, Any], str | None]:
+def resumable(path: str, command: str) -> tuple[str, dict[str, Any], str | None]:
     """Read the checkpoint to resume from: `path`, or last.prev.ckpt if last.ckpt is damaged.
+
+    Args:
+        path: The checkpoint.
+        command: The command that resumes.
 
     Returns:
         The path of the checkpoint; its job; and, if the path is another, what is wrong with `path`.
 
     Raises:
-        InputError: Neither can be read.
+        InputError: Neither can be read, or another command wrote it.
     """
+    reason = None
     try:
-        return path, read(path), None
+        checkpoint = load(path)
     except InputError as error:
         previous = Path(path).with_name(PREVIOUS)
         if Path(path).name != "last.ckpt" or not previous.is_file():
             raise
-        return str(previous), read(str(previous)), str(error)
+        path, checkpoint, reason = str(previous), load(str(previous)), str(error)
+    writer = "fit" if "loops" in checkpoint else checkpoint["job"].get("command")
+    if writer is None:
+        raise InputError(
+            f"ckpt_path={path}: contains only weights, so no training can resume from it; "
+            "use last.ckpt"
+        )
+    if writer != command:
+        raise InputError(f"ckpt_path={path}: written by {writer}; resume it with {writer}")
+    return path, checkpoint["job"], reason
 
 
 def read(path: str) -> dict[str, Any]:

@@ -6,6 +6,9 @@ loss is scaled, how to evaluate.
 """
 
 import math
+import tempfile
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +16,6 @@ from accelerate.utils import AutocastKwargs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
-    EarlyStoppingCallback,
     PrinterCallback,
     ProgressCallback,
     Trainer,
@@ -23,6 +25,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from litpool.loops.checkpoint import restore_rng
 from litpool.loops.divergence import FiniteCheck
 from litpool.loops.job import Batch, Job, Result
 from litpool.loops.optimizer import configure
@@ -77,8 +80,16 @@ class TextTrainer(Trainer):
         self.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
-        """Return batches of texts of similar length, in the order of the other loops."""
-        return self.job.data.train_dataloader()
+        """Return batches in the order of the other loops, which a resumed run can skip."""
+        loader: Any = self.job.data.train_dataloader()
+        return DataLoader(
+            loader.dataset,
+            batch_sampler=loader.sampler,
+            collate_fn=partial(collate, loader.collate_fn),
+            generator=loader.generator,
+            num_workers=loader.num_workers,
+            pin_memory=loader.pin_memory,
+        )
 
     def compute_loss(
         self,
@@ -98,17 +109,34 @@ class TextTrainer(Trainer):
         return norm
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Score the validation split with the task's own metrics, and call the callbacks."""
-        scores = self.job.evaluate("validation", self.state.global_step)
-        # EarlyStoppingCallback looks for this prefix
-        metrics = {f"eval_{name}": value for name, value in scores.items()}
-        handler = self.callback_handler
-        self.control = handler.on_evaluate(self.args, self.state, self.control, metrics)
+        """Score the validation split with the task's own metrics; save, and stop if need be."""
+        metrics = self.job.validate()
+        self.control.should_training_stop |= self.job.is_done(self.state.max_steps)
         return metrics
+
+    # ---- resuming: the job has restored weights, optimizer and schedule
+
+    def _load_from_checkpoint(self, *_: Any, **__: Any) -> None:
+        """Load no weights."""
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load neither."""
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """Load nothing."""
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Restore the random state, once the Trainer has skipped the batches that are done."""
+        restore_rng(self.job.rng)
+
+
+def collate(columns: Callable[[dict[str, list[Any]]], Batch], rows: list[dict[str, Any]]) -> Batch:
+    """Collate rows with a function of columns; the Trainer can only skip batches of rows."""
+    return columns({name: [row[name] for row in rows] for name in rows[0]})
 
 
 class Housekeeping(TrainerCallback):
-    """Seeding, evaluation, logging and checkpoints. A callback steers the Trainer by `control`.
+    """Progress, evaluation and logging. A callback steers the Trainer through `control`.
 
     Args:
         job: What to train, and how.
@@ -122,37 +150,30 @@ class Housekeeping(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Seed again, so that dropout draws the same as in the other loops."""
-        optimizer = kwargs["optimizer"].optimizer  # without accelerate's wrapper
-        self.job.log.start(self.job.network, optimizer)
-        torch.manual_seed(torch.initial_seed())
+        """Start the log."""
+        self.job.log.start(self.job.network, kwargs["optimizer"].optimizer)  # not accelerate's
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Change the order of the rows; the Trainer does so only for samplers that it knows."""
-        kwargs["train_dataloader"].sampler.set_epoch(round(state.epoch or 0))
+        kwargs["train_dataloader"].batch_sampler.set_epoch(self.job.progress.epoch)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Stop here after SIGINT or SIGTERM."""
-        self.job.stop_if_interrupted(state.global_step)
+        self.job.stop_if_interrupted()
 
     on_substep_end = on_step_begin  # between the batches of a step
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Evaluate when the flags say so.
-
-        The Trainer counts steps across epochs, Lightning counts batches within an epoch.
-        """
-        flags = self.job.flags
-        steps_per_epoch = math.ceil(self.batches / flags.accumulate)
-        epoch, step = divmod(state.global_step - 1, steps_per_epoch)
-        batch = min((step + 1) * flags.accumulate, self.batches)
-        control.should_evaluate = flags.due(epoch, batch, self.batches)
+        """Evaluate when the flags say so."""
+        batch = self.job.progress.batch + self.job.flags.accumulate
+        self.job.advance(min(batch, self.batches), self.batches)
+        control.should_evaluate = self.job.progress.due
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -164,13 +185,6 @@ class Housekeeping(TrainerCallback):
         loss = kwargs["model"].loss_now
         lr = max(kwargs["lr_scheduler"].get_last_lr())
         self.job.log.step(state.global_step, loss, logs["loss"], lr, logs["grad_norm"])
-
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Write the last and the best checkpoint, as Lightning does."""
-        metrics = {name.removeprefix("eval_"): value for name, value in kwargs["metrics"].items()}
-        self.job.keep(metrics, state.global_step)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -202,9 +216,7 @@ def arguments(job: Job, steps: int) -> TrainingArguments:
         logging_steps=job.log.every or flags.log_steps,
         logging_nan_inf_filter=False,  # show a loss that is not finite
         eval_strategy="steps",  # on_step_end says which
-        metric_for_best_model=job.task.monitor,
-        greater_is_better=job.task.monitor_mode == "max",
-        save_strategy="no",  # on_evaluate saves
+        save_strategy="no",  # the job saves
         disable_tqdm=not flags.progress,
         report_to="none",  # on_log reports
     )
@@ -219,9 +231,7 @@ def fit(job: Job) -> Result:
     half = job.flags.precision == "16-mixed"
     job.network.to(job.flags.device)
     finite = FiniteCheck(job.checkpoints, scaled=half)
-    callbacks: list[TrainerCallback] = [Housekeeping(job, batches)]
-    if job.flags.patience is not None:
-        callbacks.append(EarlyStoppingCallback(job.flags.patience))
+    optimizer, schedule = configure(job.network, job.recipe, steps, fused=not half)
     trainer = TextTrainer(
         job,
         finite,
@@ -229,12 +239,21 @@ def fit(job: Job) -> Result:
         args=arguments(job, steps),
         train_dataset=job.data.encoded["train"],
         eval_dataset=job.data.encoded["validation"],
-        optimizers=configure(job.network, job.recipe, steps, fused=not half),
-        callbacks=callbacks,
+        optimizers=(optimizer, schedule),
+        callbacks=[Housekeeping(job, batches)],
     )
     trainer.remove_callback(PrinterCallback)
     if job.flags.progress:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(Bar)
-    trainer.train()
-    return job.finish(trainer.state.global_step)
+    torch.manual_seed(torch.initial_seed())  # from here, dropout draws the same in all loops
+    progress = job.start(optimizer, schedule, trainer.accelerator.scaler)
+    if progress.due:
+        job.validate()
+    if not job.is_done(steps):
+        with tempfile.TemporaryDirectory() as folder:
+            state = TrainerState(global_step=progress.step)
+            state.train_batch_size = trainer.args.per_device_train_batch_size
+            state.save_to_json(f"{folder}/trainer_state.json")
+            trainer.train(resume_from_checkpoint=folder if progress.step else None)
+    return job.finish()

@@ -1,18 +1,28 @@
 """A training run for the plain loop and the Hugging Face Trainer, and the result of every loop."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.tensorboard import SummaryWriter
 
 from litpool import interrupt
 from litpool.loops import outputs
-from litpool.loops.checkpoint import contents, load, write
+from litpool.loops.checkpoint import (
+    SaveClock,
+    SaveOptions,
+    contents,
+    load,
+    restore_rng,
+    rng_state,
+    write,
+)
 from litpool.loops.evaluation import Evaluation
 from litpool.loops.log import Curves, Log, Logs
 from litpool.loops.optimizer import Recipe
@@ -88,6 +98,25 @@ class Result:
 
 
 @dataclass
+class Progress:
+    """How far a training run is, at the end of an optimizer step.
+
+    Args:
+        epoch: The current epoch, counted from 0.
+        batch: How many batches of this epoch are done.
+        step: How many optimizer steps are done.
+        due: Whether an evaluation is due before training continues.
+        waited: How many evaluations in a row brought no improvement.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    due: bool = False
+    waited: int = 0
+
+
+@dataclass
 class Job:
     """A training run that either of two loops can drive.
 
@@ -100,6 +129,10 @@ class Job:
         config: The config of the command, to be saved in checkpoints.
         writer: Writes for TensorBoard; None to write nothing.
         recorder: A log that receives every step as well.
+        command: The command that can resume this run.
+        options: Its further options, such as ` --trust my_poolings`.
+        save_options: When to write last.ckpt between evaluations.
+        checkpoint: The checkpoint to resume from, as `load` returns it.
     """
 
     network: TextModel
@@ -110,6 +143,10 @@ class Job:
     config: dict[str, Any]
     writer: SummaryWriter | None = None
     recorder: Log | None = None
+    command: str = "fit_plain"
+    options: str = ""
+    save_options: SaveOptions = field(default_factory=SaveOptions)
+    checkpoint: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         curves = Log()
@@ -117,6 +154,8 @@ class Job:
             curves = Curves(partial(outputs.write_scalars, self.writer), self.flags.log_steps)
         self.log = Logs(curves, self.recorder or Log())
         self.best: dict[str, float] = {}  # the metrics of best.ckpt
+        self.progress = Progress()
+        self.clock = SaveClock(self.save_options)
 
     @property
     def task(self) -> Task:
@@ -143,17 +182,98 @@ class Job:
         """Copy a batch to the device."""
         return {key: value.to(self.flags.device, non_blocking=True) for key, value in batch.items()}
 
+    # ---- progress
+
+    def start(self, optimizer: Optimizer, schedule: LRScheduler, scaler: Any = None) -> Progress:
+        """Prepare to save the state of a run, and restore that of the run to resume.
+
+        Args:
+            optimizer: Updates the network's weights.
+            schedule: Changes its learning rate.
+            scaler: Scales gradients for float16, if at all.
+
+        Returns:
+            The progress, which `advance` and `validate` update.
+        """
+        self.states = {"optimizer": optimizer, "schedule": schedule, "scaler": scaler}
+        self.rng = rng_state()
+        if self.checkpoint is not None:
+            self._load_weights(self.checkpoint)
+            stored = self.checkpoint["job"]["progress"]
+            for name, state in self.states.items():
+                if state is not None:
+                    state.load_state_dict(stored[name])
+            self.best = stored["best"]
+            self.progress = Progress(**stored["counts"])
+            self.rng = self.checkpoint["job"]["rng"]
+            restore_rng(self.rng)
+        return self.progress
+
+    def advance(self, batch: int, batches: int) -> None:
+        """Count an optimizer step, and write last.ckpt if it is time.
+
+        Args:
+            batch: How many batches of the epoch are done.
+            batches: How many an epoch has.
+        """
+        progress = self.progress
+        progress.step += 1
+        progress.due = self.flags.due(progress.epoch, batch, batches)
+        progress.epoch += batch == batches
+        progress.batch = batch % batches
+        self.rng = rng_state()
+        if self.clock.due(progress.step) and not progress.due:
+            self.save("last", {})
+
+    def is_done(self, steps: int) -> bool:
+        """Return whether training ends here, after so many steps or without improvement."""
+        patience = self.flags.patience
+        return self.progress.step >= steps or (
+            patience is not None and self.progress.waited >= patience
+        )
+
+    def stop_if_interrupted(self) -> None:
+        """After SIGINT or SIGTERM, write last.ckpt if any step was taken, and end the run."""
+        if not interrupt.received():
+            return
+        last = self.checkpoints / "last.ckpt"
+        if self.progress.step:
+            self.save("last", {})
+        if last.exists():
+            resume = f"python cli.py {self.command} --ckpt_path {last}{self.options}"
+            interrupt.advise(f"interrupted; resume with: {resume}")
+        interrupt.check()
+
+    # ---- evaluation
+
+    def validate(self) -> dict[str, float]:
+        """Score the validation split; write last.ckpt and, if it is the best so far, best.ckpt."""
+        metrics = self.evaluate("validation")
+        monitor = self.task.monitor
+        sign = 1 if self.task.monitor_mode == "max" else -1
+        better = not self.best or sign * metrics[monitor] > sign * self.best[monitor]
+        self.progress.due = False
+        self.progress.waited = 0 if better else self.progress.waited + 1
+        if better:
+            self.best = metrics
+            self.save("best", metrics)
+        self.save("last", metrics)
+        return metrics
+
     @torch.no_grad()
-    def evaluate(self, split: str, step: int) -> dict[str, float]:
+    def evaluate(self, split: str) -> dict[str, float]:
         """Score validation or test, without dropout, and write the metrics to TensorBoard."""
         validates = split == "validation"
+        step = self.progress.step
         loader = self.data.val_dataloader() if validates else self.data.test_dataloader()
         evaluation = Evaluation(self.task, split, self.data.rows[split]).to(self.flags.device)
         self.network.eval()
         for batch in map(self.to_device, loader):
             with self.autocast():
                 evaluation.feed(batch, self.network(batch))
-            self.stop_if_interrupted(step if validates else 0)
+            if validates:
+                self.stop_if_interrupted()
+            interrupt.check()  # in the test, last.ckpt is written already
         self.network.train()
         metrics = evaluation.compute()
         if self.writer is not None:
@@ -161,50 +281,39 @@ class Job:
             evaluation.show(self.writer, step)
         return metrics
 
-    def keep(self, metrics: dict[str, float], step: int) -> bool:
-        """Write last.ckpt and, if the metrics are the best so far, best.ckpt; return whether so."""
-        monitor = self.task.monitor
-        sign = 1 if self.task.monitor_mode == "max" else -1
-        better = not self.best or sign * metrics[monitor] > sign * self.best[monitor]
-        self.save("last", metrics, step)
-        if better:
-            self.best = metrics
-            self.save("best", metrics, step)
-        return better
-
-    def save(self, name: str, metrics: dict[str, float], step: int) -> None:
-        """Write a checkpoint that Lightning's `test` and `predict` can read."""
+    def save(self, name: str, metrics: dict[str, float]) -> None:
+        """Write a checkpoint: best.ckpt to score and predict with, last.ckpt also to resume."""
         weights = self.network.state_dict()
         checkpoint = {
             "pytorch-lightning_version": outputs.versions()["lightning"],
             "epoch": 0,
-            "global_step": step,
+            "global_step": self.progress.step,
             "state_dict": {f"network.{key}": value for key, value in weights.items()},
             **contents(self.network, self.task, self.data.tokenizer_files, self.config, metrics),
         }
+        if name == "last":
+            states = {key: state.state_dict() for key, state in self.states.items() if state}
+            counts = asdict(self.progress)
+            checkpoint["job"]["command"] = self.command
+            checkpoint["job"]["progress"] = {**states, "counts": counts, "best": self.best}
+            checkpoint["job"]["rng"] = self.rng
         write(checkpoint, self.checkpoints / f"{name}.ckpt")
+        self.clock.restart(self.progress.step)
 
-    def stop_if_interrupted(self, step: int) -> None:
-        """After SIGINT or SIGTERM, write last.ckpt if any step was taken, and end the run."""
-        if interrupt.received():
-            last = self.checkpoints / "last.ckpt"
-            if step:
-                self.save("last", {}, step)
-            if last.exists():
-                interrupt.advise(f"interrupted; the weights so far are in {last}")
-            interrupt.check()
-
-    def finish(self, step: int) -> Result:
+    def finish(self) -> Result:
         """Score the best checkpoint on the test split, if both exist."""
         if not self.best:  # training ended before its first evaluation
-            self.save("last", {}, step)
+            self.save("last", {})
             return Result()
         best = self.checkpoints / "best.ckpt"
         checkpoint = load(str(best))
+        self._load_weights(checkpoint)
+        self.task.load_state_dict(checkpoint["job"]["task"])
+        test = self.evaluate("test") if "test" in self.data.rows else {}
+        return Result(self.best | test, best)
+
+    def _load_weights(self, checkpoint: dict[str, Any]) -> None:
         weights = checkpoint["state_dict"]
         self.network.load_state_dict(
             {key.removeprefix("network."): value for key, value in weights.items()}
         )
-        self.task.load_state_dict(checkpoint["job"]["task"])
-        test = self.evaluate("test", step) if "test" in self.data.rows else {}
-        return Result(self.best | test, best)

@@ -22,7 +22,6 @@ from litpool.loops.checkpoint import (
     not_finite,
     read,
     restore_rng,
-    rng_state,
     upgrade,
 )
 from litpool.loops.compatibility import check_compatibility
@@ -31,7 +30,7 @@ from litpool.loops.evaluation import Evaluation
 from litpool.loops.job import Result
 from litpool.loops.log import Curves
 from litpool.loops.optimizer import Recipe, configure
-from litpool.loops.saving import drop_weights, move_paths, restart_validation
+from litpool.loops.saving import StepStart, drop_weights, move_paths, restart_validation
 from litpool.model.encoder import EncoderOptions, load_config
 from litpool.model.markers import resolve
 from litpool.model.network import TextModel, build_network
@@ -73,6 +72,7 @@ class TextModule(LightningModule):
         self.saved = saved
         self.config = config or {}
         self.loss_now = self.grad_norm = torch.tensor(torch.nan)
+        self.step_start: StepStart | None = None
 
     # ---- before training
 
@@ -166,9 +166,10 @@ class TextModule(LightningModule):
         self.curves.restart()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Note the random state for a checkpoint; stop here after SIGINT or SIGTERM."""
-        self.rng_before = rng_state()
+        """Note where a resumed run starts this step; stop here after SIGINT or SIGTERM."""
         starts_step = batch_idx % self.trainer.accumulate_grad_batches == 0
+        if starts_step:
+            self.step_start = StepStart(self.trainer)
         if (starts_step or self.trainer.world_size == 1) and self._any_device(interrupt.received()):
             interrupt.stop()
 
@@ -219,6 +220,11 @@ class TextModule(LightningModule):
 
     # ---- evaluation and prediction
 
+    def on_validation_start(self) -> None:
+        """Prepare for a validation in the middle of an optimizer step."""
+        if self.step_start is not None:
+            self.step_start.before_validation(self.trainer)
+
     def on_validation_epoch_start(self) -> None:
         """Start the metrics of the split."""
         split = "test" if self.trainer.testing else "validation"
@@ -256,10 +262,10 @@ class TextModule(LightningModule):
         metrics = {name: value.item() for name, value in logged if not name.startswith("train/")}
         files = self.data.tokenizer_files
         checkpoint.update(contents(self.network, self.task, files, self.config, metrics))
-        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        if progress.processed < progress.ready:  # a resumed run repeats the interrupted batch
-            checkpoint["job"]["rng"] = self.rng_before
-        restart_validation(checkpoint)
+        if "loops" in checkpoint:  # best.ckpt holds weights only
+            if self.step_start is not None:
+                self.step_start.rewind(checkpoint)
+            restart_validation(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Load the task's state; drop the head if the task, with its present options, has none."""

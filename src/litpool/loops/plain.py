@@ -25,18 +25,19 @@ def fit(job: Job) -> Result:
     optimizer, schedule = configure(network, job.recipe, steps, fused=not half)
     scaler = torch.amp.GradScaler(flags.device.type, enabled=half)
     finite = FiniteCheck(job.checkpoints, scaled=half)
-    bar = tqdm(total=steps, desc="training", disable=not flags.progress)
-    log.start(network, optimizer)
     torch.manual_seed(torch.initial_seed())  # from here, dropout draws the same in all loops
+    progress = job.start(optimizer, schedule, scaler)  # all zeros, unless the run is resumed
+    bar = tqdm(total=steps, initial=progress.step, desc="training", disable=not flags.progress)
+    log.start(network, optimizer)
 
-    step = epoch = waited = 0
-    stop = False
-    while not stop:
-        loader.sampler.set_epoch(epoch)
+    if progress.due:
+        job.validate()
+    while not job.is_done(steps):
+        loader.sampler.set_epoch(progress.epoch, skip=progress.batch)
         window = torch.zeros((), device=flags.device)  # the mean loss of the step's batches
 
-        for number, batch in enumerate(map(job.to_device, loader), start=1):
-            job.stop_if_interrupted(step)
+        for number, batch in enumerate(map(job.to_device, loader), start=progress.batch + 1):
+            job.stop_if_interrupted()
 
             # forward and backward; the gradients of a window add up to those of its mean loss
             log.batch(batch)
@@ -52,27 +53,25 @@ def fit(job: Job) -> Result:
             # clip, take a step, change the learning rate
             scaler.unscale_(optimizer)
             grad_norm = torch.nn.utils.clip_grad_norm_(network.parameters(), flags.clip)
-            finite.check(step + 1, grad_norm)
+            finite.check(progress.step + 1, grad_norm)
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad()
             schedule.step()
-            step += 1
+            job.advance(number, batches)
 
             # report
-            log.step(step, loss.detach(), window, float(max(schedule.get_last_lr())), grad_norm)
+            lr = float(max(schedule.get_last_lr()))
+            log.step(progress.step, loss.detach(), window, lr, grad_norm)
             window.zero_()
             bar.update()
 
             # evaluate, save, stop
-            if flags.due(epoch, number, batches):
-                better = job.keep(job.evaluate("validation", step), step)
-                waited = 0 if better else waited + 1
-            stop = step == steps or (flags.patience is not None and waited >= flags.patience)
-            if stop:
+            if progress.due:
+                job.validate()
+            if job.is_done(steps):
                 break
-        epoch += 1
 
     bar.close()
     log.finish()
-    return job.finish(step)
+    return job.finish()

@@ -1,14 +1,48 @@
 """How and when the Lightning loop writes checkpoints."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from litpool import JobError, interrupt
-from litpool.loops.checkpoint import write
+from litpool.loops.checkpoint import SaveClock, SaveOptions, rng_state, write
+
+
+class StepStart:
+    """The state at the first batch of an optimizer step, from which a resumed run repeats it.
+
+    Args:
+        trainer: Lightning's Trainer.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.step = trainer.global_step
+        self.progress = copy.deepcopy(trainer.fit_loop.state_dict())
+        self.rng = rng_state()
+        self.callbacks: dict[str, Any] | None = None
+
+    def before_validation(self, trainer: Trainer) -> None:
+        """Note the state of the callbacks, since a validation within the step will be repeated."""
+        if trainer.global_step == self.step:
+            callbacks: list[Callback] = getattr(trainer, "callbacks")  # noqa: B009 (mypy)
+            states = {callback.state_key: callback.state_dict() for callback in callbacks}
+            self.callbacks = copy.deepcopy(states)
+
+    def rewind(self, checkpoint: dict[str, Any]) -> None:
+        """Make a checkpoint that was written within this step resume at its start.
+
+        The checkpoint does not contain the gradients of the step's first batches.
+        """
+        if checkpoint["global_step"] != self.step:
+            return
+        checkpoint["loops"]["fit_loop"] = self.progress
+        checkpoint["job"]["rng"] = self.rng
+        if self.callbacks is not None:
+            checkpoint["callbacks"] = self.callbacks
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -25,16 +59,32 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Writes last.ckpt after each validation and when training is interrupted or fails.
+    """Writes last.ckpt: after validation, every few minutes, and when training is interrupted.
 
     Args:
         options: Further options of the command that resumes, such as ` --trust my_poolings`.
+        save: When to write it between validations.
         **settings: The arguments of ModelCheckpoint.
     """
 
-    def __init__(self, options: str = "", **settings: Any) -> None:
+    def __init__(self, options: str = "", save: SaveOptions | None = None, **settings: Any) -> None:
         super().__init__(filename="last", save_on_exception=True, **settings)
         self.options = options
+        self.clock = SaveClock(save or SaveOptions())
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Write it if it is time."""
+        due = self.clock.due(trainer.global_step)
+        if trainer.strategy.reduce_boolean_decision(due, all=False):
+            trainer.save_checkpoint(self.format_checkpoint_name({}))
+            self.clock.restart(trainer.global_step)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write it."""
+        super().on_validation_end(trainer, pl_module)
+        self.clock.restart(trainer.global_step)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -83,9 +133,8 @@ def move_paths(checkpoint: dict[str, Any], trainer: Trainer) -> None:
 
 def restart_validation(checkpoint: dict[str, Any]) -> None:
     """Make an interrupted validation start again, since its metrics so far are not saved."""
-    if "loops" in checkpoint:  # a checkpoint of weights only has none
-        loop = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
-        loop["current"].update(ready=0, started=0, processed=0, completed=0)
+    loop = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+    loop["current"].update(ready=0, started=0, processed=0, completed=0)
 
 
 def drop_weights(checkpoint: dict[str, Any], prefix: str) -> None:
