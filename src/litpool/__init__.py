@@ -10,7 +10,7 @@ so that `--help` and the error for bad input come fast.
 import os
 from pathlib import Path
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 CACHE = Path(os.environ.get("LITPOOL_CACHE", "~/.cache/litpool")).expanduser()
 """The folder for the embedded corpus and tokenized texts; set LITPOOL_CACHE to move it."""

@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(f"{__doc__}\n\ncommands (COMMAND --help lists the options):")
         for name, summary in commands.items():
-            print(f"  {name:<10}{summary}")
+            print(f"  {name:<12}{summary}")
     elif arguments[0] not in commands:
         names = ", ".join(commands)
         print(f"error: unknown command {arguments[0]!r}; choose from {names}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The wiring: LightningCLI with litpool's commands, whose defaults a checkpoint may set."""
+"""The wiring: LightningCLI with litpool's commands; a checkpoint can set their defaults."""
 
 import argparse
 import importlib
@@ -167,8 +167,11 @@ class CLI(LightningCLI):
 
         LightningCLI would load the file again, and let it beat the command line.
         """
+        config = self.config[self.argv[0]]
         if self.ckpt_path:
-            self.config[self.argv[0]].ckpt_path = self.ckpt_path
+            config.ckpt_path = self.ckpt_path
+        elif path := config.get("ckpt_path"):
+            raise InputError(f"ckpt_path={path}: set it on the command line, not in a config")
 
     # ---- the objects
 

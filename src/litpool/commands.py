@@ -27,7 +27,7 @@ from litpool.tasks.task import Task
 
 @dataclass
 class Run:
-    """Everything a command works with, beside its own options.
+    """Everything a command works with, besides its own options.
 
     Args:
         trainer: Lightning's Trainer; the other loops use its device, run folder and logger.
@@ -241,15 +241,15 @@ def predict(  # noqa: D417
     run.model.read("predict")
     batches = trainer.predict(run.model, run.data, ckpt_path=ckpt_path, weights_only=True)
     assert batches is not None
-    index, values = (torch.cat(tensors) for tensors in zip(*batches, strict=True))
+    index, predictions = (torch.cat(tensors) for tensors in zip(*batches, strict=True))
     if trainer.world_size > 1:
-        index, values = _from_all_devices(index), _from_all_devices(values)
-    _check_finite(values, index, task)
+        index, predictions = _from_all_devices(index), _from_all_devices(predictions)
+    _check_finite(predictions, index, task)
     if trainer.is_global_zero:
         rows = run.data.rows["predict"]
-        predictions = task.decode(task.assemble(values, index), rows)
+        answers = task.decode(task.assemble(predictions, index), rows)
         texts = rows.select_columns(task.display_columns)
-        outputs.write_predictions(output, texts, predictions)
+        outputs.write_predictions(output, texts, answers)
         if output != "-":
             print(f"wrote {output}")
 
@@ -269,9 +269,9 @@ def _check_output(output: str, task: Task) -> None:
         raise InputError(f"output={output}: .npz holds vectors only; use .jsonl or .parquet")
 
 
-def _check_finite(values: Tensor, index: Tensor, task: Task) -> None:
+def _check_finite(predictions: Tensor, index: Tensor, task: Task) -> None:
     """Refuse to predict from NaN; minus infinity is the score of an impossible answer span."""
-    wrong = values.isnan() if task.on_tokens else ~values.isfinite()
+    wrong = predictions.isnan() if task.on_tokens else ~predictions.isfinite()
     if wrong.any():
         rows = index[wrong.reshape(len(index), -1).any(1)].unique().tolist()
         more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""

@@ -2,7 +2,7 @@
 
 Normally a signal raises `Interrupted` at once. Training defers it (`deferred`) to the end of a
 step, where weights and progress agree, and saves a checkpoint first. If neither ends the process in
-time, a thread does. cli.py imports this module before anything else, so it must import fast.
+time, a thread does. The command line imports this module first, so it must import fast.
 """
 
 import contextlib

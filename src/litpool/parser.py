@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import re
+import sys
 from collections import defaultdict
 from typing import Any, NoReturn
 
@@ -47,8 +48,8 @@ class Parser(LightningArgumentParser):
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def _apply_actions(self, cfg: Any, *args: Any, **kwargs: Any) -> Namespace:
-        """Apply a config's values. Version 0.1.0 named classes by modules that have moved since."""
-        return super()._apply_actions(short_names(cfg, __package__), *args, **kwargs)
+        """Apply a config's values; a class of version 0.1.0 may have moved to another module."""
+        return super()._apply_actions(short_names(cfg, __package__, _has_moved), *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise an InputError that also says what is allowed."""
@@ -72,6 +73,12 @@ class Parser(LightningArgumentParser):
         subcommands = getattr(self, "_subcommands_action", None)
         parsers = [self, *(subcommands._name_parser_map.values() if subcommands else [])]
         return [action.dest for parser in parsers for action in parser._actions]
+
+
+def _has_moved(path: str) -> bool:
+    """Return whether the module that a class path names does not have the class."""
+    module, _, name = path.rpartition(".")
+    return not hasattr(sys.modules.get(module), name)
 
 
 def _explain_class(message: str, key: str, base: type) -> str | None:

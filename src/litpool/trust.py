@@ -176,6 +176,8 @@ def _class_paths(config: Any) -> Iterator[str]:
 
 def refusal(name: str) -> str:
     """Return the error for a name that is on no list, such as `os.system`."""
+    if name in TAKES_FUNCTIONS:
+        return f"{name}: not supported, since it calls any function; write a callback of your own"
     return (
         f"{name}: not allowed here, so it was not imported. A checkpoint may name litpool's "
         "poolings and tasks and some of Lightning's classes; your YAML may also name Lightning's "

@@ -129,7 +129,7 @@ def test_rows_of_another_pool_are_not_grouped_together() -> None:
     order = TrainOrder(range(4 * POOL * 2), batch_size=4, seed=0)
     spans = [max(batch) - min(batch) for batch in order]
     assert min(spans) >= 3
-    assert max(spans) > 3  # with one pool over all rows, each batch would be four neighbours
+    assert max(spans) > 3  # with one pool over all rows, each batch would be four neighbors
 
 
 def test_a_resumed_epoch_goes_on_after_the_batches_that_are_done() -> None:

@@ -64,7 +64,7 @@ class TrainOrder(Sampler[list[int]]):
         return full + (rest >= self.world_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        # Spread out, so that no epoch repeats the order of another seed's epoch.
+        # So that no two pairs of seed and epoch share an order.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         size = self.batch_size * self.world_size
         rows = torch.randperm(len(self.lengths), generator=generator)

@@ -1,4 +1,4 @@
-"""What a checkpoint contains beside the weights, and how it is written and read.
+"""What a checkpoint contains besides the weights, and how it is written and read.
 
 It contains plain values only, loaded with `weights_only=True`. It is written to a temporary file
 and then renamed, so that a file with its name is always complete. Weights that are not finite are
@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def contents(
     config: Mapping[str, Any],
     metrics: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Return what is needed beside the weights to rebuild the network and its answers anywhere.
+    """Return what is needed besides the weights to rebuild the network and its answers anywhere.
 
     Classes of this package are named without their module, so that you can move files and rename
     the package.
@@ -64,15 +64,21 @@ def upgrade(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return checkpoint
 
 
-def short_names(config: Any, package: str) -> Any:
-    """Return a config that names a package's poolings and tasks without their modules."""
+def short_names(config: Any, package: str, applies: Callable[[str], bool] = bool) -> Any:
+    """Return a config that names a package's poolings and tasks without their modules.
+
+    Args:
+        config: Plain values.
+        package: The package's name.
+        applies: Returns whether to shorten a class path; by default all of the package are.
+    """
     if isinstance(config, list):
-        return [short_names(value, package) for value in config]
+        return [short_names(value, package, applies) for value in config]
     if not isinstance(config, Mapping):
         return config
-    shortened = {key: short_names(value, package) for key, value in config.items()}
+    shortened = {key: short_names(value, package, applies) for key, value in config.items()}
     path = str(shortened.get("class_path"))
-    if path.startswith((f"{package}.model.", f"{package}.tasks.")):
+    if path.startswith((f"{package}.model.", f"{package}.tasks.")) and applies(path):
         shortened["class_path"] = path.rpartition(".")[2]
     return shortened
 

@@ -1,4 +1,4 @@
-"""The flags of Lightning's Trainer for the other two loops, which refuse those they do not have."""
+"""The flags of Lightning's Trainer for the other two loops, which refuse unsupported ones."""
 
 import inspect
 import math

@@ -27,7 +27,7 @@ from litpool.loops.checkpoint import (
 from litpool.loops.compatibility import check_compatibility
 from litpool.loops.divergence import FiniteCheck
 from litpool.loops.evaluation import Evaluation
-from litpool.loops.job import Result
+from litpool.loops.job import Batch, Result
 from litpool.loops.log import Curves
 from litpool.loops.optimizer import Recipe, configure
 from litpool.loops.saving import StepStart, drop_weights, move_paths, restart_validation
@@ -36,8 +36,6 @@ from litpool.model.markers import resolve
 from litpool.model.network import TextModel, build_network
 from litpool.model.pooling import MeanPooling, Pooling
 from litpool.tasks.task import Task
-
-Batch = dict[str, Tensor]
 
 
 class TextModule(LightningModule):

@@ -1,4 +1,4 @@
-"""What a run writes beside checkpoints: figures and tables, predictions, metrics.json."""
+"""What a run writes besides checkpoints: figures and tables, predictions, metrics.json."""
 
 import json
 import math

@@ -89,7 +89,7 @@ class LastCheckpoint(ModelCheckpoint):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Write last.ckpt, unless training diverged: then the previous one is worth more."""
+        """Write last.ckpt, unless training diverged: then keep the previous one."""
         if not isinstance(exception, JobError):
             super().on_exception(trainer, pl_module, exception)
             self._advise()

@@ -10,7 +10,7 @@ from litpool.tools.study import statistics
 from litpool.tools.study.probes import Split, probe
 from litpool.tools.study.statistics import (
     accuracy,
-    analyse,
+    analyze,
     bootstrap,
     estimates,
     examples_needed,
@@ -114,7 +114,7 @@ def test_a_comparison_is_paired() -> None:
     base = right(0.7, 2000, generator)
     better = base.copy()
     better[np.flatnonzero(base == 0)[:40]] = 1  # right in 40 more, wrong in none
-    analysis = analyse(POOLINGS[:2], np.stack([base, better]), accuracy, baseline=0)
+    analysis = analyze(POOLINGS[:2], np.stack([base, better]), accuracy, baseline=0)
     (comparison,) = analysis.against_baseline
     assert comparison.difference == pytest.approx(2)
     error = 100 * np.sqrt(0.02 * 0.98 / 2000)  # 0.31; unpaired it would be 1.4
@@ -125,7 +125,7 @@ def test_a_comparison_is_paired() -> None:
 
 def test_p_is_never_zero_and_one_for_equals() -> None:
     outcomes = np.stack([np.zeros(100), np.ones(100), np.zeros(100)])
-    analysis = analyse(POOLINGS[:3], outcomes, accuracy, baseline=0, resamples=999)
+    analysis = analyze(POOLINGS[:3], outcomes, accuracy, baseline=0, resamples=999)
     # Two tests, so the smaller p is 2 x 1/1000.
     assert [comparison.p for comparison in analysis.against_baseline] == [0.002, 1]
     assert analysis.lead is not None
@@ -139,9 +139,9 @@ def test_the_best_must_differ_from_each_of_the_others() -> None:
     best, runner_up = base.copy(), base.copy()
     best[np.flatnonzero(base == 0)[:24]] = 1  # 6 points ahead of base, in few examples
     outcomes = np.stack([best, runner_up, generator.permutation(base)])
-    analysis = analyse(POOLINGS[:3], outcomes, accuracy, baseline=1)
+    analysis = analyze(POOLINGS[:3], outcomes, accuracy, baseline=1)
     alone = [
-        analyse(POOLINGS[:2], outcomes[[0, other]], accuracy, 1).against_baseline[0].p
+        analyze(POOLINGS[:2], outcomes[[0, other]], accuracy, 1).against_baseline[0].p
         for other in (1, 2)
     ]
     assert analysis.lead is not None
@@ -155,7 +155,7 @@ def test_the_verdict_names_the_pooling_that_beats_cls() -> None:
     generator = np.random.default_rng(0)
     gold = generator.uniform(0, 5, 1379)
     predicted = gold + generator.normal(size=(2, 1379)) * np.array([[2.0], [1.4]])
-    analysis = analyse(
+    analysis = analyze(
         POOLINGS[:2], predicted, spearman(gold), baseline=0, unit="pairs", resamples=2000
     )
     (comparison,) = analysis.against_baseline
@@ -173,7 +173,7 @@ def test_the_verdict_says_how_many_examples_would_show_a_difference() -> None:
     flipped = generator.permutation(200)[:20]
     # 10 % differ: 7.85 x 0.1 / 0.02^2 = 1962 at most, minus the squared difference.
     other[flipped] = 1 - base[flipped]
-    analysis = analyse(POOLINGS[:2], np.stack([base, other]), accuracy, baseline=0)
+    analysis = analyze(POOLINGS[:2], np.stack([base, other]), accuracy, baseline=0)
     assert analysis.verdict in {
         "no pooling is distinguishable from [CLS] with 200 examples; "
         f"about {number:,} would show a difference of 2 points"
@@ -187,14 +187,14 @@ def test_the_verdict_asks_for_a_smaller_difference_where_this_one_would_have_bee
     other = base.copy()
     flipped = generator.permutation(8000)[:800]
     other[flipped] = right(0.7, 800, generator)
-    analysis = analyse(POOLINGS[:2], np.stack([base, other]), accuracy, baseline=0)
+    analysis = analyze(POOLINGS[:2], np.stack([base, other]), accuracy, baseline=0)
     assert analysis.verdict.endswith("would show a difference of 0.5 points")
 
 
 def test_the_verdict_says_that_cls_is_ahead() -> None:
     generator = np.random.default_rng(0)
     outcomes = np.stack([right(share, 1000, generator) for share in (0.9, 0.7, 0.8)])
-    analysis = analyse(POOLINGS[:3], outcomes, accuracy, baseline=0)
+    analysis = analyze(POOLINGS[:3], outcomes, accuracy, baseline=0)
     lead = analysis.lead
     assert lead is not None
     assert analysis.verdict == (
@@ -208,7 +208,7 @@ def test_the_verdict_does_not_call_worse_poolings_indistinguishable() -> None:
     generator = np.random.default_rng(0)
     base = right(0.8, 1000, generator)
     outcomes = np.stack([base, base, right(0.6, 1000, generator)])
-    verdict = analyse(POOLINGS[:3], outcomes, accuracy, baseline=0).verdict
+    verdict = analyze(POOLINGS[:3], outcomes, accuracy, baseline=0).verdict
     assert verdict == "no pooling is better than [CLS] with 1,000 examples, and 1 of 2 worse"
 
 
@@ -216,7 +216,7 @@ def test_the_verdict_does_not_call_worse_poolings_indistinguishable() -> None:
 def test_nineteen_examples_are_too_few(baseline: int, rival: str) -> None:
     outcomes = np.zeros((2, 19))
     outcomes[0, :8] = outcomes[1, :12] = 1
-    analysis = analyse(POOLINGS[:2], outcomes, accuracy, baseline, unit="examples")
+    analysis = analyze(POOLINGS[:2], outcomes, accuracy, baseline, unit="examples")
     assert analysis.verdict == (
         "19 test examples are too few for intervals, 20 are needed; "
         f"MeanPooling of layer 6 scores highest, 63.2{rival}"
@@ -227,7 +227,7 @@ def test_nineteen_examples_are_too_few(baseline: int, rival: str) -> None:
 
 
 def test_a_single_pooling_has_nothing_to_be_compared_with() -> None:
-    analysis = analyse(POOLINGS[:1], np.ones((1, 50)), accuracy, baseline=0)
+    analysis = analyze(POOLINGS[:1], np.ones((1, 50)), accuracy, baseline=0)
     assert (
         analysis.verdict
         == "ClsPooling of layer 6 is the only pooling: there is nothing to compare it with"
@@ -240,7 +240,7 @@ def test_outcomes_that_are_not_finite_are_refused() -> None:
     with pytest.raises(
         InputError, match="MeanPooling of layer 6: some of its test outcomes are not finite"
     ):
-        analyse(POOLINGS[:2], outcomes, accuracy, baseline=0)
+        analyze(POOLINGS[:2], outcomes, accuracy, baseline=0)
 
 
 # Simulated studies
@@ -262,7 +262,7 @@ def null_study(
     probed = probe(*(Split(*part) for part in parts), Cs=(0.01, 1.0))
     best = probed.validation.view(8, layers).argmax(1) + layers * torch.arange(8)
     outcomes = probed.correct[best].double().numpy()
-    analysis = analyse(POOLINGS, outcomes, accuracy, 0, resamples=2000, seed=seed)
+    analysis = analyze(POOLINGS, outcomes, accuracy, 0, resamples=2000, seed=seed)
     return "distinguishable" not in analysis.verdict
 
 
@@ -285,7 +285,7 @@ def test_at_most_seven_percent_of_studies_of_pairs_without_a_difference_declare_
         predicted = (
             gold + generator.normal(size=examples) + 0.7 * generator.normal(size=(8, examples))
         )
-        analysis = analyse(POOLINGS, predicted, spearman(gold), 0, resamples=2000, seed=seed)
+        analysis = analyze(POOLINGS, predicted, spearman(gold), 0, resamples=2000, seed=seed)
         declared += "distinguishable" not in analysis.verdict
     assert declared <= 14
 
@@ -304,7 +304,7 @@ def test_five_points_are_found_with_2000_examples_in_95_percent_of_studies() -> 
         alike = generator.random((8, 2000)) < 0.7
         hardness = np.where(alike, generator.random(2000), generator.random((8, 2000)))
         outcomes = hardness < np.array([0.75, 0.80, *[0.75] * 6])[:, None]
-        study = analyse(POOLINGS, outcomes, accuracy, 0, resamples=2000, seed=seed)
+        study = analyze(POOLINGS, outcomes, accuracy, 0, resamples=2000, seed=seed)
         wins = study.verdict.startswith("Here MeanPooling of layer 6 beats")
         count += wins and study.against_baseline[0].p < 0.05
     assert count >= 190

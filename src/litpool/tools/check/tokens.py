@@ -119,7 +119,7 @@ def measure_scripts(tokenizer: PreTrainedTokenizerBase, words: Counter[str]) -> 
 def _sample(words: Counter[str]) -> list[tuple[str, int]]:
     """Return the words to tokenize, most common first, with their counts.
 
-    A rare word represents its neighbours, so its count is multiplied.
+    A rare word represents its neighbors, so its count is multiplied.
     """
     ranked = words.most_common()
     step = max(1, -(-(len(ranked) - COMMON) // RARE))

@@ -1,1 +1,1 @@
-"""The tool `study`: which pooling of which layer represents a text best, with its uncertainty."""
+"""Find out which pooling of which layer represents your texts best, and how certain that is."""

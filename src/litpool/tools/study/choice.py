@@ -42,7 +42,7 @@ def choose(rows: Sequence[Row], whitened: bool, score: Score, unit: str, seed: i
     outcomes = np.stack([row.outcomes for row in chosen])
     baseline = [row.cell.pooling for row in chosen].index(BASELINE)
     names = [row.cell.name for row in chosen]
-    return Choice(chosen, statistics.analyse(names, outcomes, score, baseline, unit, seed=seed))
+    return Choice(chosen, statistics.analyze(names, outcomes, score, baseline, unit, seed=seed))
 
 
 def _rank(row: Row) -> float:
@@ -157,7 +157,7 @@ def warn_of_baseline(
     rival = max(scores, key=scores.__getitem__)
     names = [best.cell.name, rival]
     outcomes = np.stack([best.outcomes, baselines[rival]])
-    analysis = statistics.analyse(names, outcomes, score, 1, unit, seed=seed)
+    analysis = statistics.analyze(names, outcomes, score, 1, unit, seed=seed)
     if not analysis.against_baseline:  # too few examples for intervals
         return []
     comparison = analysis.against_baseline[0]

@@ -178,7 +178,9 @@ def tune(
             results.append(_result(fresh, config, options.loop, run, folder / run.file))
             training.free_memory()
     except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into SystemExit
-        interrupt.advise("interrupted; the same command continues with the missing trainings")
+        interrupt.advise(
+            "interrupted; run the same command again to continue with the missing trainings"
+        )
         raise
     finally:
         seed_everything(first_seed, verbose=False)

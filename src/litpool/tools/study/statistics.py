@@ -170,7 +170,7 @@ def examples_needed(
     return examples * (reach * error / points) ** 2
 
 
-def analyse(
+def analyze(
     names: Sequence[str],
     outcomes: Array,
     score: Score,

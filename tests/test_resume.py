@@ -1,0 +1,234 @@
+"""A run that is interrupted or killed at any moment ends, once resumed, as if it had not been."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from forkserver import ForkServer
+from lightning.pytorch.trainer import call
+from transformers.trainer_callback import CallbackHandler
+
+from litpool.loops import evaluation, job
+from litpool.loops.divergence import FiniteCheck
+from litpool.model.network import TextModel
+
+STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+# Steps of two batches; in Lightning's loop, a validation falls into the middle of a step.
+LOOPS = {"fit": 3, "fit_plain": 4, "fit_hf": 4}
+HOOKS = {
+    "fit": [(call, "_call_callback_hooks"), (call, "_call_lightning_module_hook")],
+    "fit_plain": [
+        (TextModel, "forward"),
+        (FiniteCheck, "add"),
+        (FiniteCheck, "check"),
+        (evaluation.Evaluation, "feed"),
+        (evaluation.Evaluation, "compute"),
+        (torch.optim.AdamW, "step"),
+        (job, "write"),
+        (job.Job, "advance"),
+        (job.Job, "validate"),
+    ],
+    "fit_hf": [(CallbackHandler, "call_event"), (evaluation.Evaluation, "feed"), (job, "write")],
+}
+
+
+def options(command):
+    values = f"""
+        --trainer.accumulate_grad_batches 2 --trainer.val_check_interval {LOOPS[command]}
+        --data.batch_size 8
+    """
+    return values.split()
+
+
+def outcome(folder):
+    """Return what a run leaves: weights by hash, steps and metrics."""
+    values = {"metrics": json.loads((folder / "metrics.json").read_text())}
+    for name in ("best", "last"):
+        checkpoint = torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)
+        digest = hashlib.sha256()
+        for key, weight in sorted(checkpoint["state_dict"].items()):
+            digest.update(key.encode() + weight.numpy().tobytes())
+        values[name] = (digest.hexdigest(), checkpoint["global_step"])
+    return values
+
+
+@pytest.fixture
+def hooked(cli, job, tmp_path):
+    """A function that trains, and sends itself a signal at the nth call of the loop's hooks."""
+
+    def run(command, folder, signum=None, at=None):
+        calls = 0
+        (tmp_path / folder).mkdir()
+        os.chdir(tmp_path / folder)
+
+        def hook(function):
+            def hooked_function(*arguments, **keywords):
+                nonlocal calls
+                calls += 1
+                if calls == at:
+                    os.kill(os.getpid(), signum)
+                return function(*arguments, **keywords)
+
+            return hooked_function
+
+        with pytest.MonkeyPatch.context() as patch:
+            for owner, name in HOOKS[command]:
+                patch.setattr(owner, name, hook(getattr(owner, name)))
+            status, _, err = cli(command, *job, *options(command))
+        return status, err, calls, tmp_path / folder / f"logs/{command}/version_0"
+
+    return run
+
+
+def check(cli, hooked, command, signum, at, expected):
+    status, err, _, run = hooked(command, f"{signum}-{at}", signum, at)
+    assert status == STATUS[signum], (at, err)
+    assert "Traceback" not in err
+    last = run / "checkpoints/last.ckpt"
+    if not last.exists():  # no step was taken yet
+        return 0
+    assert f"{command} --ckpt_path" in err
+    status, _, err = cli(command, "--ckpt_path", last)
+    assert status == 0, (at, err)
+    assert outcome(run) == expected, at
+    return 1
+
+
+@pytest.mark.parametrize("signum", STATUS)
+@pytest.mark.parametrize("command", LOOPS)
+def test_an_interrupted_run_resumes_to_the_same_end(cli, hooked, command, signum):
+    status, err, calls, run = hooked(command, "whole")
+    assert status == 0, err
+    points = [calls * part // 6 for part in (2, 3, 5)]
+    checked = [check(cli, hooked, command, signum, at, outcome(run)) for at in points]
+    assert sum(checked) >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", STATUS)
+@pytest.mark.parametrize("command", LOOPS)
+def test_a_signal_at_every_hook(cli, hooked, command, signum, tmp_path):
+    _, _, calls, run = hooked(command, "whole")
+    expected = outcome(run)
+    resumed = 0
+    for at in range(1, _fit_calls(command, calls)):
+        resumed += check(cli, hooked, command, signum, at, expected)
+        shutil.rmtree(tmp_path / f"{signum}-{at}")
+    print(f"{command}, {signal.Signals(signum).name}: {resumed} resumed")
+
+
+def _fit_calls(command, calls):
+    """Leave out the last hooks, of the test: nothing is left to resume there."""
+    return calls - 5
+
+
+@pytest.mark.parametrize("command", LOOPS)
+def test_a_run_that_is_done_only_repeats_its_test(cli, hooked, command):
+    _, _, _, run = hooked(command, "whole")
+    expected = outcome(run)
+    status, _, err = cli(command, "--ckpt_path", run / "checkpoints/last.ckpt")
+    assert status == 0, err
+    assert outcome(run) == expected
+
+
+@pytest.mark.parametrize("command", LOOPS)
+def test_a_moved_run_keeps_its_better_checkpoint(cli, job, command, tmp_path):
+    status, out, err = cli(command, *job, "--trainer.max_epochs", 2)
+    assert status == 0, err
+    moved = tmp_path / "moved/run"
+    shutil.move(out.split()[-1], moved)
+    best = moved / "checkpoints/best.ckpt"
+    checkpoint = torch.load(best, weights_only=True)
+    score = checkpoint["job"]["metrics"]["val/accuracy"]
+    before = best.read_bytes()
+    more = ["--trainer.max_epochs", 3, "--model.recipe.lr", 1e-12]  # cannot become better
+    status, _, err = cli(command, "--ckpt_path", moved / "checkpoints/last.ckpt", *more)
+    assert status == 0, err
+    metrics = json.loads((moved / "metrics.json").read_text())
+    assert metrics["val/accuracy"] == pytest.approx(score)
+    assert best.read_bytes() == before
+
+
+@pytest.mark.parametrize("command", LOOPS)
+def test_steps_are_saved_between_validations(cli, job, command, tmp_path, monkeypatch):
+    """Four steps an epoch; a kill in the last one loses none of the first three."""
+
+    def die(*_, **__):
+        raise SystemExit(9)
+
+    monkeypatch.setattr(evaluation.Evaluation, "feed", die)  # before any validation ends
+    cli(command, *job, "--save.steps", 1, "--trainer.enable_checkpointing", "true")
+    (last,) = tmp_path.glob("logs/*/version_0/checkpoints/last.ckpt")
+    assert torch.load(last, weights_only=True)["global_step"] >= 3
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("minutes", 0), ("minutes", -1), ("steps", 0), ("minutes", "nan")]
+)
+def test_a_senseless_interval_is_refused(cli, job, option, value):
+    status, _, err = cli("fit_plain", *job, f"--save.{option}", value)
+    assert status == 2
+    assert err.startswith(f"error: save.{option}=")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("writer", LOOPS)
+@pytest.mark.parametrize("command", LOOPS)
+def test_only_the_loop_that_wrote_a_checkpoint_resumes_it(cli, job, writer, command):
+    status, out, err = cli(writer, *job, "--trainer.max_epochs", 1)
+    assert status == 0, err
+    folder = Path(out.split()[-1], "checkpoints")
+    status, _, err = cli(command, "--ckpt_path", folder / "best.ckpt")
+    assert status == 2
+    assert "use last.ckpt" in err
+    if command != writer:
+        status, _, err = cli(command, "--ckpt_path", folder / "last.ckpt")
+        assert status == 2
+        assert f"resume it with {writer}" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", LOOPS)
+def test_fifty_kills(job, command, tmp_path):
+    """SIGKILL at a random moment; the resumed run ends with the same weights and metrics."""
+    rng = random.Random(command)
+    server = ForkServer()
+    arguments = [command, *job, *options(command), "--save.steps", 1]
+
+    def train(folder):
+        folder.mkdir()
+        return server.start(folder, *arguments), folder / f"logs/{command}/version_0"
+
+    start = time.monotonic()
+    child, run = train(tmp_path / "whole")
+    assert child.wait() == 0, child.printed
+    seconds = time.monotonic() - start
+    expected, resumed = outcome(run), 0
+    for number in range(50):
+        folder = tmp_path / str(number)
+        child, run = train(folder)
+        time.sleep(rng.uniform(0.3, 0.95) * seconds)
+        child.kill(signal.SIGKILL)
+        child.wait()
+        last = run / "checkpoints/last.ckpt"
+        if (run / "metrics.json").exists() or not last.exists():
+            again = server.start(folder, *arguments)
+            run = folder / f"logs/{command}/version_{len(list(run.parent.iterdir()))}"
+        else:
+            again = server.start(folder, command, "--ckpt_path", last)
+            resumed += 1
+        assert again.wait() == 0, again.printed
+        if last.exists():
+            run = last.parent.parent
+        if (run / "metrics.json").exists():
+            assert outcome(run) == expected, number
+        shutil.rmtree(folder)
+    server.close()
+    print(f"{command}: {resumed} of 50 resumed from last.ckpt")
