@@ -140,31 +140,29 @@ def test_a_run_that_is_done_only_repeats_its_test(cli, hooked, command):
 
 @pytest.mark.parametrize("command", LOOPS)
 def test_a_moved_run_keeps_its_better_checkpoint(cli, job, command, tmp_path):
-    status, out, err = cli(command, *job, "--trainer.max_epochs", 2)
+    """With hardly any learning rate, no later checkpoint is better than the first."""
+    status, out, err = cli(command, *job, "--model.recipe.lr", 1e-12)
     assert status == 0, err
     moved = tmp_path / "moved/run"
     shutil.move(out.split()[-1], moved)
     best = moved / "checkpoints/best.ckpt"
-    checkpoint = torch.load(best, weights_only=True)
-    score = checkpoint["job"]["metrics"]["val/accuracy"]
-    before = best.read_bytes()
-    more = ["--trainer.max_epochs", 3, "--model.recipe.lr", 1e-12]  # cannot become better
-    status, _, err = cli(command, "--ckpt_path", moved / "checkpoints/last.ckpt", *more)
+    assert torch.load(best, weights_only=True)["global_step"] == 5
+    last = moved / "checkpoints/last.ckpt"
+    status, _, err = cli(command, "--ckpt_path", last, "--trainer.max_epochs", 3)
     assert status == 0, err
-    metrics = json.loads((moved / "metrics.json").read_text())
-    assert metrics["val/accuracy"] == pytest.approx(score)
-    assert best.read_bytes() == before
+    assert torch.load(best, weights_only=True)["global_step"] == 5
+    assert torch.load(last, weights_only=True)["global_step"] == 15
 
 
 @pytest.mark.parametrize("command", LOOPS)
 def test_steps_are_saved_between_validations(cli, job, command, tmp_path, monkeypatch):
-    """Four steps an epoch; a kill in the last one loses none of the first three."""
+    """What is trained before the first validation is not lost."""
 
     def die(*_, **__):
         raise SystemExit(9)
 
     monkeypatch.setattr(evaluation.Evaluation, "feed", die)  # before any validation ends
-    cli(command, *job, "--save.steps", 1, "--trainer.enable_checkpointing", "true")
+    cli(command, *job, "--save.steps", 1)
     (last,) = tmp_path.glob("logs/*/version_0/checkpoints/last.ckpt")
     assert torch.load(last, weights_only=True)["global_step"] >= 3
 

@@ -62,7 +62,7 @@ def save(
     path: Path, network: TextModel, task: Classification, tokenizer: PreTrainedTokenizerBase
 ) -> str:
     saved = contents(network, task, dump_tokenizer(tokenizer), CONFIG, {"val/accuracy": 0.5})
-    torch.save({"state_dict": network.state_dict(), **saved}, path)
+    torch.save({"state_dict": network.state_dict(), "optimizer_states": [], **saved}, path)
     return str(path)
 
 
@@ -256,14 +256,14 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(path: str, tmp_p
         (tmp_path / "last.ckpt").unlink(missing_ok=True)
         if damaged is not None:
             (tmp_path / "last.ckpt").write_bytes(damaged)
-        usable, _, reason = resumable(str(tmp_path / "last.ckpt"))
+        usable, _, reason = resumable(str(tmp_path / "last.ckpt"), "fit")
         assert usable == str(tmp_path / "last.prev.ckpt")
         assert reason
         assert reason.startswith(f"ckpt_path={tmp_path / 'last.ckpt'}: ")
-    assert resumable(path)[::2] == (path, None)
+    assert resumable(path, "fit")[::2] == (path, None)
     (tmp_path / "last.prev.ckpt").write_bytes(complete[:5000])
     with pytest.raises(InputError, match=r"last.prev.ckpt: damaged or incomplete"):
-        resumable(str(tmp_path / "last.ckpt"))
+        resumable(str(tmp_path / "last.ckpt"), "fit")
 
 
 # ---- files that are no checkpoints

@@ -38,8 +38,6 @@ def settings(tmp_path):
         ({"clip": math.inf}, "max_grad_norm", 0),
         ({"log_steps": 7}, "logging_steps", 7),
         ({"progress": True}, "disable_tqdm", False),
-        ({}, "metric_for_best_model", "val/accuracy"),
-        ({}, "greater_is_better", True),
     ],
 )
 def test_a_flag_becomes_a_training_argument(settings, flag, name, value):

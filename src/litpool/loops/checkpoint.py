@@ -237,7 +237,8 @@ def resumable(path: str, command: str) -> tuple[str, dict[str, Any], str | None]
         if Path(path).name != "last.ckpt" or not previous.is_file():
             raise
         path, checkpoint, reason = str(previous), load(str(previous)), str(error)
-    writer = "fit" if "loops" in checkpoint else checkpoint["job"].get("command")
+    lightning = "optimizer_states" in checkpoint
+    writer = "fit" if lightning else checkpoint["job"].get("command")
     if writer is None:
         raise InputError(
             f"ckpt_path={path}: contains only weights, so no training can resume from it; "

@@ -109,9 +109,10 @@ class TextTrainer(Trainer):
         return norm
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Score the validation split with the task's own metrics; save, and stop if need be."""
+        """Score the validation split with the task's own metrics, and call the callbacks."""
         metrics = self.job.validate()
-        self.control.should_training_stop |= self.job.is_done(self.state.max_steps)
+        handler = self.callback_handler
+        self.control = handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     # ---- resuming: the job has restored weights, optimizer and schedule
@@ -185,6 +186,12 @@ class Housekeeping(TrainerCallback):
         loss = kwargs["model"].loss_now
         lr = max(kwargs["lr_scheduler"].get_last_lr())
         self.job.log.step(state.global_step, loss, logs["loss"], lr, logs["grad_norm"])
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop early if there was no improvement for too long."""
+        control.should_training_stop |= self.job.is_done(state.max_steps)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
