@@ -196,6 +196,9 @@ def _train(run: Run, loop: Callable[[], Result]) -> None:
         result = loop()
     if result.best:
         run.conclude(result)
+    elif run.trainer.is_global_zero:
+        print("training ended before its first evaluation, so there is no best.ckpt to score")
+        print(f"wrote {run.folder}")
 
 
 def validate(run: Run, ckpt_path: str | None = None) -> None:  # noqa: D417

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from litpool import InputError
-from litpool.data.batches import POOL, Collator, EvaluationOrder, TrainOrder
+from litpool.data.batches import CHUNK, Collator, EvaluationOrder, TrainOrder
 
 
 def trials(count: int = 150) -> Iterator[tuple[list[int], int, int, bool]]:
@@ -126,7 +126,7 @@ def test_the_short_batch_of_an_epoch_is_not_always_that_of_the_longest_rows() ->
 
 
 def test_rows_of_another_pool_are_not_grouped_together() -> None:
-    order = TrainOrder(range(4 * POOL * 2), batch_size=4, seed=0)
+    order = TrainOrder(range(4 * CHUNK * 2), batch_size=4, seed=0)
     spans = [max(batch) - min(batch) for batch in order]
     assert min(spans) >= 3
     assert max(spans) > 3  # with one pool over all rows, each batch would be four neighbors

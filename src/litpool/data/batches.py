@@ -13,13 +13,13 @@ from transformers import PreTrainedTokenizerBase
 from litpool import InputError
 
 TOKENS = ("input_ids", "token_type_ids", "special_tokens_mask")  # what the tokenizer pads
-POOL = 64  # batches sorted together: enough to save padding, few enough to keep the order random
+CHUNK = 64  # batches sorted together: enough to save padding, few enough to keep the order random
 
 
 class TrainOrder(Sampler[list[int]]):
     """Batches for training: rows of similar length together, in a different order each epoch.
 
-    All rows are permuted, pools of 64 batches are sorted by length and cut into batches, and the
+    All rows are permuted, chunks of 64 batches are sorted by length and cut into batches, and the
     batches are shuffled. Devices share each batch of `world_size * batch_size` rows, so that n
     devices train on the same batches as one device with an n times larger batch size. A last batch
     with fewer rows than devices is left out.
@@ -64,17 +64,17 @@ class TrainOrder(Sampler[list[int]]):
         return full + (rest >= self.world_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        # So that no two pairs of seed and epoch share an order.
+        # Seeds are spread out, so that no two pairs of seed and epoch share an order.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         size = self.batch_size * self.world_size
         rows = torch.randperm(len(self.lengths), generator=generator)
         full = len(rows) - len(rows) % size
-        pools = rows[:full].split(size * POOL)
+        chunks = rows[:full].split(size * CHUNK)
         if self.grouped:
-            pools = tuple(pool[self.lengths[pool].argsort(stable=True)] for pool in pools)
+            chunks = tuple(chunk[self.lengths[chunk].argsort(stable=True)] for chunk in chunks)
         # The rest is not sorted with the others: it would always be the longest rows.
-        pools = (*pools, rows[full:])
-        batches = [batch for pool in pools for batch in pool.split(size)]
+        chunks = (*chunks, rows[full:])
+        batches = [batch for chunk in chunks for batch in chunk.split(size)]
         batches = [batch for batch in batches if len(batch) >= self.world_size]
         order = torch.randperm(len(batches), generator=generator).tolist()
         for index in order[self.skip or self.done() :]:

@@ -205,7 +205,7 @@ class TextModule(LightningModule):
         self.finite.check(self.trainer.global_step + 1, self.grad_norm, self._any_device)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Draw the curves; `self.log` at each step would take a tenth of a tiny encoder's time."""
+        """Draw the curves; `self.log` at each step would cost a tiny encoder 10% of its time."""
         trainer = self.trainer
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch:
             lr = max(group["lr"] for group in trainer.optimizers[0].param_groups)
@@ -266,7 +266,7 @@ class TextModule(LightningModule):
             restart_validation(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Load the task's state; drop the head if the task, with its present options, has none."""
+        """Load the task's state; drop head weights that the task's present options do not need."""
         job = upgrade(checkpoint)["job"]
         if not self.trainer.training:  # in training, `learn` decides
             self.task.load_state_dict(job["task"])

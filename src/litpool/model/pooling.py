@@ -1,7 +1,8 @@
 """Pooling: from the encoder's token states to one vector per text. One small class per pooling.
 
-To add a pooling, write one class here or in a module of your own, and one row in its test. `fit`
-accepts it by name; `study` includes it if it has no weights and needs no arguments.
+To add a pooling, write one class here, in a file next to this one, or in a module of your own, and
+one row in its test. `fit` accepts it by name; `study` includes it if it has no weights, with the
+arguments that `variants` returns.
 
 Shapes: B rows, T tokens in a row, D the encoder's hidden size, L its number of layers.
 
@@ -30,8 +31,8 @@ class Pooling(nn.Module, ABC):
     needs_hidden_states: bool = False  # True: forward needs every layer, not only the last
     needs_pooler_output: bool = False
 
-    # Two shortcuts that let `study` pool every layer at once. False is always correct. A subclass
-    # does not inherit them, because its `forward` may do something else.
+    # Two shortcuts that let `study` pool every layer at once. False is always correct. `study` only
+    # reads them from a class that sets them itself: a subclass may have another `forward`.
     is_weighted_sum: bool = False  # True: a sum of token states; the masks alone set the weights
     is_mean_of_layers: bool = False  # True: a mean over layers and tokens, so tokens may go first
 
@@ -52,7 +53,7 @@ class Pooling(nn.Module, ABC):
 
     @classmethod
     def variants(cls, num_layers: int) -> list[dict[str, Any]]:
-        """Return the arguments that a study tries, one dictionary per variant; {}: the defaults."""
+        """Return the arguments that a study tries, one dictionary per variant; {} for defaults."""
         return [{}]
 
     @property
@@ -99,7 +100,7 @@ def _fill(hidden: Tensor, attention_mask: Tensor, value: float) -> Tensor:
 
 
 def _weighted_mean(hidden: Tensor, weights: Tensor, power: float = 1) -> Tensor:
-    """Sum `hidden` (B, T, D) by `weights` (B, T), over their total to the `power`: (B, D)."""
+    """Sum `hidden` (B, T, D) with `weights` (B, T), divided by (total weight)**power: (B, D)."""
     # Half precision is summed in float32: long texts would overflow float16.
     weights = weights.to(torch.promote_types(hidden.dtype, torch.float32))
     total = weights.sum(1, keepdim=True).clamp(min=1)  # (B, 1), clamped for rows without a token
@@ -207,7 +208,7 @@ class MaxPooling(Pooling):
 
 
 class MinPooling(Pooling):
-    """Smallest value of each feature; like mean and max a power mean (arXiv 1803.01400).
+    """Smallest value of each feature; like the mean and the max, a power mean (arXiv 1803.01400).
 
     That paper concatenates several of them: see ConcatPooling.
     """

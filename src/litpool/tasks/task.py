@@ -48,6 +48,8 @@ class Task(ABC):
 
     def __init__(self, text: str | list[str] = "text", label: str = "label") -> None:
         self.texts = [text] if isinstance(text, str) else text
+        if not self.texts:
+            raise InputError("task.text=[]: name the column with the text")
         self.label = label
         self.labels: list[str] = []  # the label names, if the task has any
         self.display_columns = self.texts  # to show next to an answer
