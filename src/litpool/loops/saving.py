@@ -39,8 +39,11 @@ class LastCheckpoint(ModelCheckpoint):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Write last.ckpt, unless training diverged: then the previous one is worth more."""
-        if not isinstance(exception, JobError):
+        """Write last.ckpt, unless training diverged: then the previous one is worth more.
+
+        After a write that failed, for example on a full disk, keep the previous one as well.
+        """
+        if not isinstance(exception, JobError | OSError):
             super().on_exception(trainer, pl_module, exception)
             self._advise()
 
