@@ -1,4 +1,4 @@
-"""A full disk: one line, and the previous checkpoint stays whole."""
+"""A full disk and damaged bytes: one line, and the previous checkpoint stays whole."""
 
 import contextlib
 import errno
@@ -9,16 +9,18 @@ import random
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from faulty_disk import FaultyDisk, check_failed, file_size_limit
 from recording import Steps
 
 from litpool import JobError
 from litpool.disk import write_text
-from litpool.loops.checkpoint import load
+from litpool.loops.checkpoint import load, resumable
 
 ROOT = Path(__file__).parent.parent
 LOOPS = ["fit", "fit_plain", "fit_hf"]
@@ -237,3 +239,108 @@ def test_standard_output_that_cannot_be_written(request, tmp_path, command, unbu
         process = run_cli(*arguments, stdout=pipe, unbuffered=unbuffered)
     check_failed(process.returncode, process.stderr, "Broken pipe")
     assert process.stderr.startswith("error: standard output: ")
+
+
+# ---- damaged bytes
+
+
+def equal(value, other):
+    """Whether two loaded values are the same, bit by bit."""
+    if isinstance(value, torch.Tensor):
+        return (
+            isinstance(other, torch.Tensor)
+            and value.dtype == other.dtype
+            and value.shape == other.shape
+            and value.numpy().tobytes() == other.numpy().tobytes()
+        )
+    if isinstance(value, dict):
+        return (
+            isinstance(other, dict)
+            and list(value) == list(other)
+            and all(equal(value[key], other[key]) for key in value)
+        )
+    if isinstance(value, list | tuple):
+        return (
+            type(value) is type(other)
+            and len(value) == len(other)
+            and all(map(equal, value, other))
+        )
+    return type(value) is type(other) and value == other
+
+
+def check_reported(last, original):
+    """A damaged last.ckpt is reported with its fallback, or loads to equal values."""
+    usable, _, reason = resumable(str(last))
+    if reason is None:
+        assert equal(load(str(last)), original)
+        return False
+    assert usable == str(last.with_name("last.prev.ckpt"))
+    assert reason.startswith(f"ckpt_path={last}: damaged or incomplete (")
+    assert "\n" not in reason
+    return True
+
+
+@pytest.fixture
+def last(train, command):
+    """A last.ckpt, with a last.prev.ckpt next to it."""
+    path = train(command)["folder"] / "checkpoints" / "last.ckpt"
+    assert path.with_name("last.prev.ckpt").exists()
+    return path
+
+
+@pytest.mark.parametrize(
+    "command", ["fit", *(pytest.param(name, marks=pytest.mark.slow) for name in LOOPS[1:])]
+)
+def test_a_flipped_byte_or_a_missing_end_is_reported(command, last):
+    content = last.read_bytes()
+    original = load(str(last))
+    previous = digest(last.with_name("last.prev.ckpt"))
+    rng = random.Random(command)
+    reported = 0
+    for _ in range(200):
+        damaged = bytearray(content)
+        damaged[rng.randrange(len(content))] ^= rng.randrange(1, 256)
+        last.write_bytes(damaged)
+        reported += check_reported(last, original)
+    assert reported > 150  # the other bytes are padding and dates
+    for point in range(20):
+        last.write_bytes(content[: int(len(content) * (point + rng.random()) / 20)])
+        assert check_reported(last, original)
+    assert digest(last.with_name("last.prev.ckpt")) == previous
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["fit_plain"])
+def test_a_flipped_byte_outside_of_the_records_is_reported_or_changes_nothing(last):
+    """Of the headers and the directory of the zip file."""
+    content = last.read_bytes()
+    original = load(str(last))
+    outside = set(range(len(content)))
+    with zipfile.ZipFile(last) as archive:
+        for record in archive.infolist():
+            with archive.open(record) as file:
+                start = file._orig_compress_start
+            outside -= set(range(start, start + record.file_size))
+    rng = random.Random(0)
+    for place in rng.sample(sorted(outside), 2000):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << rng.randrange(8)
+        last.write_bytes(damaged)
+        check_reported(last, original)
+
+
+@pytest.mark.parametrize("command", ["fit"])
+def test_a_fit_resumes_from_the_checkpoint_before_a_damaged_one(cli, last):
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    status, _, err = cli("fit", "--ckpt_path", last)
+    assert status == 0, err
+    assert err.startswith(f"warning: ckpt_path={last}: damaged or incomplete (")
+    assert err.endswith(f"resuming from {last.with_name('last.prev.ckpt')} instead\n")
+    last.write_bytes(content)
+    last.with_name("last.prev.ckpt").unlink()
+    status, _, err = cli("fit", "--ckpt_path", last)
+    assert status == 2
+    assert err.count("\n") == 1
+    assert "(the checksum of its record archive/data/" in err

@@ -8,6 +8,7 @@ neither written nor read.
 import contextlib
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,7 @@ def load(path: str) -> dict[str, Any]:
             "checkpoints are at RUN/checkpoints/best.ckpt and last.ckpt"
         )
     try:
+        _verify(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # the file may contain anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -224,6 +226,17 @@ def load(path: str) -> dict[str, Any]:
             "use an earlier checkpoint"
         )
     return checkpoint
+
+
+def _verify(path: str) -> None:
+    """Compare all records of a file with their checksums, which torch does not look at.
+
+    Raises:
+        zipfile.BadZipFile: A record differs, or the file is no zip file.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if name := archive.testzip():
+            raise zipfile.BadZipFile(f"the checksum of its record {name} is wrong")
 
 
 def _is_ours(checkpoint: Mapping[str, Any]) -> bool:
