@@ -4,12 +4,16 @@ import gc
 import sys
 from collections.abc import Sequence
 
-from litpool import interrupt, toolbox
+from litpool import disk, interrupt, toolbox
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command and exit with its status; without a command, list them all."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    with disk.complete_output():
+        _run(list(sys.argv[1:] if argv is None else argv))
+
+
+def _run(arguments: list[str]) -> None:
     commands = toolbox.commands()
     if not arguments or arguments[0] in ("-h", "--help"):
         print(f"{__doc__}\n\ncommands (COMMAND --help lists the options):")

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from litpool import InputError, JobError, interrupt, model, tasks, toolbox, trust
+from litpool import InputError, JobError, disk, interrupt, model, tasks, toolbox, trust
 from litpool.commands import Run
 from litpool.data.module import TextDataModule
 from litpool.loops import checkpoint
@@ -89,8 +89,7 @@ class CLI(LightningCLI):
         super().__init__(
             TextModule,
             TextDataModule,
-            save_config_callback=SaveConfigCallback if argv[0] != "predict" else None,
-            save_config_kwargs={"overwrite": True},  # the folder of a resumed run has one already
+            save_config_callback=SaveConfig if argv[0] != "predict" else None,
             trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=42,
             parser_class=Parser,
@@ -287,13 +286,50 @@ class CLI(LightningCLI):
         plain = {name: config[name] for name in self.option_names}
         options = {name: values[name] for name in self.option_names}
         run = Run(self.trainer, self.model, self.job_config(), plain, self._write_config, self.log)
-        self.status = self.command(run, **options) or 0
+        try:
+            self.status = self.command(run, **options) or 0
+        except OSError as error:
+            if error.errno not in disk.ADVICE:
+                raise
+            raise self._failed_write(error) from error
+
+    def _failed_write(self, error: OSError) -> JobError:
+        """Return the error for a file that a library could not write.
+
+        Not every library says which file. TensorBoard's writer fails later, in another thread.
+        """
+        if isinstance(error.__context__, JobError):  # a checkpoint's, and then also TensorBoard's
+            return error.__context__
+        if error.filename is not None:
+            return disk.failure(error.filename, error)
+        logger = self.trainer.logger
+        if logger is None:
+            return disk.failure("standard output", error)
+        if not isinstance(logger, TensorBoardLogger):
+            return disk.failure("standard output or a log", error)
+        try:
+            logger.experiment.flush()  # raises the error of its thread again
+        except OSError:
+            return disk.failure(f"{logger.log_dir}/events.out.tfevents.*", error)
+        return disk.failure(f"standard output or a file in {logger.log_dir}", error)
 
     def _write_config(self) -> None:
         """Write config.yaml into the run folder; Lightning only does so in its own loop."""
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, SaveConfigCallback):
                 callback.setup(self.trainer, self.model, "fit")
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes config.yaml into the run folder, completely or not at all."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write it once; the folder of a resumed run has one already."""
+        folder = trainer.log_dir or trainer.default_root_dir  # on all devices: a broadcast
+        if trainer.is_global_zero and not self.already_saved:
+            text = self.parser.dump(self.config, skip_none=False)
+            disk.write_text(Path(folder) / "config.yaml", text)
+        self.already_saved = True
 
 
 def _stored_config(saved: dict[str, Any], command: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import threading
 import warnings
 from typing import Any
 
@@ -54,6 +55,16 @@ class OwnSignalHandlers(Callback):
     on_validation_start = on_test_start = on_predict_start = on_train_start
 
 
+def _report(arguments: threading.ExceptHookArgs) -> None:
+    """Report the error of a thread, unless TensorBoard raises it again in the main thread."""
+    writes_events = type(arguments.thread).__module__.startswith("tensorboard.")
+    if not (writes_events and isinstance(arguments.exc_value, OSError)):
+        _default_report(arguments)
+
+
+_default_report = threading.excepthook
+
+
 def quiet() -> None:
     """Silence the libraries, except for warnings that help the user."""
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -64,4 +75,5 @@ def quiet() -> None:
     transformers_logging.disable_progress_bar()
     for message in HARMLESS:
         warnings.filterwarnings("ignore", message)
+    threading.excepthook = _report
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
+from faulty_disk import file_size_limit
 from jsonargparse import ArgumentParser
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -174,6 +175,17 @@ def test_a_cache_that_cannot_be_written_is_done_without(make: Make, tmp_path: Pa
     with pytest.warns(UserWarning, match="LITPOOL_CACHE"):
         data.setup("validate")
     assert len(data.encoded["validation"]) == 6
+
+
+def test_a_cache_on_a_full_disk_is_done_without_and_leaves_nothing_behind(
+    make: Make, tmp_path: Path
+) -> None:
+    data = make()
+    data.setup("predict")  # the temporary files of the tokenizer are larger
+    with file_size_limit(1000), pytest.warns(UserWarning, match="File too large.*LITPOOL_CACHE"):
+        data.setup("validate")
+    assert len(data.encoded["validation"]) == 6
+    assert not list((tmp_path / "cache" / "tokens").iterdir())
 
 
 # ---- added tokens

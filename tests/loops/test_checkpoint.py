@@ -233,7 +233,9 @@ def test_an_error_while_writing_leaves_no_unfinished_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(
+        JobError, match=r"last.ckpt: cannot be written \(No space left on device\); free"
+    ):
         write(content(2), tmp_path / "last.ckpt")
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
     assert number_in(tmp_path / "last.ckpt") == 1

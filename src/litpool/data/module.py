@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import tempfile
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -156,9 +157,17 @@ class TextDataModule(LightningDataModule):
         file = CACHE / "tokens" / f"{key}.arrow"
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
+            if not file.exists():
+                with tempfile.TemporaryDirectory(dir=file.parent) as part:  # a full disk is freed
+                    encode(cache_file_name=f"{part}/{file.name}")
+                    os.replace(f"{part}/{file.name}", file)
             self.encoded[split] = encode(cache_file_name=str(file))
-        except (OSError, pa.ArrowException) as error:  # the file cannot be written, or is damaged
-            reason = " ".join(str(error).split())
+        except InputError:  # a ValueError
+            raise
+        # The file cannot be written, or is damaged. On a full disk, datasets uses a closed file.
+        except (OSError, ValueError, pa.ArrowException) as error:
+            first = error.__context__ if isinstance(error.__context__, OSError) else error
+            reason = " ".join(str(first).split())
             rank_zero_warn(
                 f"{file}: cannot be used ({reason}); "
                 "delete it, or set LITPOOL_CACHE to a writable folder"

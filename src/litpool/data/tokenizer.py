@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from litpool import InputError
+from litpool import InputError, JobError, disk
 from litpool.data.added import Pieces, add
 from litpool.demo.encoder import locate
 
@@ -62,10 +62,17 @@ def load_tokenizer(
 
 
 def dump_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
-    """Return the tokenizer's files by name, with added tokens, to store in a checkpoint."""
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+    """Return the tokenizer's files by name, with added tokens, to store in a checkpoint.
+
+    Raises:
+        JobError: The folder for temporary files is full, for example.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            tokenizer.save_pretrained(folder)
+            return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+    except Exception as error:  # the tokenizers library raises no OSError when the disk is full
+        raise _failed_write(error) from error
 
 
 def restore_tokenizer(files: Mapping[str, bytes]) -> PreTrainedTokenizerBase:
@@ -73,12 +80,24 @@ def restore_tokenizer(files: Mapping[str, bytes]) -> PreTrainedTokenizerBase:
 
     Raises:
         InputError: The files are not a tokenizer's.
+        JobError: The folder for temporary files is full, for example.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        try:
+    try:
+        with tempfile.TemporaryDirectory() as folder:
             for name, content in files.items():
                 (Path(folder) / Path(name).name).write_bytes(content)
             return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        except Exception as error:  # a checkpoint may contain anything
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"ckpt_path: its tokenizer cannot be loaded ({reason})") from error
+    except Exception as error:  # a checkpoint may contain anything
+        if isinstance(error, OSError) and error.errno in disk.ADVICE:
+            raise _failed_write(error) from error
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"ckpt_path: its tokenizer cannot be loaded ({reason})") from error
+
+
+def _failed_write(error: Exception) -> JobError:
+    """Return the error for a temporary file that cannot be written."""
+    reason = " ".join(str(error).split())[:200]
+    return JobError(
+        f"the tokenizer's temporary files: cannot be written ({reason}); "
+        "free some space, or set TMPDIR to another folder"
+    )

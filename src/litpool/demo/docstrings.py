@@ -5,6 +5,7 @@ that litpool's dependencies install anyway. Their source files are parsed, never
 """
 
 import ast
+import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -130,12 +131,14 @@ def _read(path: Path) -> pa.Table | None:
 
 def _write(table: pa.Table, path: Path) -> None:
     """Write under another name, then rename, so that no other process reads half a file."""
+    temporary = path.with_suffix(f".{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{uuid.uuid4().hex}")
         pq.write_table(table, temporary, write_page_checksum=True)
         os.replace(temporary, path)
     except OSError as error:
+        with contextlib.suppress(OSError):  # there may be none
+            temporary.unlink()
         warnings.warn(
             f"{path}: not written ({error.strerror}); set LITPOOL_CACHE to a writable folder",
             stacklevel=2,

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from transformers import AutoConfig, PretrainedConfig
 
 from litpool import InputError, JobError, __version__, interrupt
+from litpool.disk import UNFINISHED, make_folder, replacing
 from litpool.model.network import TextModel
 from litpool.tasks.task import Task
 
@@ -144,9 +146,6 @@ class SaveClock:
 PREVIOUS = "last.prev.ckpt"
 """The previous last.ckpt, from which a run resumes if the current one cannot be read."""
 
-UNFINISHED = ".part"
-"""The ending of a file's name while it is being written."""
-
 
 def write(checkpoint: Mapping[str, Any], path: str | Path) -> None:
     """Write a checkpoint so that a kill at any moment leaves the old file or the new one.
@@ -154,7 +153,8 @@ def write(checkpoint: Mapping[str, Any], path: str | Path) -> None:
     An existing last.ckpt becomes last.prev.ckpt.
 
     Raises:
-        JobError: The weights are not finite; nothing is written.
+        JobError: The weights are not finite, or the disk is full, for example. The files are as
+            before.
     """
     path = Path(path)
     if name := not_finite(checkpoint["state_dict"]):
@@ -162,21 +162,26 @@ def write(checkpoint: Mapping[str, Any], path: str | Path) -> None:
             f"{name} is not finite: training has diverged, so {path} was not written; "
             "lower model.recipe.lr"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + UNFINISHED)
+    make_folder(path.parent)
     with interrupt.writing:
-        try:
-            with open(part, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-        if path.name == "last.ckpt" and path.exists():
-            _link(path, path.with_name(PREVIOUS))
-        os.replace(part, path)
+        with replacing(path) as part:
+            _save(checkpoint, part)
+            if path.name == "last.ckpt" and path.exists():
+                _link(path, path.with_name(PREVIOUS))
         _sync_folder(path.parent)
+
+
+def _save(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Save a file, and wait until it is on the disk; raise OSError if it cannot be written."""
+    with open(path, "wb") as file:
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as error:  # torch's zip writer, after the OSError of the file
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _link(path: Path, other: Path) -> None:
@@ -271,6 +276,7 @@ def load(path: str) -> dict[str, Any]:
             "checkpoints are at RUN/checkpoints/best.ckpt and last.ckpt"
         )
     try:
+        _verify(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # the file may contain anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -287,6 +293,17 @@ def load(path: str) -> dict[str, Any]:
             "use an earlier checkpoint"
         )
     return checkpoint
+
+
+def _verify(path: str) -> None:
+    """Compare all records of a file with their checksums, which torch does not look at.
+
+    Raises:
+        zipfile.BadZipFile: A record differs, or the file is no zip file.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if name := archive.testzip():
+            raise zipfile.BadZipFile(f"the checksum of its record {name} is wrong")
 
 
 def _is_ours(checkpoint: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics import MetricCollection
 
-from litpool import __version__
+from litpool import __version__, disk
 from litpool.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -74,14 +74,19 @@ def write_predictions(path: str, texts: "Dataset", answers: list[dict[str, Any]]
     """
     rows = [{**row, **answer} for row, answer in zip(texts, answers, strict=True)]
     lines = (f"{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n" for row in rows)
-    if path.endswith(".npz"):
-        np.savez(path, vectors=np.array([row["vector"] for row in rows], dtype=np.float32))
-    elif path.endswith(".parquet"):
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    elif path == "-":
+    file = Path(path).resolve()  # the file that a link names is replaced, not the link
+    if path == "-":
         sys.stdout.writelines(lines)
+    elif path.endswith(".npz"):
+        vectors = np.array([row["vector"] for row in rows], dtype=np.float32)
+        with disk.replacing(file) as part, part.open("wb") as stream:
+            np.savez(stream, vectors=vectors)
+    elif path.endswith(".parquet"):
+        table = pa.Table.from_pylist(rows)
+        with disk.replacing(file) as part:
+            pq.write_table(table, part)
     else:
-        Path(path).write_text("".join(lines), encoding="utf-8")
+        disk.write_text(file, "".join(lines))
 
 
 def write_scalars(writer: SummaryWriter, values: Mapping[str, float], step: int) -> None:
@@ -95,10 +100,9 @@ def write_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
 
     JSON has no NaN: an undefined metric, such as the correlation of equal scores, becomes null.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     values = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
     text = json.dumps(values, indent=2, allow_nan=False)
-    (folder / "metrics.json").write_text(f"{text}\n", encoding="utf-8")
+    disk.write_text(folder / "metrics.json", f"{text}\n")
 
 
 def versions() -> dict[str, str]:

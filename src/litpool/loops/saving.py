@@ -89,8 +89,8 @@ class LastCheckpoint(ModelCheckpoint):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Write last.ckpt, unless training diverged: then keep the previous one."""
-        if not isinstance(exception, JobError):
+        """Write last.ckpt, unless training diverged or a write failed: keep the previous one."""
+        if not isinstance(exception, JobError | OSError):
             super().on_exception(trainer, pl_module, exception)
             self._advise()
 

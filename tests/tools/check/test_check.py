@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from faulty_disk import FaultyDisk, check_failed
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
@@ -496,3 +497,13 @@ def test_the_embedded_corpus_gets_no_warning(cli, name) -> None:
     )
     assert status == 0
     assert "0 errors, 0 warnings" in out
+
+
+def test_a_report_that_cannot_be_written(cli, encoders, csv_file, tmp_path) -> None:
+    with FaultyDisk(tmp_path).mounted():
+        status, _, err = cli(
+            "check", "--model.encoder.name", encoders["bert"], "--data.source", csv_file, *SHORT
+        )
+    check_failed(status, err, "No space left on device")
+    assert "check.json" in err
+    assert not list(tmp_path.rglob("check.json*"))

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from faulty_disk import FaultyDisk, check_failed, file_size_limit
 from lightning.pytorch import seed_everything
 
 from litpool import InputError
@@ -679,6 +680,27 @@ def test_a_cache_that_cannot_be_written_is_reported_before_anything_is_read(
     assert err.startswith("error: /proc/litpool: cannot be written (")
     assert err.endswith("); set LITPOOL_CACHE to another folder\n")
     assert not (tmp_path / "logs").exists()
+
+
+def test_vectors_that_do_not_fit_on_the_disk(cli, job, cache):
+    """Their space is taken first: writing to a mapped file on a full disk would be a SIGBUS."""
+    assert cli(*job)[0] == 0  # fills the cache of tokens
+    shutil.rmtree(cache)
+    with file_size_limit(8000):
+        status, _, err = cli(*job)
+    check_failed(status, err, "File too large")
+    assert str(cache) in err
+    assert err.endswith(", or set LITPOOL_CACHE to another folder\n")
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["study.json", "study.csv", "study.md", "study.html"])
+def test_a_report_is_written_completely_or_not_at_all(cli, job, tmp_path, name):
+    with FaultyDisk(tmp_path, 10, names=f"{name}*").mounted():
+        status, _, err = cli(*job)
+    check_failed(status, err, "No space left on device")
+    assert name in err
+    assert not list(tmp_path.rglob(f"{name}*"))
 
 
 def test_a_single_label_is_refused(cli, job, tmp_path):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from litpool.data.module import TextDataModule
+from litpool.disk import write_text
 from litpool.loops.lightning import TextModule
 from litpool.tools.check.encoder import check_model
 from litpool.tools.check.finding import Finding
@@ -61,9 +62,8 @@ def run_checks(module: TextModule, folder: Path) -> bool:
         "lines": [_entry(finding) for finding in findings],
     }
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "check.json"
-    path.write_text(f"{text}\n", encoding="utf-8")
+    write_text(path, f"{text}\n")
     for line in _table(findings):
         print(line)
     print(f"{counts['error']} errors, {counts['warning']} warnings, {counts['ok']} ok")

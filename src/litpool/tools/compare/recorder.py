@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from litpool.disk import write_text
 from litpool.loops.log import Log, Number
 
 
@@ -100,8 +101,7 @@ class Recorder(Log, Callback):
             "sha256": _weights_digest(self.network),
             "peak_memory": _peak_memory(),
         }
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        self.file.write_text(json.dumps(record), encoding="utf-8")
+        write_text(self.file, json.dumps(record))
 
     # ---- Lightning's hooks
 

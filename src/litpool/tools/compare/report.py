@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from litpool.disk import write_text
 from litpool.loops.outputs import versions
 from litpool.tools.compare.verdict import Record, verdict
 
@@ -39,14 +40,14 @@ def write(
         "versions": versions(),
         "runs": records,
     }
-    (folder / "compare.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_text(folder / "compare.json", json.dumps(content, indent=1))
     lines = [f"**{line}**", "", *_markdown(table)]
     if left_out:
         lines += ["", f"stock is left out: {left_out}."]
     if "stock" in records:
         lines += ["", "These settings differ in stock:", ""]
         lines += [f"- {name}: {value} here, {stock} there" for name, value, stock in differences]
-    (folder / "compare.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(folder / "compare.md", "\n".join(lines) + "\n")
     print("\n".join(lines))
 
 

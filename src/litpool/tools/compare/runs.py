@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from litpool import JobError
+from litpool.disk import make_folder, write_text
 from litpool.loops.outputs import versions
 from litpool.tools.compare.report import seconds_per_step
 from litpool.tools.compare.verdict import Record
@@ -51,7 +52,7 @@ def run_loops(
 def _run_loop(config: Mapping[str, Any], path: Path, loop: str) -> None:
     """Train in a fresh process; its config also works on the command line."""
     shutil.rmtree(path, ignore_errors=True)  # of an interrupted run
-    path.mkdir(parents=True)
+    make_folder(path)
     logger_options = {
         "save_dir": str(path.parent),
         "name": "",
@@ -65,12 +66,12 @@ def _run_loop(config: Mapping[str, Any], path: Path, loop: str) -> None:
     }
     file = path.parent / f"{path.name}.yaml"
     text = yaml.safe_dump({**config, "trainer": trainer}, sort_keys=False)
-    file.write_text(text, encoding="utf-8")
+    write_text(file, text)
     module = "litpool.tools.compare.child"
     command = [sys.executable, "-m", module, loop, str(file), str(path / "record.json")]
     process = subprocess.run(command, capture_output=True, text=True)
     output = path / "output.txt"
-    output.write_text(process.stdout + process.stderr, encoding="utf-8")
+    write_text(output, process.stdout + process.stderr)
     if process.returncode:
         last = (process.stderr.strip().splitlines() or ["it printed no error"])[-1]
         raise JobError(f"the loop {loop} failed: {last}; its full output is in {output}")

@@ -17,6 +17,7 @@ from litpool import InputError
 from litpool.commands import Run
 from litpool.data.added import require
 from litpool.data.module import TextDataModule
+from litpool.disk import write_text
 from litpool.loops.lightning import TextModule
 from litpool.loops.outputs import versions
 from litpool.model.encoder import load_config
@@ -219,9 +220,8 @@ def _write(folder: Path, result: Json, writer: SummaryWriter | None) -> None:
     """Write study.json, the files made from it, and the heat maps for TensorBoard."""
     from litpool.tools.study import report
 
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / "study.json").write_text(f"{text}\n", encoding="utf-8")
+    write_text(folder / "study.json", f"{text}\n")
     report.write(folder, result)
     if writer is not None:
         for entry in result["data"]:

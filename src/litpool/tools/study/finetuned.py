@@ -22,6 +22,7 @@ from transformers import PretrainedConfig
 from litpool import InputError, interrupt
 from litpool.data.module import TextDataModule
 from litpool.demo.encoder import locate
+from litpool.disk import make_folder, write_text
 from litpool.loops.lightning import TextModule
 from litpool.loops.outputs import versions
 from litpool.model.encoder import Encoder, EncoderOptions, load_config
@@ -194,13 +195,12 @@ def _result(module: TextModule, config: Json, loop: Loop, run: Training, file: P
     if not file.exists():
         scratch = file.with_suffix(".part")
         shutil.rmtree(scratch, ignore_errors=True)  # left by an interrupted training
-        scratch.mkdir(parents=True)
+        make_folder(scratch)
         try:
             validation, test = training.train(module, config, loop, run.seed, scratch)
             scores = {"validation": 100 * validation, "test": 100 * test}
             result = {"pooling": run.pooling, "layer": run.layer, "seed": run.seed, **scores}
-            (scratch / "result").write_text(json.dumps(result), encoding="utf-8")
-            (scratch / "result").replace(file)  # never half written
+            write_text(file, json.dumps(result))
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     result = json.loads(file.read_text(encoding="utf-8"))

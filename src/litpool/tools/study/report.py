@@ -7,6 +7,7 @@ field in study.csv.
 
 import csv
 import html
+import io
 import json
 import math
 import re
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from litpool.disk import write_text
 from litpool.tools.study.choice import Json
 from litpool.tools.study.summary import (
     GEOMETRY,
@@ -49,14 +51,15 @@ def write(folder: Path, result: dict[str, Any]) -> None:
         result: The content of study.json.
     """
     lines = [line for data in result["data"] for line in _lines(data)]
-    with (folder / "study.csv").open("w", encoding="utf-8", newline="") as file:
-        names = dict.fromkeys([*FIELDS, *(name for line in lines for name in line)])
-        writer = csv.DictWriter(file, list(names), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
+    names = dict.fromkeys([*FIELDS, *(name for line in lines for name in line)])
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    write_text(folder / "study.csv", table.getvalue())
     text = summarize(result)
-    (folder / "study.md").write_text(text, encoding="utf-8")
-    (folder / "study.html").write_text(_page(result, text), encoding="utf-8")
+    write_text(folder / "study.md", text)
+    write_text(folder / "study.html", _page(result, text))
 
 
 def _lines(data: Json) -> list[Json]:

@@ -30,9 +30,10 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from litpool import CACHE, InputError, __version__
+from litpool import CACHE, InputError, JobError, __version__
 from litpool.data.batches import TOKENS, Collator, EvaluationOrder
 from litpool.data.module import TextDataModule
+from litpool.disk import failure
 from litpool.model.encoder import Encoder
 from litpool.tools.study.grid import Cell, pool, settings
 
@@ -73,7 +74,8 @@ def encode(
         salt: The encoder's `fingerprint`.
 
     Raises:
-        InputError: The cache is not writable, or its disk has too little space.
+        InputError: The disk of the cache has too little space.
+        JobError: The cache cannot be written.
     """
     key = _key(data.encoded[split], cells, salt)
     folder = CACHE / "vectors" / key
@@ -85,8 +87,8 @@ def encode(
             part.rename(folder)
         except OSError as error:
             if not folder.exists():  # otherwise another run was faster
-                raise InputError(
-                    f"{part}: cannot be written ({error}); set LITPOOL_CACHE to another folder"
+                raise JobError(
+                    f"{failure(folder, error)}, or set LITPOOL_CACHE to another folder"
                 ) from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -166,10 +168,19 @@ def _create(part: Path, cells: Sequence[Cell], encoded: "Dataset") -> Files:
             "(data.max_rows)"
         )
     part.mkdir()
-    return {
-        size: np.lib.format.open_memmap(part / f"{size}.npy", "w+", np.float32, shape)
-        for size, shape in shapes.items()
-    }
+    files: Files = {}
+    for size, shape in shapes.items():
+        path = part / f"{size}.npy"
+        files[size] = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+        _allocate(path)
+    return files
+
+
+def _allocate(path: Path) -> None:
+    """Take the space of a file now, as a full disk would end the process that writes to memory."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 @torch.inference_mode()
