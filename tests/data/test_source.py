@@ -11,6 +11,8 @@ from typing import Any
 
 import datasets
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
@@ -570,6 +572,13 @@ def test_a_bad_file_is_refused_with_its_name_and_row(
 def test_without_quoting_a_short_line_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tsv", "label\ttext\n1\ta\n1 b\n")
     assert "row 3: 1 fields, must be 2" in refusal(path, quoting=False)
+
+
+@pytest.mark.parametrize("name", ["text", "label"])
+def test_a_parquet_file_with_two_columns_of_one_name_is_refused(tmp_path: Path, name: str) -> None:
+    table = pa.table([["a"], ["b"], ["c"]], names=["text", "label", name])
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert f"2 columns are called {name!r}" in refusal({"test": str(tmp_path / "a.parquet")})
 
 
 def test_numbers_in_a_parquet_file_are_no_texts(tmp_path: Path) -> None:

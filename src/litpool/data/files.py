@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,7 @@ def _parquet(path: str) -> pa.Table:
         raise InputError(
             f"{path}: not a Parquet file, or damaged ({reason}); name it after its format"
         ) from error
+    _check_names(table.column_names, path)
     for position, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):  # how pandas stores its categories
             values = table[position].cast(field.type.value_type)
@@ -198,11 +200,7 @@ def _delimited(text: str, ending: str, where: str, source: Source) -> Columns:
         splits = len(source.columns or lines[0].split(delimiter)) - 1
         records = enumerate((line.rstrip("\r").split(delimiter, splits) for line in lines), 1)
     header = source.columns or next(records)[1]
-    for name in header:
-        if name and header.count(name) > 1:
-            raise InputError(
-                f"{where}: {header.count(name)} columns are called {name!r}; rename all but one"
-            )
+    _check_names(header, where)
     rows, numbers = [], []
     for number, fields in records:
         is_blank = len(fields) == 1 < len(header) and not fields[0].strip()
@@ -233,6 +231,13 @@ def _quoted(lines: list[str], delimiter: str, where: str) -> Iterator[tuple[int,
             f"{where}, row {number}: {error}; "
             "fix the quotes, or set data.quoting false if quotes are part of the text"
         ) from error
+
+
+def _check_names(columns: Sequence[str], where: str) -> None:
+    """Refuse two columns of the same name; nameless ones cannot be meant."""
+    for name, count in Counter(columns).items():
+        if name and count > 1:
+            raise InputError(f"{where}: {count} columns are called {name!r}; rename all but one")
 
 
 def select_columns(

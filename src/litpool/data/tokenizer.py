@@ -78,7 +78,9 @@ def restore_tokenizer(files: Mapping[str, bytes]) -> PreTrainedTokenizerBase:
         try:
             for name, content in files.items():
                 (Path(folder) / Path(name).name).write_bytes(content)
-            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            tokenizer.pad(tokenizer(["a", "an unknown \ue000"]))  # a damaged one fails here
+            return tokenizer
         except Exception as error:  # a checkpoint may contain anything
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"ckpt_path: its tokenizer cannot be loaded ({reason})") from error

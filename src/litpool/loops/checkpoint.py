@@ -8,6 +8,9 @@ neither written nor read.
 import contextlib
 import json
 import os
+import pickle
+import pickletools
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -206,6 +209,11 @@ def load(path: str) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # the file may contain anything
+        if _could_run_code(path, error):
+            raise InputError(
+                f"ckpt_path={path}: contains more than plain values, which could run code, so it "
+                "was not loaded; use a checkpoint that `fit` wrote"
+            ) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"ckpt_path={path}: damaged or incomplete ({reason[:120]}); train or copy it again"
@@ -220,6 +228,18 @@ def load(path: str) -> dict[str, Any]:
             "use an earlier checkpoint"
         )
     return checkpoint
+
+
+def _could_run_code(path: str, error: Exception) -> bool:
+    """Return whether a file that cannot be loaded is a whole pickle, in a zip or by itself."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as file:
+                return isinstance(error, pickle.UnpicklingError) and file.testzip() is None
+        with open(path, "rb") as content:
+            return any(operation.name == "STOP" for operation, *_ in pickletools.genops(content))
+    except Exception:  # neither; the file may contain anything
+        return False
 
 
 def _is_ours(checkpoint: Mapping[str, Any]) -> bool:
