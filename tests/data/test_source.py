@@ -551,6 +551,12 @@ def test_a_blank_line_among_texts_is_refused_since_answers_would_shift(tmp_path:
         ),
         ("a.json", '{"data": []}', "contains one dict, must be a list of objects"),
         ("a.json", f"[{'1' * 5000}]", "row 1: Exceeds the limit"),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": 1.5}\n{"text": "b", "label": true}',
+            "'label' mixes true or false with numbers",
+        ),
+        ("a.jsonl", '{"text": "a", "text": "b"}', "row 1: the key 'text' occurs twice"),
         ("a.jsonl", '["a"]', "row 1: \"['a']\" must be an object"),
         (
             "a.txt",
