@@ -1,6 +1,7 @@
 """Bad input: one helpful line on stderr and exit status 2, before weights load; nothing written."""
 
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -145,6 +146,38 @@ def test_a_file_that_is_no_checkpoint_is_refused(refused, command, tmp_path, mon
     assert "not written by litpool" in refused(command, "--ckpt_path", "other.ckpt")
 
 
+class Code:
+    """What runs a function when it is unpickled."""
+
+    def __reduce__(self):
+        return open, ("pwned", "w")
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, "zip", "old"])
+def test_a_pickle_that_could_run_code_is_told_as_such(refused, protocol, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if isinstance(protocol, int):
+        write("bad.ckpt", pickle.dumps(Code(), protocol))
+    else:
+        content = {"state_dict": {}, "job": Code()}
+        torch.save(content, "bad.ckpt", _use_new_zipfile_serialization=protocol == "zip")
+    assert "could run code, so it was not loaded" in refused("test", "--ckpt_path", "bad.ckpt")
+
+
+@pytest.mark.parametrize(
+    "key", ["data.source", "data.tokenizer", "data.add_tokens", "model.encoder.name", "ckpt_path"]
+)
+def test_a_nul_in_a_value_is_refused(refused, key, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    value = ["a\0b"] if key == "data.add_tokens" else "a\0b"
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    write("nul.yaml", json.dumps(value))
+    said = refused("fit", "--config", DEBUG, "--config", "nul.yaml")
+    assert f"{key}=" in said
+    assert "contains a NUL character" in said
+
+
 def test_predict_without_a_checkpoint_is_refused(refused):
     assert "--ckpt_path" in refused("predict", "--input", "x.txt")
 
@@ -184,6 +217,12 @@ def test_predict_refuses_an_output_that_cannot_be_written(refused, cli, tmp_path
     assert "folder that exists" in refused(
         "predict", *checkpoint, "--input", "rows.csv", "--output", "new/out.jsonl"
     )
+    before = Path("rows.csv").read_bytes()
+    Path("link.jsonl").symlink_to("rows.csv")
+    for name in ("rows.csv", str(tmp_path / "rows.csv"), "link.jsonl"):
+        said = refused("predict", *checkpoint, "--input", "rows.csv", "--output", name)
+        assert "is the input" in said
+    assert Path("rows.csv").read_bytes() == before
     assert "leave --task out" in refused("test", *checkpoint, "--task", "MultiLabelClassification")
 
 

@@ -23,6 +23,9 @@ class InputError(ValueError):
     it and exits with status 2.
     """
 
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))  # a value in it may contain line ends
+
 
 class JobError(RuntimeError):
     """A job failed, for example because training diverged.

@@ -5,7 +5,7 @@ import importlib
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -363,6 +363,9 @@ def _is_recorder(callback: Any) -> bool:
 
 def _check_values(config: Namespace) -> None:
     """Refuse values that Lightning accepts, but then fails on or ignores."""
+    for key, value in config.items():
+        if _has_nul(value):
+            raise InputError(f"{key}={value!r}: contains a NUL character; remove it")
     seed = config.seed_everything
     trainer = config.trainer
     if not 0 <= int(seed) < 2**32:
@@ -372,6 +375,15 @@ def _check_values(config: Namespace) -> None:
             raise InputError(f"trainer.{name}={trainer[name]}: give {least} or more")
     if trainer.overfit_batches:  # it would change the order of the rows
         raise InputError("trainer.overfit_batches: not supported; use data.max_rows instead")
+
+
+def _has_nul(value: Any) -> bool:
+    """Return whether there is a NUL in a value or its parts: no file name can contain one."""
+    if isinstance(value, Mapping):
+        return any(_has_nul(part) for part in value.values())
+    if isinstance(value, list | tuple):
+        return any(_has_nul(part) for part in value)
+    return isinstance(value, str) and "\0" in value
 
 
 def _job_name(file: Path) -> str:

@@ -239,7 +239,7 @@ def predict(  # noqa: D417
             `.npz` with the array `vectors`. `-` writes JSON lines to standard output.
     """
     task, trainer = run.model.task, run.trainer
-    _check_output(output, task)
+    _check_output(output, input, task)
     run.data.read_input(input)
     run.model.read("predict")
     batches = trainer.predict(run.model, run.data, ckpt_path=ckpt_path, weights_only=True)
@@ -257,7 +257,7 @@ def predict(  # noqa: D417
             print(f"wrote {output}")
 
 
-def _check_output(output: str, task: Task) -> None:
+def _check_output(output: str, input: str, task: Task) -> None:
     """Refuse a file that cannot be written, before reading anything."""
     if output == "-":
         return
@@ -266,6 +266,8 @@ def _check_output(output: str, task: Task) -> None:
         raise InputError(
             f"output={output}: name a file in a folder that exists, or - for standard output"
         )
+    if path.exists() and Path(input).exists() and path.samefile(input):
+        raise InputError(f"output={output}: is the input, which would be lost; name another file")
     if path.suffix not in outputs.OUTPUTS:
         raise InputError(f"output={output}: the ending must be one of {', '.join(outputs.OUTPUTS)}")
     if path.suffix == ".npz" and not task.gives_vectors:

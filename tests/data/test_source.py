@@ -11,6 +11,8 @@ from typing import Any
 
 import datasets
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
@@ -38,9 +40,14 @@ def write_rows(path: Path, rows: list[dict[str, Any]] = ROWS) -> str:
 
 
 def load(
-    given: Any, texts: str = "text", labels: str = "label", **options: Any
+    given: Any,
+    texts: str = "text",
+    labels: str = "label",
+    numeric: bool = False,
+    **options: Any,
 ) -> dict[str, Dataset]:
-    return load_splits(Source(given, **options), texts.split(), labels.split())
+    source = Source(given, **options)
+    return load_splits(source, texts.split(), labels.split(), numeric=numeric)
 
 
 def sizes(splits: dict[str, Dataset]) -> dict[str, int]:
@@ -72,7 +79,7 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, ending: str) -> None:
 
 def test_only_the_named_columns_come_back(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "a.csv", [{"id": 3, "label": 1, "text": "b"}])
-    assert read_all(path) == [{"text": "b", "label": 1}]
+    assert read_all(path) == [{"text": "b", "label": "1"}]
     assert read_all(path, labels="") == [{"text": "b"}]
 
 
@@ -111,7 +118,7 @@ def test_quoted_fields_hold_delimiters_quotes_and_line_ends(tmp_path: Path) -> N
 def test_without_quoting_quotes_are_text_and_the_last_column_takes_the_rest(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.train", '1 "so good" it is\n0 "bad\n\n')
     rows = read_all(path, columns=["label", "text"], delimiter=" ", quoting=False)
-    assert rows == [{"text": '"so good" it is', "label": 1}, {"text": '"bad', "label": 0}]
+    assert rows == [{"text": '"so good" it is', "label": "1"}, {"text": '"bad', "label": "0"}]
 
 
 def test_a_field_may_be_longer_than_the_csv_module_expects(tmp_path: Path) -> None:
@@ -139,13 +146,31 @@ def test_a_tab_written_as_a_shell_passes_it_is_a_tab(tmp_path: Path) -> None:
         (["a|b", "b"], ["a|b", "b"]),
     ],
 )
-def test_labels_of_text_files_are_numbers_where_all_are(
+def test_scores_of_text_files_are_numbers_where_all_are(
     tmp_path: Path, values: list[str], expected: list[Any]
 ) -> None:
     path = write(tmp_path / "a.csv", "text,label\n" + "".join(f"t,{value}\n" for value in values))
-    labels = [row["label"] for row in read_all(path)]
+    labels = [row["label"] for row in read_all(path, numeric=True)]
     assert labels == expected
     assert [type(label) for label in labels] == [type(value) for value in expected]
+
+
+@pytest.mark.parametrize("values", [["3.1", "3.10"], ["1", "1e0", "1.0"], ["0", "1"], ["007", "7"]])
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_names_of_text_files_are_the_strings_in_the_file(
+    tmp_path: Path, values: list[str], ending: str
+) -> None:
+    rows = [{"text": f"t {value}", "label": value} for value in values]
+    assert read_all(write_rows(tmp_path / f"a.{ending}", rows)) == rows
+
+
+def test_rows_are_divided_by_numbers_in_order_however_a_file_stores_them(tmp_path: Path) -> None:
+    rows = [{"text": f"text {n}", "label": n % 13} for n in range(200)]
+    numbers = load(write_rows(tmp_path / "a.jsonl", rows))
+    strings = load(write_rows(tmp_path / "a.csv", rows))
+    for split in ("train", "validation", "test"):
+        assert strings[split]["text"][:] == numbers[split]["text"][:]
+        assert strings[split]["label"][:] == [str(label) for label in numbers[split]["label"]]
 
 
 def test_a_label_is_of_one_kind_in_all_splits(tmp_path: Path) -> None:
@@ -526,6 +551,12 @@ def test_a_blank_line_among_texts_is_refused_since_answers_would_shift(tmp_path:
         ),
         ("a.json", '{"data": []}', "contains one dict, must be a list of objects"),
         ("a.json", f"[{'1' * 5000}]", "row 1: Exceeds the limit"),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": 1.5}\n{"text": "b", "label": true}',
+            "'label' mixes true or false with numbers",
+        ),
+        ("a.jsonl", '{"text": "a", "text": "b"}', "row 1: the key 'text' occurs twice"),
         ("a.jsonl", '["a"]', "row 1: \"['a']\" must be an object"),
         (
             "a.txt",
@@ -547,6 +578,13 @@ def test_a_bad_file_is_refused_with_its_name_and_row(
 def test_without_quoting_a_short_line_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tsv", "label\ttext\n1\ta\n1 b\n")
     assert "row 3: 1 fields, must be 2" in refusal(path, quoting=False)
+
+
+@pytest.mark.parametrize("name", ["text", "label"])
+def test_a_parquet_file_with_two_columns_of_one_name_is_refused(tmp_path: Path, name: str) -> None:
+    table = pa.table([["a"], ["b"], ["c"]], names=["text", "label", name])
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert f"2 columns are called {name!r}" in refusal({"test": str(tmp_path / "a.parquet")})
 
 
 def test_numbers_in_a_parquet_file_are_no_texts(tmp_path: Path) -> None:
@@ -647,8 +685,8 @@ def test_empty_rows_are_left_out_on_demand_and_counted(tmp_path: Path) -> None:
         UserWarning, match=r"a\.csv: 2 of 4 rows lack a text or label, first row 3 .*; left out"
     ):
         assert read_all(path, drop_empty=True) == [
-            {"text": "a", "label": 1},
-            {"text": "c", "label": 3},
+            {"text": "a", "label": "1"},
+            {"text": "c", "label": "3"},
         ]
 
 
@@ -686,14 +724,14 @@ def test_nsmc_is_read_but_for_its_eight_empty_documents(data: Path) -> None:
         ("ratings_train", "5", "150000", "25859"),
     ]
     assert sizes(splits) == {"train": 134_996, "validation": 14_999, "test": 49_997}
-    assert splits["test"][0] == {"document": "굳 ㅋ", "label": 1}
+    assert splits["test"][0] == {"document": "굳 ㅋ", "label": "1"}
 
 
 def test_sst2_is_read_without_header_and_quoting(data: Path) -> None:
     splits = load(str(data / "sst2"), columns=["label", "text"], delimiter=" ", quoting=False)
     assert sizes(splits) == {"train": 6920, "validation": 872, "test": 1821}
-    assert splits["validation"][0] == {"text": "one long string of cliches .", "label": 0}
-    assert {label for rows in splits.values() for label in rows["label"]} == {0, 1}
+    assert splits["validation"][0] == {"text": "one long string of cliches .", "label": "0"}
+    assert {label for rows in splits.values() for label in rows["label"]} == {"0", "1"}
 
 
 def test_stsb_is_read_without_header(data: Path) -> None:
@@ -701,6 +739,7 @@ def test_stsb_is_read_without_header(data: Path) -> None:
         str(data / "stsb"),
         "sentence1 sentence2",
         "score",
+        numeric=True,
         columns=["sentence1", "sentence2", "score"],
     )
     assert sizes(splits) == {"train": 5749, "validation": 1500, "test": 1379}

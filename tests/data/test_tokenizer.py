@@ -158,3 +158,24 @@ def test_a_dump_cannot_write_outside_its_folder(
     restore_tokenizer({**files, str(tmp_path / "escaped"): b"", "../escaped": b""})
     assert not (tmp_path / "escaped").exists()
     assert not (tmp_path.parent / "escaped").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("tokenizer_config.json", None, b"{}"),  # no padding token
+        ("tokenizer.json", b'"[UNK]":1,', b'"[UNX]":1,'),  # fails when it is used
+        ("tokenizer.json", None, b"[]"),
+        ("tokenizer.json", None, b""),
+    ],
+)
+def test_a_damaged_tokenizer_is_refused(
+    tokenizer: PreTrainedTokenizerBase, name: str, old: bytes | None, new: bytes
+) -> None:
+    files = dump_tokenizer(tokenizer)
+    content = b"".join(files[name].split()) if old else b""
+    assert old is None or old in content
+    damaged = content.replace(old, new) if old else new
+    with pytest.raises(InputError, match="ckpt_path: its tokenizer cannot be loaded") as caught:
+        restore_tokenizer({**files, name: damaged})
+    assert "\n" not in str(caught.value)

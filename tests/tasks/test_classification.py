@@ -13,6 +13,7 @@ from torch import Tensor
 from litpool import InputError
 from litpool.tasks.classification import Classification
 from litpool.tasks.multilabel import MultiLabelClassification
+from litpool.tasks.similarity import Similarity
 from litpool.tasks.task import Task
 
 NO_ROWS = Dataset.from_dict({})  # for what does not look at them
@@ -51,6 +52,7 @@ def f1(predicted: Any, true: Any) -> float:
 # ---- label names
 
 
+@pytest.mark.filterwarnings("ignore:column 'label'. '001' and '01' are two labels:UserWarning")
 @pytest.mark.parametrize(
     ("values", "names"),
     [
@@ -95,6 +97,55 @@ def test_a_label_unknown_to_train_is_named(split: str) -> None:
 def test_one_label_is_too_few(task: Task) -> None:
     with pytest.raises(InputError, match=r"column 'label' holds 1 label \(only\); at least 2"):
         task.learn(splits(train=["only", "only"]))
+
+
+@pytest.mark.parametrize(
+    ("written", "twin"), [("1.0", "1"), ("1e0", "1"), ("Good", "good"), ("01", "1")]
+)
+def test_an_unknown_label_is_told_with_the_one_it_may_mean(written: str, twin: str) -> None:
+    with pytest.raises(InputError, match=f"'{written}'.*if it means the label '{twin}', write"):
+        Classification().learn(splits(train=["0", "1", "good"], test=["0", written]))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (["1", "2", "1.0"], "'1' and '1.0' are two labels"),
+        (["3.10", "x", "3.1"], "'3.1' and '3.10' are two labels"),
+    ],
+)
+def test_labels_that_are_the_same_number_stay_apart_with_a_warning(
+    values: list[str], said: str
+) -> None:
+    with pytest.warns(UserWarning, match=f"column 'label': {said}, although they are the same"):
+        assert sorted(learned(values).labels) == sorted(values)
+
+
+@pytest.mark.parametrize(
+    "task", [Classification(), Similarity(["a", "b"], "label", objective="softmax")]
+)
+def test_blanks_around_labels_are_left_out_with_a_warning(task: Task) -> None:
+    values = ["good", " good", "bad\t", "bad"]
+    with pytest.warns(UserWarning, match="2 of 5 labels begin or end .* ' good' becomes 'good'"):
+        task.learn(splits(train=values, test=["bad"]))
+    assert task.labels == ["bad", "good"]
+    assert task.targets(values) == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("value", "advice"),
+    [
+        (["a", "b"], "use --task MultiLabelClassification"),
+        ({"a": 1}, "set task.label to another column"),
+        (b"a", "save the labels as text"),
+    ],
+)
+@pytest.mark.parametrize(
+    "task", [Classification(), Similarity(["a", "b"], "label", objective="softmax")]
+)
+def test_a_label_that_is_no_name_is_refused(task: Task, value: Any, advice: str) -> None:
+    with pytest.raises(InputError, match=f"the train split, row 1: 'label' is .*; .*{advice}"):
+        task.learn(splits(train=[value, value]))
 
 
 def test_restored_labels_stay_and_others_are_refused() -> None:

@@ -64,6 +64,12 @@ def test_a_column_of_numbers_holds_one_label_a_row() -> None:
     assert task.targets([10]) == [[0.0, 1.0]]
 
 
+@pytest.mark.parametrize("value", [{"a": 1}, b"a", [["a"]], ["a", None], [{"a": 1}]])
+def test_what_is_no_set_of_names_is_refused(value: Any) -> None:
+    with pytest.raises(InputError, match=r"the train split, row 1: 'labels' contains .*names"):
+        learned_sets([value, value])
+
+
 def test_a_label_unknown_to_train_is_named_among_several() -> None:
     with pytest.raises(InputError, match="the test split has the label 'z' in column 'labels'"):
         MultiLabelClassification(label="labels").learn(splits(train=["a", "b"], test=["a|z"]))

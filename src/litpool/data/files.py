@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,8 @@ def read_file(
         names = select_columns(list(columns), texts + labels, where, extras)
         for name in texts:
             _check_texts(name, columns[name], lines, where, alone=typed or len(columns) == 1)
+        for name in names:
+            _check_booleans(name, columns[name], where)
         try:
             table = pa.table({name: pa.array(columns[name]) for name in names})
         except (TypeError, ValueError, OverflowError) as error:
@@ -129,11 +132,13 @@ def _parquet(path: str) -> pa.Table:
     data = pa.BufferReader(_read_bytes(path))
     try:
         table = pq.ParquetFile(data).read()
-    except (pa.ArrowException, OSError) as error:  # OSError: a page that cannot be decompressed
+        table.validate(full=True)  # that texts are UTF-8, for one
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # OSError: a damaged page
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{path}: not a Parquet file, or damaged ({reason}); name it after its format"
         ) from error
+    _check_names(table.column_names, path)
     for position, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):  # how pandas stores its categories
             values = table[position].cast(field.type.value_type)
@@ -171,13 +176,22 @@ def _objects(text: str, ending: str, where: str) -> Columns:
 
 def _json(text: str, where: str, line: int, advice: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_distinct)
     except json.JSONDecodeError as error:
         raise InputError(
             f"{where}, row {line + error.lineno - 1}: not JSON ({error.msg}); {advice}"
         ) from error
     except (ValueError, RecursionError) as error:  # a number or a nesting thousands long
         raise InputError(f"{where}, row {line}: {error}; fix the value") from error
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object; json alone would keep the last of two values of one key."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        name = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {name[:40]!r} occurs twice")
+    return values
 
 
 def _delimited(text: str, ending: str, where: str, source: Source) -> Columns:
@@ -198,11 +212,7 @@ def _delimited(text: str, ending: str, where: str, source: Source) -> Columns:
         splits = len(source.columns or lines[0].split(delimiter)) - 1
         records = enumerate((line.rstrip("\r").split(delimiter, splits) for line in lines), 1)
     header = source.columns or next(records)[1]
-    for name in header:
-        if name and header.count(name) > 1:
-            raise InputError(
-                f"{where}: {header.count(name)} columns are called {name!r}; rename all but one"
-            )
+    _check_names(header, where)
     rows, numbers = [], []
     for number, fields in records:
         is_blank = len(fields) == 1 < len(header) and not fields[0].strip()
@@ -233,6 +243,13 @@ def _quoted(lines: list[str], delimiter: str, where: str) -> Iterator[tuple[int,
             f"{where}, row {number}: {error}; "
             "fix the quotes, or set data.quoting false if quotes are part of the text"
         ) from error
+
+
+def _check_names(columns: Sequence[str], where: str) -> None:
+    """Refuse two columns of the same name; nameless ones cannot be meant."""
+    for name, count in Counter(columns).items():
+        if name and count > 1:
+            raise InputError(f"{where}: {count} columns are called {name!r}; rename all but one")
 
 
 def select_columns(
@@ -274,6 +291,15 @@ def _check_texts(
         raise InputError(
             f"{where}: {name!r} contains only numbers ({filled[0]}, ...), must be text; "
             "name another column"
+        )
+
+
+def _check_booleans(name: str, values: Sequence[Any], where: str) -> None:
+    """Refuse true or false among decimal numbers: Arrow would read 1.0 and 0.0."""
+    parts = (part for value in values for part in (value if isinstance(value, list) else [value]))
+    if {bool, float} <= set(map(type, parts)):
+        raise InputError(
+            f"{where}: {name!r} mixes true or false with numbers; use one type for all its values"
         )
 
 

@@ -139,7 +139,7 @@ class TextDataModule(LightningDataModule):
 
         task = self.task
         labels = [task.label] if task.label else []
-        return load_splits(self.source, task.texts, labels, task.extras, task.group)
+        return load_splits(self.source, task.texts, labels, task.extras, task.group, task.numeric)
 
     def _encode(self, split: str) -> None:
         """Tokenize a split, or read its tokens from the cache, which goes by the content."""

@@ -54,11 +54,12 @@ def load_splits(
     labels: list[str],
     extras: Sequence[str] = (),
     group: Sequence[str] = (),
+    numeric: bool = False,
 ) -> dict[str, Dataset]:
     """Read the splits of a source.
 
     A missing validation split is split off train; a missing test split is not replaced. Labels of
-    CSV, TSV and text files that all are numbers become numbers, and class labels become names.
+    CSV, TSV and text files are the strings in the file, and class labels become names.
 
     Args:
         source: Where the rows come from.
@@ -66,6 +67,8 @@ def load_splits(
         labels: The column with labels, if there is one.
         extras: Columns to read if they exist.
         group: Rows that are equal in the first of these columns that exists stay in one split.
+        numeric: Whether the labels are numbers. If so, those of CSV, TSV and text files become
+            numbers where all of them are.
 
     Returns:
         Some of train, validation and test, with no columns but these.
@@ -83,10 +86,16 @@ def load_splits(
             "name a file or folder that exists and can be read"
         ) from error
     if files:
-        splits = _read_files(files, source, texts, labels, extras)
+        splits = _read_files(files, source, texts, labels, extras, numeric)
     else:
         splits = _read_data_set(source, texts, labels, extras)
-    divide = partial(_divide, labels=labels, group=group, seed=source.seed)
+    divide = partial(
+        _divide,
+        labels=labels,
+        group=group,
+        seed=source.seed,
+        untyped=bool(files) and _are_untyped(files),
+    )
     if UNDIVIDED in splits:
         splits["train"], splits["test"] = divide(splits.pop(UNDIVIDED), 10)
         splits["train"], splits["validation"] = divide(splits["train"], 9)
@@ -235,6 +244,7 @@ def _read_files(
     texts: list[str],
     labels: list[str],
     extras: Sequence[str],
+    numeric: bool,
 ) -> dict[str, Dataset]:
     tables = {}
     for split, paths in files.items():
@@ -247,10 +257,15 @@ def _read_files(
             raise InputError(
                 f"{', '.join(paths)}: a column has different types; use one type in all files"
             ) from error
-    if not any(Path(path).suffix.lower() in TYPED for paths in files.values() for path in paths):
+    if numeric and _are_untyped(files):
         for label in labels:
             tables = _with_numbers(tables, label)
     return {split: Dataset(table) for split, table in tables.items()}
+
+
+def _are_untyped(files: Mapping[str, list[str]]) -> bool:
+    """Return whether all values in the files are strings, as in CSV."""
+    return all(Path(path).suffix.lower() not in TYPED for paths in files.values() for path in paths)
 
 
 def _with_numbers(tables: dict[str, pa.Table], label: str) -> dict[str, pa.Table]:
@@ -285,7 +300,12 @@ def _replace(table: pa.Table, name: str, values: pa.ChunkedArray) -> pa.Table:
 
 
 def _divide(
-    rows: Dataset, parts: int, labels: list[str], group: Sequence[str], seed: int
+    rows: Dataset,
+    parts: int,
+    labels: list[str],
+    group: Sequence[str],
+    seed: int,
+    untyped: bool,
 ) -> tuple[Dataset, Dataset]:
     """Split off one row in `parts`: in proportion from each label, or in whole groups.
 
@@ -301,9 +321,18 @@ def _divide(
     if column:
         drawn = _draw_groups(rows[column][:], size, seed)
     else:
-        drawn = _draw_rows(rows[labels[0]][:] if labels else [None] * len(rows), size, seed)
+        values = rows[labels[0]][:] if labels else [None] * len(rows)
+        drawn = _draw_rows(_parse_numbers(values) if untyped else values, size, seed)
     rest = [row for row in range(len(rows)) if row not in drawn]
     return rows.select(rest), rows.select(sorted(drawn))
+
+
+def _parse_numbers(labels: list[Any]) -> list[Any]:
+    """Return the labels as numbers if all are strings of digits, so that 2 is drawn before 10."""
+    for pattern, kind in ((INTEGER, int), (DECIMAL, float)):
+        if all(isinstance(label, str) and re.fullmatch(pattern, label) for label in labels):
+            return [kind(label) for label in labels]
+    return labels
 
 
 def _draw_groups(values: list[Any], size: int, seed: int) -> set[int]:

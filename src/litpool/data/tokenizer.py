@@ -86,7 +86,9 @@ def restore_tokenizer(files: Mapping[str, bytes]) -> PreTrainedTokenizerBase:
         with tempfile.TemporaryDirectory() as folder:
             for name, content in files.items():
                 (Path(folder) / Path(name).name).write_bytes(content)
-            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            tokenizer.pad(tokenizer(["a", "an unknown \u16a0"]))  # a damaged one fails here
+            return tokenizer
     except Exception as error:  # a checkpoint may contain anything
         if isinstance(error, OSError) and error.errno in disk.ADVICE:
             raise _failed_write(error) from error

@@ -9,6 +9,8 @@ import contextlib
 import json
 import math
 import os
+import pickle
+import pickletools
 import time
 import zipfile
 from collections.abc import Callable, Mapping
@@ -279,6 +281,11 @@ def load(path: str) -> dict[str, Any]:
         _verify(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # the file may contain anything
+        if _could_run_code(path, error):
+            raise InputError(
+                f"ckpt_path={path}: contains more than plain values, which could run code, so it "
+                "was not loaded; use a checkpoint that `fit` wrote"
+            ) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"ckpt_path={path}: damaged or incomplete ({reason[:120]}); train or copy it again"
@@ -304,6 +311,18 @@ def _verify(path: str) -> None:
     with zipfile.ZipFile(path) as archive:
         if name := archive.testzip():
             raise zipfile.BadZipFile(f"the checksum of its record {name} is wrong")
+
+
+def _could_run_code(path: str, error: Exception) -> bool:
+    """Return whether a file that cannot be loaded is a whole pickle, in a zip or by itself."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as file:
+                return isinstance(error, pickle.UnpicklingError) and file.testzip() is None
+        with open(path, "rb") as content:
+            return any(operation.name == "STOP" for operation, *_ in pickletools.genops(content))
+    except Exception:  # neither; the file may contain anything
+        return False
 
 
 def _is_ours(checkpoint: Mapping[str, Any]) -> bool:

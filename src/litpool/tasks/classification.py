@@ -10,7 +10,14 @@ from torch.nn import functional as F
 from torchmetrics import ClasswiseWrapper, Metric, MetricCollection
 from torchmetrics import classification as tm
 
-from litpool.tasks.labels import ClassWeights, label_weights, learn_labels, rank_by_confidence
+from litpool.tasks.labels import (
+    ClassWeights,
+    label_name,
+    label_names,
+    label_weights,
+    learn_labels,
+    rank_by_confidence,
+)
 from litpool.tasks.task import Mistake, Task, check_shares, linear_head
 
 if TYPE_CHECKING:
@@ -52,7 +59,7 @@ class Classification(Task):
 
     def learn(self, splits: Mapping[str, "Dataset"]) -> None:
         """Learn label names and weights from the train split; every split must use these labels."""
-        names = {split: list(map(str, rows[self.label][:])) for split, rows in splits.items()}
+        names = label_names(splits, self.label)
         self.labels = learn_labels(names, self.label, self.labels)
         if "train" in names:
             counts = Counter(names["train"])
@@ -61,7 +68,7 @@ class Classification(Task):
     def targets(self, labels: Sequence[Any]) -> list[int]:
         """Return the position of each label among the label names."""
         positions = {name: position for position, name in enumerate(self.labels)}
-        return [positions[str(label)] for label in labels]
+        return [positions[label_name(label)] for label in labels]
 
     def head(self, in_features: int) -> nn.Module:
         """Return dropout and a linear layer, (B, in_features) to (B, C)."""

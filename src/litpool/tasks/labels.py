@@ -1,14 +1,59 @@
 """Label names and class weights, as every task with labels uses them."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
 
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from litpool import InputError
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 ClassWeights = Literal["balanced"] | dict[str, float] | None
+
+ADVICE: dict[type, str] = {
+    list: "for several labels in a row, use --task MultiLabelClassification",
+    dict: "set task.label to another column",
+    bytes: "save the labels as text",
+}
+"""How to fix a label of a type that is no name."""
+
+
+def label_name(value: Any) -> str:
+    """Return the name of a label, without blanks around it."""
+    return str(value).strip()
+
+
+def label_names(splits: Mapping[str, "Dataset"], column: str) -> dict[str, list[str]]:
+    """Return the label names of each split's rows, and warn if there were blanks around them.
+
+    Raises:
+        InputError: A label is a list, a mapping or bytes.
+    """
+    names: dict[str, list[str]] = {}
+    spaced = []
+    for split, rows in splits.items():
+        values = rows[column][:]
+        for number, value in enumerate(values, start=1):
+            if type(value) in ADVICE:
+                raise InputError(
+                    f"the {split} split, row {number}: {column!r} is {str(value)[:40]}, "
+                    f"must be a text or a number; {ADVICE[type(value)]}"
+                )
+        spaced += [value for value in values if isinstance(value, str) and value != value.strip()]
+        names[split] = [label_name(value) for value in values]
+    if spaced:
+        total = sum(map(len, names.values()))
+        rank_zero_warn(
+            f"column {column!r}: {len(spaced):,} of {total:,} labels begin or end with a blank, "
+            f"which is left out: {spaced[0]!r} becomes {label_name(spaced[0])!r}"
+        )
+    return names
 
 
 def learn_labels(names: Mapping[str, Iterable[str]], column: str, known: list[str]) -> list[str]:
@@ -25,12 +70,39 @@ def learn_labels(names: Mapping[str, Iterable[str]], column: str, known: list[st
     labels = known or _distinct_labels(names, column)
     for split, values in names.items():
         if unknown := sorted(set(values).difference(labels)):
+            advice = "correct the file, or add an example of it to the train split"
+            if twin := next((name for name in labels if are_alike(name, unknown[0])), None):
+                advice = f"if it means the label {twin!r}, write both alike"
             raise InputError(
                 f"the {split} split has the label {unknown[0]!r} in column {column!r}, which the "
-                f"train split does not have; known: {', '.join(labels[:20])}; correct the file, or "
-                "add an example of it to the train split"
+                f"train split does not have; known: {', '.join(labels[:20])}; {advice}"
             )
     return labels
+
+
+def are_alike(first: str, second: str) -> bool:
+    """Return whether two labels differ only in case, or only in how they write a number."""
+    return _number(first) == _number(second) or first.casefold() == second.casefold()
+
+
+def _number(name: str) -> float:
+    """Return the number that a name writes; NaN, which equals nothing, if there is none."""
+    try:
+        return float(name)
+    except ValueError:
+        return math.nan
+
+
+def _warn_of_equal_numbers(labels: Sequence[str], column: str) -> None:
+    """Warn of the first two labels that are the same number, such as 1 and 1.0."""
+    by_number = sorted((_number(name), name) for name in labels if not math.isnan(_number(name)))
+    for (number, first), (next_number, second) in pairwise(by_number):
+        if number == next_number:
+            rank_zero_warn(
+                f"column {column!r}: {first!r} and {second!r} are two labels, although they are "
+                "the same number; if they mean the same, write them alike"
+            )
+            return
 
 
 def _distinct_labels(names: Mapping[str, Iterable[str]], column: str) -> list[str]:
@@ -44,6 +116,7 @@ def _distinct_labels(names: Mapping[str, Iterable[str]], column: str) -> list[st
             f"column {column!r} holds {len(distinct)} label ({', '.join(distinct)}); "
             "at least 2 are needed"
         )
+    _warn_of_equal_numbers(list(distinct), column)
     alphabetical = sorted(distinct)  # so that 1 and 01, equal as numbers, have an order as well
     try:
         return sorted(alphabetical, key=float)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torchmetrics import ClasswiseWrapper, Metric, MetricCollection
 from torchmetrics import classification as tm
 
+from litpool import InputError
 from litpool.tasks.labels import ClassWeights, label_weights, learn_labels, rank_by_confidence
 from litpool.tasks.task import Mistake, Task, check_shares, linear_head
 
@@ -54,7 +55,9 @@ class MultiLabelClassification(Task):
         """Learn label names and weights from the train split; every split must use these labels."""
         names = {}
         for split, rows in splits.items():
-            sets = [label_set(value) for value in rows[self.label][:]]
+            values = rows[self.label][:]
+            _check_sets(values, split, self.label)
+            sets = [label_set(value) for value in values]
             names[split] = [name for row in sets for name in row]
         self.labels = learn_labels(names, self.label, self.labels)
         if "train" not in splits:
@@ -131,6 +134,17 @@ class MultiLabelClassification(Task):
     def _join_names(self, flags: Tensor) -> str:
         names = [name for name, flag in zip(self.labels, flags.tolist(), strict=True) if flag]
         return " | ".join(names) or "none"
+
+
+def _check_sets(values: Sequence[Any], split: str, column: str) -> None:
+    """Refuse a label that is neither a text nor a number."""
+    for number, value in enumerate(values, start=1):
+        for label in value if isinstance(value, list) else [value]:
+            if label is None or isinstance(label, list | dict | bytes):
+                raise InputError(
+                    f"the {split} split, row {number}: {column!r} contains {str(label)[:40]}, "
+                    "must be names; correct the row, or set task.label to another column"
+                )
 
 
 def label_set(value: Any) -> list[str]:

@@ -34,6 +34,7 @@ class Regression(Task):
 
     monitor = "val/spearman"
     mistake_measure = "error"
+    numeric = True
     state_attributes = ("shift", "scale")
     encoding_attributes = ("texts", "label", "shift", "scale")
 

@@ -67,6 +67,7 @@ class Similarity(Task):
             raise InputError("task.combination is empty: name some of u, v, |u-v|, u*v")
         self.gives_vectors = len(self.texts) == 1
         self.objective = objective
+        self.numeric = objective == "cosine"
         self.bounds = score_bounds(score_range)
         self.combination = combination
         self.temperature = temperature

@@ -13,7 +13,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from litpool.tasks.classification import label_answers, label_mistakes
-from litpool.tasks.labels import learn_labels
+from litpool.tasks.labels import label_name, label_names, learn_labels
 from litpool.tasks.objective import Objective, cosine
 from litpool.tasks.task import Mistake, linear_head
 
@@ -41,12 +41,11 @@ class SoftmaxObjective(Objective):
         self.combination = combination
 
     def learn(self, splits: Mapping[str, "Dataset"]) -> list[str]:
-        names = {split: list(map(str, rows[self.label][:])) for split, rows in splits.items()}
-        return learn_labels(names, self.label, self.labels)
+        return learn_labels(label_names(splits, self.label), self.label, self.labels)
 
     def targets(self, labels: Sequence[Any]) -> list[int]:
         positions = {name: position for position, name in enumerate(self.labels)}
-        return [positions[str(label)] for label in labels]
+        return [positions[label_name(label)] for label in labels]
 
     def head(self, in_features: int) -> nn.Module:
         """Return the classifier, (B, 2, F) to (B, 1 + C)."""

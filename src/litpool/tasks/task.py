@@ -39,6 +39,7 @@ class Task(ABC):
     monitor_mode: str = "max"
     mistake_measure: str = "confidence"  # what the wrong answers are sorted by
     gives_vectors: bool = False  # whether the answers are vectors
+    numeric: bool = False  # whether the labels are numbers, not names
     on_tokens: bool = False  # whether the head reads the states of all tokens instead of a pooling
     extras: Sequence[str] = ()  # optional columns, used if the data has them
     # Rows that are equal in the first of these columns that exists stay in the same split.

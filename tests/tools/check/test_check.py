@@ -228,6 +228,14 @@ def missing_label(job: Job) -> None:
     job.rows["validation"] = [row for row in job.rows["validation"] if row[1] == "good"]
 
 
+def other_case(job: Job) -> None:
+    job.rows["train"][3:30] = [(text, label.title()) for text, label in job.rows["train"][3:30]]
+
+
+def blanks(job: Job) -> None:
+    job.rows["train"][3] = (job.rows["train"][3][0], f" {job.rows['train'][3][1]}")
+
+
 def ids_beyond(job: Job) -> None:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(job.encoder)
     tokenizer.add_tokens(["plotless", "endless"])
@@ -314,6 +322,8 @@ FAULTS: list[tuple[Callable[[Job], None], str, str, list[str]]] = [
     (clashing_labels, "equal texts, other label", "warning", KINDS),
     (one_frequent_label, "label balance", "warning", KINDS),
     (missing_label, "missing labels", "warning", KINDS),
+    (other_case, "label spelling", "warning", ["bert"]),
+    (blanks, "label spelling", "warning", ["bert"]),
     (ids_beyond, "embedding rows", "error", KINDS),
     (other_pad, "special tokens", "warning", ["bert"]),
     # These two number positions from the padding id.
@@ -384,6 +394,17 @@ def test_the_absent_token_and_the_text_without_its_marker_are_named(
     )
     unmarked_text(job)
     assert "the test split, row 8: no '[S1]' in the text" in job.run()["markers"]["told"]
+
+
+def test_labels_that_are_alike_and_blanks_around_labels_are_named(
+    encoders: dict[str, Path], tmp_path: Path
+) -> None:
+    job = Job(encoders["bert"], tmp_path)
+    other_case(job)
+    blanks(job)
+    said = job.run()["label spelling"]["told"]
+    assert "'Good' and 'good' are two labels" in said
+    assert "1 of 300 labels begin or end with a blank, such as ' " in said
 
 
 def test_an_added_token_needs_no_embedding_in_the_encoder(

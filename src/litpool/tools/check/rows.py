@@ -3,12 +3,14 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from litpool.tasks.labels import are_alike
 from litpool.tools.check.finding import Finding, problem_if
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ ACROSS = 0.05  # share of a held-out split; above it the score measures memoriza
 CLASHING = 0.02  # share of the rows; equal texts with different labels limit every model
 # Share of the most common label. Always predicting it is hard to beat, and accuracy says nothing.
 MAJORITY = 0.9
+PAIRED = 1000  # labels to compare with each other; with more, that would take seconds
 FEW = 10  # rows of a label in train; fewer are hardly learned
 
 
@@ -123,6 +126,7 @@ def check_labels(
     balance = [_check_balance(counts["train"])] if "train" in counts else []
     return [
         *balance,
+        _check_spelling(values, names),
         problem_if(
             bool(lacking), "missing labels", message or "none", advice, {"missing": lacking}
         ),
@@ -136,6 +140,22 @@ def _split_labels(value: Any, known: set[str]) -> list[str]:
     if str(value) in known:
         return [str(value)]
     return [part.strip() for part in str(value).split("|") if part.strip()]
+
+
+def _check_spelling(values: Mapping[str, Sequence[Any]], names: Sequence[str]) -> Finding:
+    """Check for labels that are alike, and for blanks around labels, which are left out."""
+    alike = [pair for pair in combinations(names[:PAIRED], 2) if are_alike(*pair)]
+    labels = [label for column in values.values() for label in column]
+    spaced = [label for label in labels if isinstance(label, str) and label != label.strip()]
+    parts = [f"{first!r} and {second!r} are two labels" for first, second in alike[:3]]
+    if spaced:
+        parts.append(
+            f"{len(spaced):,} of {len(labels):,} labels begin or end with a blank, "
+            f"such as {spaced[0]!r}"
+        )
+    advice = "write a label in the same way in every row"
+    figures = {"alike": alike, "spaced": len(spaced)}
+    return problem_if(bool(parts), "label spelling", "; ".join(parts) or "ok", advice, figures)
 
 
 def _check_balance(counts: Counter[str]) -> Finding:

@@ -89,7 +89,7 @@ def read_vectors(path: str, vocabulary: set[str]) -> dict[str, NDArray[np.float3
                 if number == 1 and len(parts) == 2 and all(part.isdigit() for part in parts):
                     promised, size = map(int, parts)  # a header
                     continue
-                size = size or len(parts) - 1
+                size = size or _count_numbers(parts)
                 word = _word(parts, size, f"{source}, line {number}")
                 if word in vocabulary and word not in vectors:
                     vectors[word] = _numbers(parts[-size:], f"{source}, line {number}")
@@ -113,13 +113,19 @@ def _word(parts: Sequence[str], size: int, where: str) -> str:
     """Return the word of a line; it may contain spaces, so the numbers are counted from the end."""
     if len(parts) == size + 1 and size:
         return parts[0]
-    count = 0
-    while count < len(parts) - 1 and _is_number(parts[-1 - count]):
-        count += 1
+    count = _count_numbers(parts)
     if count != size or not size:
         rule = f"must be {size} as in the first line" if size else "must be a word and its numbers"
         raise InputError(f"{where}: {count} numbers, {rule}; fix the line or use a complete file")
     return " ".join(parts[:-size])
+
+
+def _count_numbers(parts: Sequence[str]) -> int:
+    """Return how many numbers end a line, after at least one part for the word."""
+    count = 0
+    while count < len(parts) - 1 and _is_number(parts[-1 - count]):
+        count += 1
+    return count
 
 
 def _is_number(text: str) -> bool:
