@@ -36,7 +36,7 @@ def run(folder, *command):
     environment = {**os.environ, "PYTHONPATH": str(folder / "src")}
     arguments = [sys.executable, *map(str, command)]
     return subprocess.run(
-        arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=900
+        arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=1800
     )
 
 
