@@ -257,8 +257,8 @@ class CLI(LightningCLI):
     def _tensorboard(self) -> TensorBoardLogger:
         """Log to a new run folder, logs/JOB/version_N; a resumed fit continues in its own."""
         config = self.config[self.subcommand]
-        if self.subcommand in TRAINING and config.ckpt_path:
-            run = Path(config.ckpt_path).parent.parent
+        if self.subcommand in TRAINING and self.ckpt_path:
+            run = Path(self.ckpt_path).parent.parent
             folder, job, version = run.parent.parent, run.parent.name, run.name
             return TensorBoardLogger(folder, job, version, default_hp_metric=False)
         files = [str(path) for path in config.config or [] if path is not None]

@@ -90,8 +90,13 @@ def steps_once_an_epoch(monkeypatch):
     def faulty(*arguments, **options):
         optimizer, schedule = configure(*arguments, **options)
         counter = itertools.count(1)
-        step = schedule.step
-        schedule.step = lambda: step() if next(counter) % 5 == 0 else None
+
+        class Faulty(type(schedule)):
+            def step(self, *epoch):
+                if next(counter) % 5 == 0:
+                    super().step(*epoch)
+
+        schedule.__class__ = Faulty
         return optimizer, schedule
 
     monkeypatch.setattr(plain, "configure", faulty)
@@ -114,8 +119,9 @@ def trains_in_eval_mode(monkeypatch):
 
 
 def shuffles_differently(monkeypatch):
+    original = TrainOrder.set_epoch
     monkeypatch.setattr(
-        TrainOrder, "set_epoch", lambda self, epoch: setattr(self, "epoch", epoch + 100)
+        TrainOrder, "set_epoch", lambda self, epoch, skip=0: original(self, epoch + 100, skip)
     )
 
 
