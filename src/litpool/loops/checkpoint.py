@@ -173,13 +173,37 @@ def resumable(path: str) -> tuple[str, dict[str, Any], str | None]:
     Raises:
         InputError: Neither can be read.
     """
+    reason = None
     try:
-        return path, read(path), None
+        checkpoint = load(path)
     except InputError as error:
         previous = Path(path).with_name(PREVIOUS)
         if Path(path).name != "last.ckpt" or not previous.is_file():
             raise
-        return str(previous), read(str(previous)), str(error)
+        path, reason = str(previous), str(error)
+        checkpoint = load(path)
+    _check_training_state(checkpoint, Path(path))
+    return path, checkpoint["job"], reason
+
+
+def _check_training_state(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Refuse to resume from a checkpoint of another loop, or without the best one so far."""
+    if "loops" not in checkpoint:
+        raise InputError(
+            f"ckpt_path={path}: it has no state of Lightning's loop; if fit_plain or fit_hf wrote "
+            "it, resume with that command, otherwise from last.ckpt in the same folder"
+        )
+    states = checkpoint.get("callbacks")
+    for state in states.values() if isinstance(states, dict) else []:
+        best = state.get("best_model_path") if isinstance(state, dict) else None
+        if not isinstance(best, str) or not best:
+            continue
+        moved = path.with_name(Path(best).name)  # the run folder may have been moved
+        if not (moved.is_file() or Path(best).is_file()):
+            raise InputError(
+                f"ckpt_path={path}: the best checkpoint so far, {moved}, is missing; "
+                "put it back, or train anew"
+            )
 
 
 def read(path: str) -> dict[str, Any]:
