@@ -75,6 +75,14 @@ OPTIONS = {
 QUICK = {"ModelPruning", "Timer", "GradientAccumulationScheduler", "RichProgressBar", "CSVLogger"}
 
 
+@pytest.fixture(autouse=True)
+def no_process_group():
+    """Leave none to other tests: Lightning ends it with the process."""
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def cases():
     rows = []
     for option, (_, table) in OPTIONS.items():

@@ -162,6 +162,7 @@ class CLI(LightningCLI):
         path = parser.parse_known_args(self.argv)[0].ckpt_path
         if path and self.argv[0] == "fit":
             checkpoint.remove_unfinished(Path(path).parent)
+            _refuse_links(Path(path).parent.parent)
             path, self.saved, reason = checkpoint.resumable(path)
             if reason:
                 print(f"warning: {reason}; resuming from {path} instead", file=sys.stderr)
@@ -331,6 +332,13 @@ def _stored_config(saved: dict[str, Any], command: str) -> dict[str, Any]:
         data = config["data"]
         stored["data"] = {name: data[name] for name in names if name in data}
     return stored
+
+
+def _refuse_links(run: Path) -> None:
+    """Refuse links in place of what a resumed run overwrites: the folder may be someone else's."""
+    for name in ("config.yaml", "hparams.yaml", "metrics.json"):
+        if (run / name).is_symlink():
+            raise InputError(f"{run / name}: a symbolic link; remove it")
 
 
 def _check_mapping(key: str, value: Any) -> None:
