@@ -320,13 +320,28 @@ def test_questions_that_cannot_be_used_are_named(refused, tmp_path, monkeypatch)
     assert "leave it out" in refused("fit", *arguments, "--model.pooling", "ClsPooling")
 
 
+@pytest.mark.parametrize("command", ["predict", "test", "validate", "fit"])
+def test_the_pooling_of_a_checkpoint_is_not_swapped(cli, command, tmp_path, monkeypatch):
+    """Max pooling has the weights of mean pooling: the answers would be silently wrong."""
+    monkeypatch.chdir(tmp_path)
+    write("rows.csv", GOOD)
+    assert cli("fit", "--config", DEBUG, "--data.source", "rows.csv")[0] == 0
+    name = "last" if command == "fit" else "best"
+    checkpoint = f"logs/debug/version_0/checkpoints/{name}.ckpt"
+    status, _, err = cli(command, "--ckpt_path", checkpoint, "--model.pooling", "MaxPooling")
+    message = "model.pooling=MaxPooling: the checkpoint's is MeanPooling; leave it out"
+    assert (status, err) == (2, f"error: {message}\n")
+
+
 def test_weights_of_another_network_are_refused_in_one_line(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write("rows.csv", GOOD)
     assert cli("fit", "--config", DEBUG, "--data.source", "rows.csv")[0] == 0
     checkpoint = "logs/debug/version_0/checkpoints/best.ckpt"
-    other = ["--model.pooling", "AttentionPooling", "--input", "rows.csv"]
-    status, _, err = cli("predict", "--ckpt_path", checkpoint, *other)
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["state_dict"].pop("network.head.1.bias")
+    torch.save(saved, checkpoint)
+    status, _, err = cli("predict", "--ckpt_path", checkpoint, "--input", "rows.csv")
     assert status == 2
     assert re.fullmatch(
         r"error: ckpt_path: its weights do not fit this network .*; leave out --model\n", err

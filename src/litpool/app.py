@@ -13,12 +13,24 @@ import lightning.pytorch as pl
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from litpool import InputError, JobError, disk, interrupt, model, tasks, toolbox, trust
+from litpool import (
+    InputError,
+    JobError,
+    disk,
+    interrupt,
+    model,
+    plugins,
+    tasks,
+    toolbox,
+    trust,
+    values,
+)
 from litpool.commands import Run
 from litpool.data.module import TextDataModule
 from litpool.loops import checkpoint
@@ -26,6 +38,7 @@ from litpool.loops.lightning import TextModule
 from litpool.loops.log import Log
 from litpool.loops.saving import LastCheckpoint, WholeCheckpoints
 from litpool.parser import Parser
+from litpool.plugins import RunFolder
 from litpool.tasks.task import Task
 from litpool.terminal import OwnSignalHandlers, ProgressBar, quiet
 
@@ -64,6 +77,12 @@ def main(
         except (InputError, JobError, MisconfigurationException) as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             status = 1 if isinstance(error, JobError) else 2
+        except Exception as error:
+            report = plugins.report(error)
+            if report is None:
+                raise
+            print(f"error: {' '.join(str(report).split())}", file=sys.stderr)
+            status = 1 if isinstance(report, JobError) else 2
         if status:
             sys.exit(status)
 
@@ -144,8 +163,9 @@ class CLI(LightningCLI):
             raise InputError("predict needs --ckpt_path RUN/checkpoints/best.ckpt; `fit` writes it")
         trust.allow_in_yaml(self.trusted)
         self.config = parser.parse_args(self.argv, namespace=stored)
+        values.check(self.config[name], self._parser(name))
+        plugins.check(self.config[name].trainer)
         trust.check_classes(self.config[name])
-        _check_values(self.config[name])
 
     def _read_checkpoint(self) -> None:
         """Read the job in a checkpoint, whose values become the defaults of the options."""
@@ -154,6 +174,7 @@ class CLI(LightningCLI):
         path = parser.parse_known_args(self.argv)[0].ckpt_path
         if path and self.argv[0] in TRAINING:
             checkpoint.remove_unfinished(Path(path).parent)
+            _refuse_links(Path(path).parent.parent)
             path, self.saved, reason = checkpoint.resumable(path, self.argv[0])
             if reason:
                 print(f"warning: {reason}; resuming from {path} instead", file=sys.stderr)
@@ -181,11 +202,16 @@ class CLI(LightningCLI):
         if self.saved is None:
             return
         task, stored = (
-            str(values["task"]["class_path"]).rpartition(".")[2]
-            for values in (config, self.saved["config"])
+            str(job["task"]["class_path"]).rpartition(".")[2]
+            for job in (config, self.saved["config"])
         )
         if task != stored:
             raise InputError(f"task={task}: the checkpoint's is {stored}; leave --task out")
+        pooling, stored = (
+            _pooling_name(job["model"].get("pooling")) for job in (config, self.saved["config"])
+        )
+        if pooling != stored:  # its weights might fit, and then the answers would be silently wrong
+            raise InputError(f"model.pooling={pooling}: the checkpoint's is {stored}; leave it out")
         source = config.data.source
         is_new = source != self.saved["config"]["data"]["source"]
         split = {"validate": "validation", "test": "test"}.get(self.argv[0])
@@ -195,9 +221,13 @@ class CLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Create task, data, model and trainer, all with what the checkpoint holds."""
         kinds = (TextModule, TextDataModule, Task)
-        self.config_init = self.parser.instantiate(
-            self.config, instantiators=[(self._instantiate, kind, True) for kind in kinds]
-        )
+        instantiators = [(self._instantiate, kind, True) for kind in kinds]
+        try:
+            self.config_init = self.parser.instantiate(self.config, instantiators=instantiators)
+        except ValueError as error:
+            if reason := plugins.explain(str(error)):
+                raise InputError(reason) from error
+            raise
         self.model = self._get(self.config_init, "model")
         self.model.check()
         self.trainer = self.instantiate_trainer()
@@ -215,10 +245,11 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Create the trainer, with a run folder, checkpoints and a progress bar by default."""
         flags = self._get(self.config_init, "trainer")
-        plugins = _as_list(flags.plugins)
-        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            plugins.append(WholeCheckpoints())
-        callbacks = [*_as_list(flags.callbacks), OwnSignalHandlers()]
+        parts = _as_list(flags.plugins)
+        if not any(isinstance(part, CheckpointIO) for part in parts):
+            parts.append(WholeCheckpoints())
+        callbacks = _as_list(flags.callbacks)
+        callbacks = [*plugins.needed_first(callbacks), *callbacks, OwnSignalHandlers()]
         if self.subcommand != "fit":
             kwargs["enable_checkpointing"] = False
         elif not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
@@ -234,11 +265,17 @@ class CLI(LightningCLI):
             bar = sys.stdout.isatty()
         if self.config[self.subcommand].get("output") == "-":
             bar = False  # it would be mixed with the predictions
-        if bar:
+        own_bars = [callback for callback in callbacks if isinstance(callback, AnyProgressBar)]
+        if bar and not own_bars:
             callbacks.append(ProgressBar())
-        return super().instantiate_trainer(
-            plugins=plugins, callbacks=callbacks, enable_progress_bar=bar, **kwargs
-        )
+        if not bar:
+            callbacks = [callback for callback in callbacks if callback not in own_bars]
+        kwargs |= {"plugins": parts, "callbacks": callbacks, "enable_progress_bar": bar}
+        try:
+            return super().instantiate_trainer(**kwargs)
+        # Lightning checks its flags in many places, with errors of many types.
+        except (ImportError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"trainer: {error}") from error
 
     def _checkpoints(self) -> list[Callback]:
         """Return the callbacks that write best.ckpt and last.ckpt, without version numbers."""
@@ -263,7 +300,7 @@ class CLI(LightningCLI):
             return TensorBoardLogger(folder, job, version, default_hp_metric=False)
         files = [str(path) for path in config.config or [] if path is not None]
         job = _job_name(Path(files[0])) if files else self.argv[0]
-        return TensorBoardLogger("logs", job, default_hp_metric=False)
+        return RunFolder("logs", job, default_hp_metric=False)
 
     def plain_config(self) -> dict[str, Any]:
         """Return the configuration as plain values, including all defaults."""
@@ -351,6 +388,13 @@ def _stored_config(saved: dict[str, Any], command: str) -> dict[str, Any]:
     return stored
 
 
+def _refuse_links(run: Path) -> None:
+    """Refuse links in place of what a resumed run overwrites: the folder may be someone else's."""
+    for name in ("config.yaml", "hparams.yaml", "metrics.json"):
+        if (run / name).is_symlink():
+            raise InputError(f"{run / name}: a symbolic link; remove it")
+
+
 def _check_mapping(key: str, value: Any) -> None:
     if not isinstance(value, dict):
         raise InputError(f"{key}={value}: a checkpoint must have a mapping here")
@@ -361,29 +405,10 @@ def _is_recorder(callback: Any) -> bool:
     return isinstance(callback, dict) and str(callback.get("class_path")).endswith("Recorder")
 
 
-def _check_values(config: Namespace) -> None:
-    """Refuse values that Lightning accepts, but then fails on or ignores."""
-    for key, value in config.items():
-        if _has_nul(value):
-            raise InputError(f"{key}={value!r}: contains a NUL character; remove it")
-    seed = config.seed_everything
-    trainer = config.trainer
-    if not 0 <= int(seed) < 2**32:
-        raise InputError(f"seed_everything={seed}: give 0 to {2**32 - 1}")
-    for name, least in {"gradient_clip_val": 0, "accumulate_grad_batches": 1}.items():
-        if trainer[name] is not None and trainer[name] < least:
-            raise InputError(f"trainer.{name}={trainer[name]}: give {least} or more")
-    if trainer.overfit_batches:  # it would change the order of the rows
-        raise InputError("trainer.overfit_batches: not supported; use data.max_rows instead")
-
-
-def _has_nul(value: Any) -> bool:
-    """Return whether there is a NUL in a value or its parts: no file name can contain one."""
-    if isinstance(value, Mapping):
-        return any(_has_nul(part) for part in value.values())
-    if isinstance(value, list | tuple):
-        return any(_has_nul(part) for part in value)
-    return isinstance(value, str) and "\0" in value
+def _pooling_name(value: Any) -> str:
+    """Return the name of a pooling's class, without its module."""
+    path = value.get("class_path") if isinstance(value, Mapping | Namespace) else value
+    return str(path).rpartition(".")[2]
 
 
 def _job_name(file: Path) -> str:

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from litpool import InputError, JobError, interrupt, toolbox, trust
+from litpool import InputError, JobError, interrupt, toolbox, trust, values
 from litpool.data.module import TextDataModule
 from litpool.loops import lightning, outputs, plain
 from litpool.loops.checkpoint import SaveOptions, load
@@ -70,6 +70,8 @@ class Run:
     def read(self, stage: str) -> None:
         """Read, check and tokenize the data of a stage, before there is a run folder."""
         self.model.read(stage)
+        if stage == "fit":
+            values.check_interval(self.trainer, self.data)
         self.warn(self.data)
 
     def warn(self, data: TextDataModule) -> None:

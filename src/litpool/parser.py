@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from litpool import InputError, trust
+from litpool import InputError, plugins, trust
 from litpool.loops.checkpoint import short_names
 from litpool.model.pooling import Pooling
 from litpool.tasks.task import Task
@@ -65,6 +65,8 @@ class Parser(LightningArgumentParser):
             if explanation := _explain_class(message, key, base):
                 return explanation
         message = re.sub(r'(Parser key "([^"]+)": )+', r"\2: ", message)
+        if reason := plugins.explain(message):
+            return reason
         if match := WRONG_TYPE.search(message):
             return f"{match[1]}={match[3]}: give {_in_words(match[2])}"
         return message[:500]

@@ -168,7 +168,8 @@ def _class_paths(config: Any) -> Iterator[str]:
     if isinstance(config, Mapping):
         if isinstance(config.get("class_path"), str):
             yield config["class_path"]
-        config = list(config.values())
+        # An override of the encoder is a plain value, even if it looks like a class.
+        config = [value for key, value in config.items() if key != "overrides"]
     if isinstance(config, list | tuple):
         for value in config:
             yield from _class_paths(value)

@@ -253,7 +253,25 @@ def resumable(path: str, command: str) -> tuple[str, dict[str, Any], str | None]
         )
     if writer != command:
         raise InputError(f"ckpt_path={path}: written by {writer}; resume it with {writer}")
+    _check_best(checkpoint, Path(path))
     return path, checkpoint["job"], reason
+
+
+def _check_best(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Refuse to resume if best.ckpt is missing, or what a ModelCheckpoint of the user's wrote."""
+    states = checkpoint.get("callbacks")
+    progress = checkpoint["job"].get("progress")
+    files = ["best.ckpt"] if isinstance(progress, dict) and progress.get("best") else []
+    for state in states.values() if isinstance(states, dict) else []:
+        if isinstance(state, dict) and isinstance(state.get("best_model_path"), str):
+            files.append(state["best_model_path"])
+    for file in filter(None, files):
+        moved = path.with_name(Path(file).name)  # the run folder may have been moved
+        if not (moved.is_file() or Path(file).is_file()):
+            raise InputError(
+                f"ckpt_path={path}: the best checkpoint so far, {moved}, is missing; "
+                "put it back, or train again"
+            )
 
 
 def read(path: str) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from litpool.model.encoder import Encoder, EncoderOptions, max_length
 from litpool.model.pooling import MeanPooling, Pooling
 from litpool.tasks.task import Task
 
+SHORTENING = ("canine", "funnel", "perceiver")
+
 
 def check_compatibility(
     task: Task, pooling: Pooling, options: EncoderOptions, config: PretrainedConfig, length: int
@@ -25,6 +27,11 @@ def check_compatibility(
         InputError: Texts may be too long for the encoder, or it does not support the pooling or
             the freezing.
     """
+    if config.model_type in SHORTENING:
+        raise InputError(
+            f"model.encoder.name={options.name}: {config.model_type} merges tokens on the way, so "
+            "its layers have states of different lengths; use an encoder such as BERT"
+        )
     limit = max_length(config) or length
     if not 3 <= length <= limit:
         raise InputError(f"data.max_length={length}: this encoder accepts 3 to {limit} tokens")

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.tensorboard import SummaryWriter
 
-from litpool import interrupt
+from litpool import InputError, interrupt
 from litpool.loops import outputs
 from litpool.loops.checkpoint import (
     SaveClock,
@@ -198,16 +198,27 @@ class Job:
         self.states = {"optimizer": optimizer, "schedule": schedule, "scaler": scaler}
         self.rng = rng_state()
         if self.checkpoint is not None:
-            self._load_weights(self.checkpoint)
-            stored = self.checkpoint["job"]["progress"]
-            for name, state in self.states.items():
-                if state is not None:
-                    state.load_state_dict(stored[name])
-            self.best = stored["best"]
-            self.progress = Progress(**stored["counts"])
-            self.rng = self.checkpoint["job"]["rng"]
-            restore_rng(self.rng)
+            try:
+                self._restore(self.checkpoint)
+            except Exception as error:  # the file may contain anything
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+                raise InputError(
+                    f"ckpt_path: its training state cannot be restored ({reason}); "
+                    "resume from another checkpoint, or train again"
+                ) from error
         return self.progress
+
+    def _restore(self, checkpoint: dict[str, Any]) -> None:
+        """Restore weights, optimizer, schedule, progress and random state."""
+        stored = checkpoint["job"]["progress"]
+        self._load_weights(checkpoint)
+        for name, state in self.states.items():
+            if state is not None:
+                state.load_state_dict(stored[name])
+        self.best = stored["best"]
+        self.progress = Progress(**stored["counts"])
+        self.rng = checkpoint["job"]["rng"]
+        restore_rng(self.rng)
 
     def advance(self, batch: int, batches: int) -> None:
         """Count an optimizer step, and write last.ckpt if it is time.

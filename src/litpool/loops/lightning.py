@@ -35,6 +35,7 @@ from litpool.model.encoder import EncoderOptions, load_config
 from litpool.model.markers import resolve
 from litpool.model.network import TextModel, build_network
 from litpool.model.pooling import MeanPooling, Pooling
+from litpool.plugins import optimizer_steps
 from litpool.tasks.task import Task
 
 
@@ -131,7 +132,7 @@ class TextModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Create AdamW and its schedule, which changes the learning rate at each optimizer step."""
-        steps = self.trainer.estimated_stepping_batches
+        steps = optimizer_steps(self.trainer)
         if steps == float("inf"):
             raise InputError(
                 "trainer.max_epochs=-1: the learning rate schedule needs an end; "

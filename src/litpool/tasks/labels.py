@@ -138,6 +138,9 @@ def label_weights(
             f"task.class_weights names {unknown[0]!r}, which is not a label; "
             f"known: {', '.join(labels)}"
         )
+    for name, weight in weights.items():
+        if not 0 <= weight < 1e30:  # the loss is a float32
+            raise InputError(f"task.class_weights: {name}={weight}; give a number from 0 to 1e30")
     return [float(weights.get(name, 1.0)) for name in labels]
 
 

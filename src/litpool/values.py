@@ -1,0 +1,152 @@
+"""Values that parse, but that do not work: null, NaN, and numbers that Lightning fails on."""
+
+import inspect
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+from jsonargparse import ArgumentParser, Namespace
+
+from litpool import InputError
+from litpool.data.module import TextDataModule
+
+SECTIONS = ("model", "model.encoder", "model.recipe", "data", "trainer")
+
+LEAST = {
+    "gradient_clip_val": 0,
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "log_every_n_steps": 0,
+    "max_epochs": -1,
+    "max_steps": -1,
+}
+
+NOT_ZERO = (
+    "val_check_interval",
+    "limit_train_batches",
+    "limit_val_batches",
+    "limit_test_batches",
+)
+
+UNSUPPORTED = {
+    "overfit_batches": "use data.max_rows instead",  # it would change the order of the rows
+    "limit_predict_batches": "give `predict` a shorter --input",
+    "barebones": "leave it out",
+}
+
+
+def check(config: Namespace, parser: ArgumentParser) -> None:
+    """Refuse values that the parser accepts, but that fail later or are ignored.
+
+    Args:
+        config: The parsed config of a command.
+        parser: The command's parser.
+
+    Raises:
+        InputError: A value cannot be used.
+    """
+    for section in SECTIONS:
+        if not isinstance(config[section], Namespace):
+            raise InputError(f"{section}={config[section]}: give a mapping such as {{key: value}}")
+    _check_nulls(config, parser)
+    for key, value in _leaves(config):
+        if isinstance(value, float) and math.isnan(value):
+            raise InputError(f"{key}=nan: give a number")
+        if isinstance(value, str) and "\0" in value:
+            raise InputError(f"{key}={value!r}: contains a NUL character; remove it")
+    _check_trainer(config.trainer)
+    if not 0 <= int(config.seed_everything) < 2**32:
+        raise InputError(f"seed_everything={config.seed_everything}: give 0 to {2**32 - 1}")
+
+
+def _check_nulls(config: Namespace, parser: ArgumentParser) -> None:
+    """Refuse null for options that have none; in a file, the parser lets it pass."""
+    for action in parser._actions:
+        if action.dest in config and config[action.dest] is None:
+            _refuse_null(action.dest, getattr(action, "_typehint", None), action.default)
+    for key, spec in _branches(config):
+        module, _, name = spec["class_path"].rpartition(".")
+        kind = getattr(sys.modules.get(module), name, None)  # the parser has imported what it uses
+        if kind is None:
+            continue  # a value that only looks like a class, such as an override of the encoder
+        for name, parameter in inspect.signature(kind).parameters.items():
+            if spec.get("init_args", {}).get(name, parameter.default) is None:
+                _refuse_null(f"{key}.{name}", parameter.annotation, parameter.default)
+
+
+def _refuse_null(key: str, annotation: Any, default: Any) -> None:
+    if default is not None and "None" not in str(annotation):
+        raise InputError(f"{key}=null: leave it out for the default, {default}")
+
+
+def _branches(value: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield each `class_path` with its `init_args`, and the key where it is."""
+    if isinstance(value, Namespace | Mapping):
+        items = vars(value) if isinstance(value, Namespace) else value
+        if isinstance(items.get("class_path"), str):
+            yield key, items
+        for name, item in items.items():
+            yield from _branches(item, key if name == "init_args" else f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _branches(item, key)
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each plain value, and its key."""
+    if isinstance(value, Namespace | Mapping):
+        items = vars(value) if isinstance(value, Namespace) else value
+        for name, item in items.items():
+            yield from _leaves(item, key if name == "init_args" else f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _leaves(item, key)
+    else:
+        yield key, value
+
+
+def _check_trainer(flags: Namespace) -> None:
+    for name, least in LEAST.items():
+        if flags[name] is not None and flags[name] < least:
+            raise InputError(f"trainer.{name}={flags[name]}: give {least} or more")
+    for name in NOT_ZERO:
+        if flags[name] == 0:
+            raise InputError(
+                f"trainer.{name}=0: the run would have no metrics; give a number over 0"
+            )
+    for name in ("max_epochs", "max_steps"):
+        if flags[name] == 0:
+            raise InputError(f"trainer.{name}=0: nothing would be trained; give 1 or more")
+    for name, instead in UNSUPPORTED.items():
+        if flags[name]:
+            raise InputError(f"trainer.{name}={flags[name]}: not supported; {instead}")
+    if flags.enable_checkpointing is False:
+        raise InputError(
+            "trainer.enable_checkpointing=False: the test needs best.ckpt; leave it out"
+        )
+
+
+def check_interval(trainer: pl.Trainer, data: TextDataModule) -> None:
+    """Refuse to validate less often than once in an epoch, unless epochs do not count.
+
+    Args:
+        trainer: Has the interval, a number of batches or a share of an epoch.
+        data: Its training rows are tokenized.
+
+    Raises:
+        InputError: An epoch has fewer batches than the interval.
+    """
+    interval = trainer.val_check_interval
+    if not isinstance(interval, int) or trainer.check_val_every_n_epoch is None:
+        return
+    batches = len(data.train_dataloader()) // trainer.world_size
+    limit = trainer.limit_train_batches
+    if limit is not None:
+        batches = int(batches * limit) if isinstance(limit, float) else min(batches, limit)
+    if interval > batches and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        raise InputError(
+            f"trainer.val_check_interval={interval}: an epoch has {batches} batches; give at most "
+            "that, or set trainer.check_val_every_n_epoch=null to count across epochs"
+        )
