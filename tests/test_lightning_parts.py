@@ -1,5 +1,6 @@
 """What Lightning ships works from YAML, or is refused in one line with the reason."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ CALLBACKS = {
     "EarlyStopping": ("monitor: val/loss", WORKS),
     "EMAWeightAveraging": ("", WORKS),
     "GradientAccumulationScheduler": ("scheduling: {0: 2, 1: 1}", WORKS),
-    "LambdaCallback": ("", "not allowed here"),
+    "LambdaCallback": ("", "not supported, since it calls any function"),
     "LearningRateFinder": ("", "set model.recipe.lr"),
     "LearningRateMonitor": ("", WORKS),
     "ModelCheckpoint": ("monitor: val/loss", WORKS),
@@ -78,7 +79,10 @@ QUICK = {"ModelPruning", "Timer", "GradientAccumulationScheduler", "RichProgress
 @pytest.fixture(autouse=True)
 def no_process_group():
     """Leave none to other tests: Lightning ends it with the process."""
+    environment = dict(os.environ)
     yield
+    os.environ.clear()
+    os.environ.update(environment)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

@@ -284,7 +284,6 @@ class CLI(LightningCLI):
             filename="best",
             monitor=task.monitor,
             mode=task.monitor_mode,
-            save_weights_only=True,
             enable_version_counter=False,
         )
         save = self._get(self.config_init, "save")

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -347,5 +346,5 @@ class Trap:
 
 def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
     torch.save({"job": {}, "callbacks": Trap(tmp_path / "ran")}, tmp_path / "trap.ckpt")
-    assert re.search("weights", refused(tmp_path / "trap.ckpt"), re.IGNORECASE)
+    assert "could run code, so it was not loaded" in refused(tmp_path / "trap.ckpt")
     assert not (tmp_path / "ran").exists()

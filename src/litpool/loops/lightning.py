@@ -261,7 +261,7 @@ class TextModule(LightningModule):
         metrics = {name: value.item() for name, value in logged if not name.startswith("train/")}
         files = self.data.tokenizer_files
         checkpoint.update(contents(self.network, self.task, files, self.config, metrics))
-        if "optimizer_states" in checkpoint:  # not in best.ckpt, from which no run resumes
+        if "optimizer_states" in checkpoint:  # else it holds weights only
             if self.step_start is not None:
                 self.step_start.rewind(checkpoint)
             restart_validation(checkpoint)

@@ -46,7 +46,7 @@ class StepStart:
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint as the other loops do: completely or not at all."""
+    """Writes a checkpoint as the other loops do: completely or not at all, best.ckpt to score."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
@@ -54,6 +54,9 @@ class WholeCheckpoints(TorchCheckpointIO):
         """Write to a local path; leave others, such as s3://, to Lightning."""
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
+        elif Path(path).name == "best.ckpt":  # no run resumes from it
+            states = ("optimizer_states", "lr_schedulers")
+            write({key: value for key, value in checkpoint.items() if key not in states}, path)
         else:
             write(checkpoint, path)
 
