@@ -3,8 +3,10 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,51 @@ def run(folder, *arguments):
     )
     assert process.returncode == 0, process.stderr[-3000:]
     return folder / process.stdout.split()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["first", "second"])
+def test_if_one_process_is_killed_the_other_ends_and_the_run_resumes(victim, tmp_path):
+    write_rows(tmp_path / "rows.csv", 600, 0)
+    options = ["--data.source", "rows.csv", "--data.max_rows", "null", "--trainer.max_epochs", 100]
+    command = [ROOT / "cli.py", "fit", "--config", ROOT / "configs/debug.yaml", *options, *TWO]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    first = subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    last = tmp_path / "logs/debug/version_0/checkpoints/last.ckpt"
+    wait_until(last.exists, 120)
+    (second,) = map(int, subprocess.check_output(["pgrep", "-P", str(first.pid)]).split())
+    os.kill(first.pid if victim == "first" else second, signal.SIGKILL)
+    wait_until(lambda: first.poll() is not None and not is_alive(second), 60)
+    _, err = first.communicate()
+    assert "Traceback" not in err
+    assert "another process of this run has ended" in err
+    if victim == "second":
+        assert first.returncode == 1
+    done = run(tmp_path, "fit", "--ckpt_path", last, "--trainer.max_epochs", 1)
+    assert (done / "metrics.json").exists()
+
+
+def wait_until(condition, seconds):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def metrics(folder):

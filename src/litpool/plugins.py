@@ -150,6 +150,11 @@ def report(error: Exception) -> InputError | JobError | None:
             f"ckpt_path: its training state cannot be restored ({reason}); "
             "resume from another checkpoint, or train anew"
         )
+    if any("/torch/distributed/" in Path(frame.filename).as_posix() for frame in frames):
+        return JobError(
+            "another process of this run has ended or cannot be reached; once that is fixed, "
+            f"resume with --ckpt_path RUN/checkpoints/last.ckpt ({reason})"
+        )
     if Path(frames[-1].filename).is_relative_to(Path(lightning.__file__).parent):
         return JobError(f"Lightning: {reason}")
     return None
