@@ -138,7 +138,7 @@ def check_interval(trainer: pl.Trainer, data: TextDataModule) -> None:
     Raises:
         InputError: An epoch has fewer batches than the interval.
     """
-    interval = trainer.val_check_interval
+    interval = getattr(trainer, "val_check_interval", None)  # not set for an interval of time
     if not isinstance(interval, int) or trainer.check_val_every_n_epoch is None:
         return
     batches = len(data.train_dataloader()) // trainer.world_size

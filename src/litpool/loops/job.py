@@ -243,12 +243,16 @@ class Job:
             patience is not None and self.progress.waited >= patience
         )
 
-    def stop_if_interrupted(self) -> None:
-        """After SIGINT or SIGTERM, write last.ckpt if any step was taken, and end the run."""
+    def stop_if_interrupted(self, save: bool = True) -> None:
+        """After SIGINT or SIGTERM, write last.ckpt if any step was taken, and end the run.
+
+        Args:
+            save: Whether to write it; not in the final test, whose weights are those of best.ckpt.
+        """
         if not interrupt.received():
             return
         last = self.checkpoints / "last.ckpt"
-        if self.progress.step:
+        if save and self.progress.step:
             self.save("last", {})
         if last.exists():
             resume = f"python cli.py {self.command} --ckpt_path {last}{self.options}"
@@ -282,9 +286,7 @@ class Job:
         for batch in map(self.to_device, loader):
             with self.autocast():
                 evaluation.feed(batch, self.network(batch))
-            if validates:
-                self.stop_if_interrupted()
-            interrupt.check()  # in the test, last.ckpt is written already
+            self.stop_if_interrupted(save=validates)
         self.network.train()
         metrics = evaluation.compute()
         if self.writer is not None:
