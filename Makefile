@@ -15,7 +15,7 @@ quickstart: $(INSTALLED) ## Train on a small job that needs no network, no GPU a
 	$(BIN)/python cli.py fit --config configs/quickstart.yaml $(ARGS)
 
 test: $(INSTALLED) ## Run the tests, but for the slow ones (ARGS="-k pooling" goes to pytest)
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n 2 $(ARGS)
 
 test-all: $(INSTALLED) ## Run all the tests, slow ones too
 	$(BIN)/python -m pytest $(ARGS)

@@ -61,5 +61,6 @@ def test_fit_and_predict_work_without_the_tools(without):
 def test_all_other_tests_pass_without_a_tool(without, tool):
     folder = without(*([] if tool == "all" else [tool]))
     tests = ["tests", "--ignore=tests/test_wall.py", "--ignore=tests/test_ddp.py"]
-    done = run(folder, "-m", "pytest", "-m", "not slow", "-q", "-p", "no:cacheprovider", *tests)
+    options = ["-m", "not slow", "-q", "-n", "2", "-p", "no:cacheprovider"]
+    done = run(folder, "-m", "pytest", *options, *tests)
     assert done.returncode == 0, done.stdout[-3000:]
