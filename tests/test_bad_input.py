@@ -12,6 +12,12 @@ import torch
 import transformers
 
 DEBUG = str(Path(__file__).parent.parent / "configs/debug.yaml")
+FUNNEL = [
+    "--model.encoder",
+    "{name: funnel, pretrained: false, overrides: {d_model: 32}}",
+    "--data.tokenizer",
+    "sentence-transformers/all-MiniLM-L6-v2",
+]
 GOOD = "text,label\n" + "a good film,pos\na bad film,neg\n" * 10
 
 
@@ -126,6 +132,34 @@ def test_a_number_in_json_where_a_text_should_be_is_named(refused, tmp_path, mon
         (["--model.encoder.freeze", "3"], "model.encoder.freeze=3"),
         (["--model.encoder.overrides", "{hiden_size: 3}"], "'hiden_size'"),
         (["--ckpt_path", "nothing.ckpt"], "nothing.ckpt"),
+        (["--config", "{model: {recipe: {lr: null}}}"], "model.recipe.lr=null"),
+        (["--task", "Similarity", "--task.temperature", "null"], "task.temperature=null"),
+        (["--config", "{data: [1, 2]}"], "data=[1, 2]: give a mapping"),
+        (["--config", "{data: 1e308}"], "data=1e+308: give a mapping"),
+        (["--config", "{trainer: true}"], "trainer=True: give a mapping"),
+        (["--config", "{trainer: -1e-9}"], "trainer=-1e-09: give a mapping"),
+        (["--config", "{model: 1e308}"], "model=1e+308: give a mapping"),
+        (["--config", '{model: {recipe: "a\\0b"}}'], "embedded null byte"),
+        (["--task.class_weights", "{pos: .nan}"], "task.class_weights.pos=nan"),
+        (["--task.class_weights", "{pos: .inf}"], "pos=inf; give a number from 0"),
+        (["--task.text", "[]"], "task.text=[]: give the name of a column"),
+        (["--task.label", ""], "task.label='': give the name of a column"),
+        (["--data.batch_size", "1" + "0" * 30], "too large"),
+        (["--model.encoder.overrides", "{hidden_size: 0}"], "hidden_size=0: give 1 or more"),
+        (["--trainer.gradient_clip_val", ".nan"], "trainer.gradient_clip_val=nan"),
+        (["--trainer.strategy", "DDPStrategy"], "name a class as '{class_path: DDPStrategy}'"),
+        (["--trainer.accelerator", "tpu"], "torch_xla"),
+        (["--trainer.val_check_interval", "1000"], "an epoch has 1 batches"),
+        (["--trainer.val_check_interval", "0"], "trainer.val_check_interval=0"),
+        (["--trainer.limit_predict_batches", "1"], "limit_predict_batches=1: not supported"),
+        (
+            ["--trainer.limit_test_batches", "0"],
+            "the run would have no metrics",
+        ),
+        (["--trainer.max_epochs", "0"], "nothing would be trained"),
+        (["--trainer.devices", "-3"], "int > 0"),
+        (["--trainer.logger", "WandbLogger"], "WandbLogger: Requirement 'wandb"),
+        (FUNNEL, "funnel merges tokens on the way"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )

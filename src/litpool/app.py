@@ -162,7 +162,12 @@ class CLI(LightningCLI):
         elif name == "predict" and not {"-h", "--help"}.intersection(self.argv):
             raise InputError("predict needs --ckpt_path RUN/checkpoints/best.ckpt; `fit` writes it")
         trust.allow_in_yaml(self.trusted)
-        self.config = parser.parse_args(self.argv, namespace=stored)
+        try:
+            self.config = parser.parse_args(self.argv, namespace=stored)
+        except InputError:
+            raise
+        except ValueError as error:  # Python's, about a NUL byte in what could be a path
+            raise InputError(f"config: {error}; remove it from the value") from error
         values.check(self.config[name], self._parser(name))
         plugins.check(self.config[name].trainer)
         trust.check_classes(self.config[name])

@@ -56,6 +56,12 @@ def check(config: Namespace, parser: ArgumentParser) -> None:
             raise InputError(f"{key}=nan: give a number")
         if isinstance(value, str) and "\0" in value:
             raise InputError(f"{key}={value!r}: contains a NUL character; remove it")
+        if isinstance(value, int) and abs(value) >= 2**63:  # libraries count in 64 bits
+            raise InputError(f"{key}={value}: too large; give a smaller number")
+    for name in ("text", "label"):
+        value = config.task.get("init_args", {}).get(name)
+        if value in ("", []):
+            raise InputError(f"task.{name}={value!r}: give the name of a column")
     _check_trainer(config.trainer)
     if not 0 <= int(config.seed_everything) < 2**32:
         raise InputError(f"seed_everything={config.seed_everything}: give 0 to {2**32 - 1}")

@@ -61,6 +61,15 @@ OPTIONAL = {
 }
 # Their code fails without any layer; other encoders then return the embeddings.
 NEED_A_LAYER = ("albert", "deberta-v2", "modernbert")
+SIZES = [
+    "dim",
+    "hidden_dim",
+    "hidden_size",
+    "intermediate_size",
+    "n_heads",
+    "num_attention_heads",
+    "vocab_size",
+]
 INSTEAD = {
     "vocab_size": "add tokens with data.add_tokens",
     "max_position_embeddings": "shorten texts with data.max_length",
@@ -104,6 +113,8 @@ def check(
         if value == original:
             continue
         setting = f"model.encoder.overrides.{key}={value}"
+        if key in SIZES and isinstance(value, int) and value < 1:
+            raise InputError(f"{setting}: give 1 or more")
         effect = effect_of(config.model_type, key)
         if effect == "fixed":
             raise InputError(f"{setting}: litpool sets this itself; leave it out")
