@@ -426,32 +426,3 @@ def test_two_runs_that_start_together_take_different_folders(tmp_path, monkeypat
     monkeypatch.setattr(TensorBoardLogger, "_get_next_version", lambda _: 0)  # both see no folder
     versions = [RunFolder(str(tmp_path), "job").version for _ in range(2)]
     assert versions == [0, 1]
-
-
-def test_a_run_folder_that_cannot_be_made_is_told_in_one_line(cli, job, tmp_path):
-    (tmp_path / "logs").write_text("a file")
-    status, _, err = cli("fit", *job)
-    assert (status, err.count("\n")) == (1, 1), err
-    assert "the run folder cannot be made" in err
-
-
-@pytest.mark.parametrize("key", ["callbacks", "loops", "optimizer_states", "lr_schedulers"])
-def test_a_training_state_that_cannot_be_restored_is_told_in_one_line(cli, train, key):
-    path = train("fit")["folder"] / "checkpoints/last.ckpt"
-    saved = torch.load(path, weights_only=True)
-    for bad in (7, {"x": 7}, [7]):
-        torch.save({**saved, key: bad}, path)
-        status, _, err = cli("fit", "--ckpt_path", path, "--trainer.max_epochs", 4)
-        assert (status, err.count("\n")) == (2, 1), err
-
-
-def test_fit_names_what_it_needs_of_a_checkpoint_before_it_starts(cli, train):
-    run = train("fit")["folder"] / "checkpoints"
-    (run / "best.ckpt").unlink()
-    status, _, err = cli("fit", "--ckpt_path", run / "last.ckpt")
-    assert (status, err.count("\n")) == (2, 1), err
-    assert "best.ckpt, is missing" in err
-    last = train("fit_plain")["folder"] / "checkpoints/last.ckpt"
-    status, _, err = cli("fit", "--ckpt_path", last)
-    assert (status, err.count("\n")) == (2, 1), err
-    assert "if fit_plain or fit_hf wrote it, resume with that command" in err
