@@ -232,3 +232,50 @@ def test_fifty_kills(job, command, tmp_path):
         shutil.rmtree(folder)
     server.close()
     print(f"{command}: {resumed} of 50 resumed from last.ckpt")
+
+
+# ---- what is refused at the start
+
+
+def test_a_run_folder_that_cannot_be_made_is_reported_in_one_line(cli, job, tmp_path):
+    (tmp_path / "logs").write_text("a file")
+    status, _, err = cli("fit", *job)
+    assert (status, err.count("\n")) == (1, 1), err
+    assert "the run folder cannot be made" in err
+
+
+KEYS = ["callbacks", "loops", "optimizer_states", "lr_schedulers", "pytorch-lightning_version"]
+
+
+@pytest.mark.parametrize("key", [*KEYS, "rng"])
+def test_a_training_state_that_cannot_be_restored_is_refused(cli, train, key):
+    path = train("fit")["folder"] / "checkpoints/last.ckpt"
+    good = torch.load(path, weights_only=True)
+    for bad in (7, [7]):
+        saved = {**good, key: bad}
+        if key == "rng":
+            saved = {**good, "job": {**good["job"], "rng": {"cpu": bad}}}
+        torch.save(saved, path)
+        status, _, err = cli("fit", "--ckpt_path", path, "--trainer.max_epochs", 4)
+        assert (status, err.count("\n")) == (2, 1), err
+
+
+@pytest.mark.parametrize("key", ["progress", "optimizer", "schedule", "counts", "best"])
+def test_the_other_loops_refuse_it_as_well(cli, train, key):
+    path = train("fit_plain")["folder"] / "checkpoints/last.ckpt"
+    good = torch.load(path, weights_only=True)
+    for bad in (7, [7]):
+        stored = good["job"]
+        part = {key: bad} if key in stored else {"progress": {**stored["progress"], key: bad}}
+        torch.save({**good, "job": {**stored, **part}}, path)
+        status, _, err = cli("fit_plain", "--ckpt_path", path, "--trainer.max_epochs", 4)
+        assert (status, err.count("\n")) == (2, 1), err
+
+
+@pytest.mark.parametrize("command", LOOPS)
+def test_a_missing_best_checkpoint_is_reported_at_the_start(cli, train, command):
+    folder = train(command)["folder"] / "checkpoints"
+    (folder / "best.ckpt").unlink()
+    status, _, err = cli(command, "--ckpt_path", folder / "last.ckpt")
+    assert (status, err.count("\n")) == (2, 1), err
+    assert "best.ckpt, is missing" in err

@@ -215,7 +215,7 @@ class Job:
         for name, state in self.states.items():
             if state is not None:
                 state.load_state_dict(stored[name])
-        self.best = stored["best"]
+        self.best = {name: float(value) for name, value in stored["best"].items()}
         self.progress = Progress(**stored["counts"])
         self.rng = checkpoint["job"]["rng"]
         restore_rng(self.rng)
