@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from test_docs import skip_without_tool
 
 DEBUG = str(Path(__file__).parent.parent / "configs/debug.yaml")
 FUNNEL = [
@@ -411,6 +412,7 @@ def test_a_value_of_another_type_is_told_in_plain_words(refused, arguments, said
 
 
 def test_a_class_that_a_study_does_not_know_is_told_with_the_nearest(refused):
+    skip_without_tool("study")
     said = refused("study", "--config", DEBUG, "--study.tuned", "[MeenPooling]")
     assert "study.tuned=MeenPooling: unknown class; did you mean 'MeanPooling'?" in said
     assert "study.arms=frozn: give 'frozen', 'finetuned'" in refused(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from test_docs import skip_without_tool
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
@@ -128,6 +129,7 @@ def test_the_first_line_is_the_command_that_runs_it(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_command_in_the_header_parses(path, cli, tmp_path):
+    skip_without_tool(command_of(path))
     (tmp_path / "configs").symlink_to(CONFIGS)
     for arguments in commands(path):
         if "--ckpt_path" in arguments:  # of a run that is not there

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from forkserver import ForkServer
+from test_docs import skip_without_tool
 
 from litpool.loops.checkpoint import read
 
@@ -138,6 +139,7 @@ def test_a_training_ends_with_a_checkpoint(cli, job, monkeypatch, command, hook,
 @SIGNALS
 @pytest.mark.parametrize("command", ["test", "predict", "check"])
 def test_other_commands_end_as_well(cli, monkeypatch, signum, command, tmp_path):
+    skip_without_tool(command)
     fixture = ROOT / "tests/fixtures/v0.1.0"
     (tmp_path / "rows").symlink_to(fixture / "rows")
     (tmp_path / "tokenizer").symlink_to(fixture / "tokenizer")
