@@ -218,7 +218,7 @@ def test_fifty_kills(job, command, tmp_path):
     while resumed < 50:
         folder = tmp_path / "killed"
         child, run = train(folder)
-        time.sleep(rng.uniform(0.2, 1) * seconds)
+        time.sleep(rng.uniform(0.5, 1) * seconds)
         with contextlib.suppress(ProcessLookupError):  # it has ended already
             child.kill(signal.SIGKILL)
         child.wait()
@@ -228,7 +228,7 @@ def test_fifty_kills(job, command, tmp_path):
         elif not last.exists() and not last.with_name("last.prev.ckpt").exists():
             early += 1
         else:
-            child = server.start(folder, command, "--ckpt_path", last)
+            child = server.start(folder, command, "--ckpt_path", last, "--save.steps", 1)
             assert child.wait() == 0, child.printed
             assert outcome(run) == expected
             resumed += 1
