@@ -95,13 +95,3 @@ def test_every_package_that_is_imported_is_declared(path: Path) -> None:
 
 def test_cli_has_30_lines_at_most() -> None:
     assert len((HERE / "cli.py").read_text().splitlines()) <= 30
-
-
-def test_there_is_no_lumber_room() -> None:
-    assert not {path.name for path in SOURCES} & {
-        "utils.py",
-        "base.py",
-        "helpers.py",
-        "common.py",
-        "registry.py",
-    }

@@ -15,12 +15,6 @@ from litpool.loops.checkpoint import short_names
 from litpool.model.pooling import Pooling
 from litpool.tasks.task import Task
 
-CLASSES = {
-    "model.pooling": Pooling,
-    "study.poolings": Pooling,
-    "study.tuned": Pooling,
-    "task": Task,
-}
 TYPES = {
     "bool": "true or false",
     "dict": "a mapping such as {key: value}",
@@ -60,8 +54,9 @@ class Parser(LightningArgumentParser):
             return trust.refusal(match[1])
         if match := UNKNOWN.search(message):
             name = match[1] or match[2]
-            return f"{name}: unknown option; {_nearest(name, self._option_names())}"
-        for key, base in CLASSES.items():
+            options = [option.dest for option in self._options()]
+            return f"{name}: unknown option; {_nearest(name, options)}"
+        for key, base in self._class_options():
             if explanation := _explain_class(message, key, base):
                 return explanation
         message = re.sub(r'(Parser key "([^"]+)": )+', r"\2: ", message)
@@ -71,10 +66,20 @@ class Parser(LightningArgumentParser):
             return f"{match[1]}={match[3]}: give {_in_words(match[2])}"
         return message[:500]
 
-    def _option_names(self) -> list[str]:
+    def _options(self) -> list[Any]:
+        """Return argparse's actions, those of the command included."""
         subcommands = getattr(self, "_subcommands_action", None)
         parsers = [self, *(subcommands._name_parser_map.values() if subcommands else [])]
-        return [action.dest for parser in parsers for action in parser._actions]
+        return [action for parser in parsers for action in parser._actions]
+
+    def _class_options(self) -> list[tuple[str, type]]:
+        """Return the options that name a pooling or a task, each with its base class."""
+        return [
+            (option.dest, base)
+            for option in self._options()
+            for base in (Pooling, Task)
+            if f"{base.__module__}.{base.__name__}" in str(getattr(option, "_typehint", ""))
+        ]
 
 
 def _has_moved(path: str) -> bool:

@@ -37,7 +37,6 @@ def settings(tmp_path):
         ({"clip": 0.5}, "max_grad_norm", 0.5),
         ({"clip": math.inf}, "max_grad_norm", 0),
         ({"log_steps": 7}, "logging_steps", 7),
-        ({"progress": True}, "disable_tqdm", False),
     ],
 )
 def test_a_flag_becomes_a_training_argument(settings, flag, name, value):

@@ -15,9 +15,9 @@ import torch
 from accelerate.utils import AutocastKwargs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 from transformers import (
     PrinterCallback,
-    ProgressCallback,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -115,16 +115,10 @@ class TextTrainer(Trainer):
         self.control = handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    # ---- resuming: the job has restored weights, optimizer and schedule
+    # ---- resuming
 
     def _load_from_checkpoint(self, *_: Any, **__: Any) -> None:
-        """Load no weights."""
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Load neither."""
-
-    def _load_scaler(self, checkpoint: str | None) -> None:
-        """Load nothing."""
+        """Load no weights, as the job has; its checkpoints are not in the Trainer's format."""
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Restore the random state, once the Trainer has skipped the batches that are done."""
@@ -151,7 +145,10 @@ class Housekeeping(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start the log."""
+        """Start the log and the progress bar."""
+        hidden = not self.job.flags.progress
+        step, steps = state.global_step, state.max_steps
+        self.bar = tqdm(total=steps, initial=step, desc="training", disable=hidden)
         self.job.log.start(self.job.network, kwargs["optimizer"].optimizer)  # not accelerate's
 
     def on_epoch_begin(
@@ -175,6 +172,7 @@ class Housekeeping(TrainerCallback):
         batch = self.job.progress.batch + self.job.flags.accumulate
         self.job.advance(min(batch, self.batches), self.batches)
         control.should_evaluate = self.job.progress.due
+        self.bar.update()
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -196,15 +194,9 @@ class Housekeeping(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Close the log, now that the weights are final."""
+        """Close the progress bar and the log, now that the weights are final."""
+        self.bar.close()
         self.job.log.finish()
-
-
-class Bar(ProgressCallback):
-    """The Trainer's progress bar, which prints no log lines."""
-
-    def on_log(self, *_: Any, **__: Any) -> None:
-        """Print nothing."""
 
 
 def arguments(job: Job, steps: int) -> TrainingArguments:
@@ -224,7 +216,7 @@ def arguments(job: Job, steps: int) -> TrainingArguments:
         logging_nan_inf_filter=False,  # show a loss that is not finite
         eval_strategy="steps",  # on_step_end says which
         save_strategy="no",  # the job saves
-        disable_tqdm=not flags.progress,
+        disable_tqdm=True,  # Housekeeping has the bar
         report_to="none",  # on_log reports
     )
     settings._n_gpu = min(settings.n_gpu, 1)  # else the Trainer splits each batch over all GPUs
@@ -250,9 +242,6 @@ def fit(job: Job) -> Result:
         callbacks=[Housekeeping(job, batches)],
     )
     trainer.remove_callback(PrinterCallback)
-    if job.flags.progress:
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(Bar)
     torch.manual_seed(torch.initial_seed())  # from here, dropout draws the same in all loops
     progress = job.start(optimizer, schedule, trainer.accelerator.scaler)
     if progress.due:
