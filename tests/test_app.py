@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from litpool import app
 from litpool.data.tokenizer import restore_tokenizer
 from litpool.loops.evaluation import Evaluation
-from litpool.plugins import RunFolder
+from litpool.runs import RunFolder
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 DEBUG = str(CONFIGS / "debug.yaml")
