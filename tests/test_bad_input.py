@@ -102,9 +102,9 @@ def test_a_number_in_json_where_a_text_should_be_is_named(refused, tmp_path, mon
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--config", "{trainer: {max_epoch: 1}}"], "did you mean 'trainer.max_epochs'?"),
-        (["--config", "{model: {recipe: {lrr: 1}}}"], "did you mean 'model.recipe.lr'?"),
-        (["--data.batch", "3"], "did you mean 'data.batch_size'?"),
+        (["--config", "{trainer: {max_epoch: 1}}"], "did you mean --trainer.max_epochs?"),
+        (["--config", "{model: {recipe: {lrr: 1}}}"], "did you mean --model.recipe.lr?"),
+        (["--data.batch", "3"], "did you mean --data.batch_size?"),
         (
             ["--model.pooling", "MeenPooling"],
             "did you mean 'MeanPooling'? There are ClsPooling, PoolerOutput",

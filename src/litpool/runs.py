@@ -16,7 +16,7 @@ NAME = re.compile(rf"[A-Za-z0-9][\w.=+-]{{0,{LONGEST - 1}}}", re.ASCII)
 VERSION = re.compile(r"version_(\d+)(?!\d)")
 
 COLUMNS = ("text", "label", "question", "context", "answers")  # of a task
-SHOWN_DATA = ("batch_size", "max_length", "length_grouping", "max_rows")
+SHOWN_DATA = ("batch_size", "max_length", "length_grouping")
 SHOWN_TRAINER = (
     "max_epochs",
     "max_steps",

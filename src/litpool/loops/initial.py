@@ -38,13 +38,11 @@ class Initial:
             pooling: The new run's pooling; it may be on the meta device.
             head: Its head; it may be on the meta device.
         """
-        parts = [f"starting from {self.path}: encoder and pooling are kept"]
+        kept = "encoder and pooling are kept"
         if not self._fits("pooling", pooling):
-            new = f"{type(pooling).__name__}, not {self._pooling()}"
-            parts = [
-                f"starting from {self.path}: the encoder is kept",
-                f"the pooling is new: {new}",
-            ]
+            name = type(pooling).__name__
+            kept = f"the encoder is kept; the pooling is new: {name}, not {self._pooling()}"
+        parts = [f"starting from {self.path}: {kept}"]
         reason = self._new_head(task, head)
         if reason and head.state_dict():
             parts.append(f"the head is new: {reason}")
