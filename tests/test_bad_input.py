@@ -170,6 +170,15 @@ def test_a_wrong_option_is_told_with_what_is_right(refused, arguments, said, tmp
     assert said in refused("fit", "--config", DEBUG, "--data.source", "rows.csv", *arguments)
 
 
+def test_a_wrong_label_column_is_not_told_to_be_the_text(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("rows.csv", GOOD)
+    job = ["fit", "--config", DEBUG, "--data.source", "rows.csv"]
+    said = refused(*job, "--task.label", "texts")
+    assert "no column 'texts', there is ['text', 'label']; did you mean" not in said
+    assert "did you mean 'label'?" in refused(*job, "--task.label", "labels")
+
+
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
 def test_a_file_that_is_no_checkpoint_is_refused(refused, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -193,10 +193,10 @@ class CLI(LightningCLI):
         """Set and check what only a training needs."""
         config = self.config[self.argv[0]]
         # A run that an earlier version started without a number of epochs keeps its 1,000.
-        if self.saved is None and values.set_epochs(config.trainer) and is_first():
-            print(f"training for {values.EPOCHS} epochs, since trainer.max_epochs is not set")
-        if self.saved is None or config.trainer.max_epochs is not None:
-            values.check_end(config)
+        epochs = values.set_epochs(config.trainer) if self.saved is None else None
+        if epochs and is_first():
+            print(f"training for {epochs} epochs, since trainer.max_epochs is not set")
+        values.check_end(config)
         if self.saved is None and self.initial is None:
             spelling.check_encoder(config.model.encoder.name)
         if config.name and self.ckpt_path:

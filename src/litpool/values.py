@@ -69,20 +69,17 @@ def check(config: Namespace, parser: ArgumentParser) -> None:
         raise InputError(f"seed_everything={config.seed_everything}: give 0 to {2**32 - 1}")
 
 
-def set_epochs(flags: Namespace) -> bool:
-    """Train for a few epochs if nothing else ends the run; return whether that was so.
+def set_epochs(flags: Namespace) -> int | None:
+    """Train for a few epochs if nothing else ends the run; return their number, or else None.
 
     Args:
         flags: The parsed `trainer` section.
-
-    Raises:
-        InputError: The run has no end, or no number of steps for its schedule.
     """
     limits = (flags.max_epochs, flags.max_time, flags.fast_dev_run or None)
-    if limits == (None, None, None) and flags.max_steps == -1:
-        flags.max_epochs = EPOCHS
-        return True
-    return False
+    if limits != (None, None, None) or flags.max_steps != -1:
+        return None
+    flags.max_epochs = max(EPOCHS, flags.min_epochs or 0)
+    return int(flags.max_epochs)
 
 
 def check_end(config: Namespace) -> None:
@@ -97,11 +94,11 @@ def check_end(config: Namespace) -> None:
     flags, recipe = config.trainer, config.model.recipe
     if flags.max_epochs not in (None, -1) or flags.max_steps != -1 or flags.fast_dev_run:
         return
-    if flags.max_time is None:
+    if flags.max_time is None and flags.max_epochs == -1:
         raise InputError(
             "trainer.max_epochs=-1: nothing ends the run; set max_steps or max_time as well"
         )
-    if recipe.schedule != "constant" or 0 < recipe.warmup < 1:
+    if flags.max_time and (recipe.schedule != "constant" or 0 < recipe.warmup < 1):
         raise InputError(
             f"trainer.max_time={flags.max_time}: the learning rate schedule needs a number of "
             "steps; set trainer.max_epochs or trainer.max_steps as well, or "
