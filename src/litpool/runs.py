@@ -147,7 +147,7 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     model, data, trainer = config["model"], config["data"], config.get("trainer", {})
     task = config["task"]
-    options = {key: value for key, value in task["init_args"].items() if key not in COLUMNS}
+    options = {key: value for key, value in task.get("init_args", {}).items() if key not in COLUMNS}
     encoder = {key: model["encoder"][key] for key in ("name", "pretrained", "freeze", "overrides")}
     encoder["overrides"] = str(encoder["overrides"] or "none")
     return {
