@@ -171,6 +171,36 @@ def test_steps_are_saved_between_validations(cli, job, command, tmp_path, monkey
     assert torch.load(last, weights_only=True)["global_step"] >= 3
 
 
+@pytest.mark.parametrize("end", ["--trainer.max_epochs 3", "--trainer.max_steps 8"])
+@pytest.mark.parametrize("command", LOOPS)
+def test_the_last_step_is_saved_without_a_validation_after_it(cli, job, command, end, tmp_path):
+    """It holds what a validation after the last step would have saved."""
+    expected = {}
+    for name, interval in {"often": 1, "rarely": 6}.items():
+        often = ["--trainer.check_val_every_n_epoch", "null", "--trainer.val_check_interval"]
+        status, out, err = cli(command, *job, *end.split(), *often, interval)
+        assert status == 0, err
+        expected[name] = outcome(tmp_path / out.split()[-1])
+    assert expected["rarely"]["last"] == expected["often"]["last"]
+    assert expected["rarely"]["last"][1] in (8, 15)
+    status, out, err = cli(command, "--ckpt_path", tmp_path / out.split()[-1] / LAST)
+    assert status == 0, err
+    assert outcome(tmp_path / out.split()[-1]) == expected["rarely"]
+
+
+@pytest.mark.parametrize("command", LOOPS)
+def test_a_run_without_a_validation_can_be_continued(cli, job, command, tmp_path):
+    options = "--trainer.check_val_every_n_epoch null --trainer.val_check_interval 100"
+    status, out, err = cli(command, *job, *options.split())
+    assert status == 0, err
+    last = tmp_path / out.split()[-1] / LAST
+    assert torch.load(last, weights_only=True)["global_step"] == 10
+    more = "--trainer.max_epochs 4 --trainer.val_check_interval 5"
+    status, out, err = cli(command, "--ckpt_path", last, *more.split())
+    assert status == 0, err
+    assert outcome(tmp_path / out.split()[-1])["last"][1] == 20
+
+
 @pytest.mark.parametrize(
     ("option", "value"), [("minutes", 0), ("minutes", -1), ("steps", 0), ("minutes", "nan")]
 )

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -83,7 +84,7 @@ def _check_nulls(config: Namespace, parser: ArgumentParser) -> None:
 
 
 def _refuse_null(key: str, annotation: Any, default: Any) -> None:
-    if default is not None and "None" not in str(annotation):
+    if default is not None and not re.search(r"\bNone\b|\bOptional\b", str(annotation)):
         raise InputError(f"{key}=null: leave it out for the default, {default}")
 
 

@@ -217,6 +217,7 @@ class Job:
                 state.load_state_dict(stored[name])
         self.best = {name: float(value) for name, value in stored["best"].items()}
         self.progress = Progress(**stored["counts"])
+        self.clock.restart(self.progress.step)
         self.rng = checkpoint["job"]["rng"]
         restore_rng(self.rng)
 
@@ -314,9 +315,10 @@ class Job:
         self.clock.restart(self.progress.step)
 
     def finish(self) -> Result:
-        """Score the best checkpoint on the test split, if both exist."""
-        if not self.best:  # training ended before its first evaluation
+        """Write last.ckpt unless that is done; score best.ckpt on the test split, if both exist."""
+        if self.clock.step < self.progress.step:  # no evaluation followed the last step
             self.save("last", {})
+        if not self.best:
             return Result()
         best = self.checkpoints / "best.ckpt"
         checkpoint = load(str(best))

@@ -62,7 +62,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Writes last.ckpt: after validation, every few minutes, and when training is interrupted.
+    """Writes last.ckpt: after validation, every few minutes, and when training ends or is stopped.
 
     Args:
         options: Further options of the command that resumes, such as ` --trust my_poolings`.
@@ -98,8 +98,10 @@ class LastCheckpoint(ModelCheckpoint):
             self._advise()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prepare for an interrupt that comes after training and before the test."""
+        """Write it unless that is done, and prepare for an interrupt before or in the test."""
         super().on_train_end(trainer, pl_module)
+        if not self._should_skip_saving_checkpoint(trainer):  # no validation followed the last step
+            self._save_checkpoint(trainer, self.format_checkpoint_name({}))
         self._advise()
 
     def _advise(self) -> None:
