@@ -188,17 +188,36 @@ def test_the_last_step_is_saved_without_a_validation_after_it(cli, job, command,
     assert outcome(tmp_path / out.split()[-1]) == expected["rarely"]
 
 
+@pytest.mark.parametrize("end", ["--trainer.max_steps 8", "--trainer.check_val_every_n_epoch 5"])
+def test_a_run_that_has_ended_continues_in_the_same_way_in_all_loops(cli, job, end, tmp_path):
+    """Within the epoch, or without any validation until then."""
+    ends = set()
+    for command in LOOPS:
+        status, out, err = cli(command, *job, *end.split())
+        assert status == 0, err
+        run = tmp_path / out.split()[-1]
+        assert torch.load(run / LAST, weights_only=True)["global_step"] in (8, 10)
+        more = "--trainer.max_steps 27 --trainer.max_epochs 6"
+        status, _, err = cli(command, "--ckpt_path", run / LAST, *more.split())
+        assert status == 0, err
+        ends.add(outcome(run)["last"])
+    ((_, steps),) = ends
+    assert steps == 27
+
+
 @pytest.mark.parametrize("command", LOOPS)
-def test_a_run_without_a_validation_can_be_continued(cli, job, command, tmp_path):
-    options = "--trainer.check_val_every_n_epoch null --trainer.val_check_interval 100"
-    status, out, err = cli(command, *job, *options.split())
+def test_a_run_that_stopped_early_is_done(cli, job, command, tmp_path):
+    """With hardly any learning rate, nothing improves after the first validation."""
+    stop = "{class_path: EarlyStopping, init_args: {monitor: val/accuracy, mode: max, patience: 2}}"
+    options = ["--trainer.callbacks", f"[{stop}]", "--trainer.val_check_interval", 2]
+    status, out, err = cli(command, *job, *options, "--model.recipe.lr", 1e-12)
     assert status == 0, err
-    last = tmp_path / out.split()[-1] / LAST
-    assert torch.load(last, weights_only=True)["global_step"] == 10
-    more = "--trainer.max_epochs 4 --trainer.val_check_interval 5"
-    status, out, err = cli(command, "--ckpt_path", last, *more.split())
+    run = tmp_path / out.split()[-1]
+    expected = outcome(run)
+    assert expected["last"][1] == 7  # the first validation, two more, and an epoch has 5 batches
+    status, _, err = cli(command, "--ckpt_path", run / LAST)
     assert status == 0, err
-    assert outcome(tmp_path / out.split()[-1])["last"][1] == 20
+    assert outcome(run) == expected
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,13 @@ from litpool.loops.evaluation import Evaluation
 from litpool.loops.job import Batch, Result
 from litpool.loops.log import Curves
 from litpool.loops.optimizer import Recipe, configure
-from litpool.loops.saving import StepStart, drop_weights, move_paths, restart_validation
+from litpool.loops.saving import (
+    StepStart,
+    drop_weights,
+    move_paths,
+    reopen_epoch,
+    restart_validation,
+)
 from litpool.model.encoder import EncoderOptions, load_config
 from litpool.model.markers import resolve
 from litpool.model.network import TextModel, build_network
@@ -265,6 +271,7 @@ class TextModule(LightningModule):
             if self.step_start is not None:
                 self.step_start.rewind(checkpoint)
             restart_validation(checkpoint)
+            reopen_epoch(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Load the task's state; drop head weights that the task's present options do not need."""

@@ -75,6 +75,12 @@ class LastCheckpoint(ModelCheckpoint):
         self.options = options
         self.clock = SaveClock(save or SaveOptions())
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Train no further if EarlyStopping had ended the run, which Lightning does not save."""
+        super().on_train_start(trainer, pl_module)
+        for callback in trainer.early_stopping_callbacks:
+            trainer.should_stop |= callback.wait_count >= callback.patience
+
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
@@ -140,6 +146,19 @@ def restart_validation(checkpoint: dict[str, Any]) -> None:
     """Make an interrupted validation start again, since its metrics so far are not saved."""
     loop = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
     loop["current"].update(ready=0, started=0, processed=0, completed=0)
+
+
+def reopen_epoch(checkpoint: dict[str, Any]) -> None:
+    """Make a run that has ended continue right after its last batch, if it gets more to do.
+
+    Lightning counts an epoch that max_steps cut short as done, and would leave out its other rows.
+    After an epoch without a validation it would leave out the next one.
+    """
+    loop = checkpoint["loops"]["fit_loop"]
+    cut_short = not loop["epoch_loop.batch_progress"]["is_last_batch"]
+    for counts in loop["epoch_progress"].values():
+        if cut_short or counts["completed"] == counts["started"] == counts["ready"]:
+            counts["processed"] = counts["completed"] = max(counts["started"] - 1, 0)
 
 
 def drop_weights(checkpoint: dict[str, Any], prefix: str) -> None:
