@@ -166,6 +166,8 @@ class CLI(LightningCLI):
             self.config = parser.parse_args(self.argv, namespace=stored)
         except InputError:
             raise
+        except UnicodeDecodeError as error:
+            raise InputError(f"config: a file is not UTF-8 ({error}); save it as UTF-8") from error
         except ValueError as error:  # Python's, about a NUL byte in what could be a path
             raise InputError(f"config: {error}; remove it from the value") from error
         values.check(self.config[name], self._parser(name))
@@ -173,17 +175,24 @@ class CLI(LightningCLI):
         trust.check_classes(self.config[name])
 
     def _read_checkpoint(self) -> None:
-        """Read the job in a checkpoint, whose values become the defaults of the options."""
+        """Read the job in a checkpoint, whose values become the defaults of the options.
+
+        Check the config files as well, which also come before the parser.
+        """
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         parser.add_argument("--ckpt_path", nargs="?")
-        path = parser.parse_known_args(self.argv)[0].ckpt_path
-        if path and self.argv[0] in TRAINING:
+        parser.add_argument("-c", "--config", action="append", nargs="?", const="", default=[])
+        options = parser.parse_known_args(self.argv)[0]
+        for name in options.config:
+            values.check_file(name)
+        path = options.ckpt_path
+        if path is not None and self.argv[0] in TRAINING:
             checkpoint.remove_unfinished(Path(path).parent)
             _refuse_links(Path(path).parent.parent)
             path, self.saved, reason = checkpoint.resumable(path, self.argv[0])
             if reason:
                 print(f"warning: {reason}; resuming from {path} instead", file=sys.stderr)
-        elif path:
+        elif path is not None:
             self.saved = checkpoint.read(path)
         self.ckpt_path = path
 

@@ -240,7 +240,7 @@ def resumable(path: str, command: str) -> tuple[str, dict[str, Any], str | None]
     try:
         checkpoint = load(path)
     except InputError as error:
-        previous = Path(path).with_name(PREVIOUS)
+        previous = Path(path).parent / PREVIOUS
         if Path(path).name != "last.ckpt" or not previous.is_file():
             raise
         path, checkpoint, reason = str(previous), load(str(previous)), str(error)
@@ -291,9 +291,9 @@ def load(path: str) -> dict[str, Any]:
             weights that are not finite.
     """
     if not Path(path).is_file():
+        kind = "a folder" if os.path.isdir(path) else "no such file"
         raise InputError(
-            f"ckpt_path={path}: no such file; "
-            "checkpoints are at RUN/checkpoints/best.ckpt and last.ckpt"
+            f"ckpt_path={path}: {kind}; checkpoints are at RUN/checkpoints/best.ckpt and last.ckpt"
         )
     try:
         _verify(path)
