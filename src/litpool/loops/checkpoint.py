@@ -174,7 +174,7 @@ def write(checkpoint: Mapping[str, Any], path: str | Path) -> None:
 
 
 def _save(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Save a file, and wait until it is on the disk; raise OSError if it cannot be written."""
+    """Save a file; raise OSError if it cannot be written."""
     with open(path, "wb") as file:
         try:
             torch.save(checkpoint, file)
@@ -182,8 +182,6 @@ def _save(checkpoint: Mapping[str, Any], path: Path) -> None:
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from error
             raise
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _link(path: Path, other: Path) -> None:
@@ -218,7 +216,10 @@ def not_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
     """Return the name of the first weight that is not finite as a float32, if there is one."""
     for name, weight in weights.items():
         real = torch.view_as_real(weight) if weight.is_complex() else weight
-        if real.is_floating_point() and not real.float().isfinite().all():
+        if not real.is_floating_point() or not real.numel():
+            continue
+        extremes = torch.stack(real.float().aminmax())  # NaN if any is; quick, as it copies nothing
+        if not extremes.isfinite().all():
             return name.removeprefix("network.")
     return None
 
