@@ -426,3 +426,5 @@ def test_two_runs_that_start_together_take_different_folders(tmp_path, monkeypat
     monkeypatch.setattr(TensorBoardLogger, "_get_next_version", lambda _: 0)  # both see no folder
     versions = [RunFolder(str(tmp_path), "job").version for _ in range(2)]
     assert versions == [0, 1]
+    folders = [tmp_path / f"job/version_{version}" for version in versions]
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "job", *folders]

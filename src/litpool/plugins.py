@@ -197,7 +197,7 @@ class RunFolder(TensorBoardLogger):
         if rank_zero_only.rank:  # type: ignore[attr-defined]
             return version  # the trainer tells the others which folder it is
         while True:
-            folder = Path(self.root_dir, self.name, f"version_{version}")
+            folder = Path(self.root_dir, f"version_{version}")
             try:
                 folder.mkdir(parents=True)
                 return version

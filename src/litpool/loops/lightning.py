@@ -311,6 +311,8 @@ def fit(trainer: Trainer, module: TextModule, ckpt_path: str | None = None) -> R
         best = Path(ckpt_path).parent / best.name
     metrics = read(str(best))["metrics"]
     if "test" in data.rows:
+        if isinstance(trainer.strategy, FSDPStrategy):
+            del module.network  # its weights are shards, and Lightning would shard them again
         (scores,) = trainer.test(
             module, data, ckpt_path=str(best), verbose=False, weights_only=True
         )
