@@ -92,7 +92,7 @@ def check(config: Namespace, parser: ArgumentParser) -> None:
             raise InputError(f"{key}=nan: give a number")
         if isinstance(value, str) and "\0" in value:
             raise InputError(f"{key}={value!r}: contains a NUL character; remove it")
-        if isinstance(value, int) and abs(value) >= 2**63:  # libraries count in 64 bits
+        if isinstance(value, int) and abs(value) >= 2**48:  # products must fit in 64 bits
             raise InputError(f"{key}={value}: too large; give a smaller number")
     for name in ("text", "label"):
         value = config.task.get("init_args", {}).get(name)
