@@ -102,9 +102,9 @@ def test_a_number_in_json_where_a_text_should_be_is_named(refused, tmp_path, mon
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--config", "{trainer: {max_epoch: 1}}"], "did you mean 'trainer.max_epochs'?"),
-        (["--config", "{model: {recipe: {lrr: 1}}}"], "did you mean 'model.recipe.lr'?"),
-        (["--data.batch", "3"], "did you mean 'data.batch_size'?"),
+        (["--config", "{trainer: {max_epoch: 1}}"], "did you mean --trainer.max_epochs?"),
+        (["--config", "{model: {recipe: {lrr: 1}}}"], "did you mean --model.recipe.lr?"),
+        (["--data.batch", "3"], "did you mean --data.batch_size?"),
         (
             ["--model.pooling", "MeenPooling"],
             "did you mean 'MeanPooling'? There are ClsPooling, PoolerOutput",
@@ -203,6 +203,15 @@ def test_a_broken_config_is_named_with_the_place(refused, tmp_path, content, sai
 )
 def test_a_file_or_a_class_that_is_none_is_told_with_what_to_name(refused, arguments, said):
     assert said in refused(*arguments)
+
+
+def test_a_wrong_label_column_is_not_told_to_be_the_text(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("rows.csv", GOOD)
+    job = ["fit", "--config", DEBUG, "--data.source", "rows.csv"]
+    said = refused(*job, "--task.label", "texts")
+    assert "no column 'texts', there is ['text', 'label']; did you mean" not in said
+    assert "did you mean 'label'?" in refused(*job, "--task.label", "labels")
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])

@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import inspect
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +25,7 @@ from litpool import (
     interrupt,
     model,
     plugins,
+    spelling,
     tasks,
     toolbox,
     trust,
@@ -34,11 +34,13 @@ from litpool import (
 from litpool.commands import Run
 from litpool.data.module import TextDataModule
 from litpool.loops import checkpoint
+from litpool.loops.initial import Initial
 from litpool.loops.lightning import TextModule
 from litpool.loops.log import Log
 from litpool.loops.saving import LastCheckpoint, WholeCheckpoints
+from litpool.options import TRAINER_DEFAULTS
 from litpool.parser import Parser
-from litpool.plugins import RunFolder
+from litpool.runs import RunFolder, is_first, label
 from litpool.tasks.task import Task
 from litpool.terminal import OwnSignalHandlers, ProgressBar, quiet
 
@@ -48,13 +50,18 @@ for package in (model, tasks):  # a class must be imported for a config to name 
 
 TRAINING = ("fit", "fit_hf", "fit_plain")  # the commands that can resume
 
-TRAINER_DEFAULTS = {
-    "use_distributed_sampler": False,  # the data module shares the batches between devices
-    "num_sanity_val_steps": 0,
-    "enable_model_summary": False,
-    "enable_autolog_hparams": False,  # written once at the end, with the final metrics
-    "log_every_n_steps": 10,
-}
+NETWORK = (
+    "model.encoder.name",
+    "model.encoder.pretrained",
+    "model.encoder.overrides",
+    "model.encoder.allow_unsafe",
+    "model.encoder.new_tokens",
+    "data.tokenizer",
+    "data.add_tokens",
+    "data.add_special_tokens",
+    "data.pad_token",
+)
+"""The options that --init_from takes from the checkpoint."""
 
 
 def main(
@@ -103,7 +110,8 @@ class CLI(LightningCLI):
         self.command = command or toolbox.function(argv[0])
         self.log: Any = log  # for Lightning's loop it is also a Callback
         self.ckpt_path: str | None = None
-        self.saved: dict[str, Any] | None = None  # the job in the checkpoint
+        self.saved: dict[str, Any] | None = None  # the job in the checkpoint to resume or score
+        self.initial: Initial | None = None  # the checkpoint that a new run starts from
         self.status = 0
         super().__init__(
             TextModule,
@@ -121,8 +129,7 @@ class CLI(LightningCLI):
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         """Add only the command to run, as building the other commands' parsers takes seconds."""
         name = self.argv[0]
-        summary = (inspect.getdoc(self.command) or "").partition("\n")[0]
-        own = self.init_parser(description=summary, epilog=trust.HELP)
+        own = self.init_parser()
         self._add_arguments(own)
         self.option_names = own.add_function_arguments(self.command, skip={"run"}, as_group=False)
         self._subcommand_parsers = {name: own}
@@ -133,7 +140,11 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(pl.Trainer, "trainer")
         parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
         parser.add_class_arguments(
-            TextModule, "model", fail_untyped=False, sub_configs=True, skip={"saved", "config"}
+            TextModule,
+            "model",
+            fail_untyped=False,
+            sub_configs=True,
+            skip={"saved", "config", "initial"},
         )
         parser.add_class_arguments(
             TextDataModule, "data", fail_untyped=False, sub_configs=True, skip={"saved"}
@@ -150,7 +161,7 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; an explicit value beats the checkpoint's, which beats the default."""
         name = self.argv[0]
-        stored = None
+        stored = network = None
         self._read_checkpoint()
         if self.saved is not None:
             trust.allow_in_checkpoint(self.trusted)
@@ -159,6 +170,8 @@ class CLI(LightningCLI):
                 stored = parser.parse_object(config)
             except InputError as error:
                 raise InputError(f"ckpt_path={self.ckpt_path}: bad config: {error}") from error
+        elif self.initial is not None:
+            network = self._parse_network(parser, self.initial)
         elif name == "predict" and not {"-h", "--help"}.intersection(self.argv):
             raise InputError("predict needs --ckpt_path RUN/checkpoints/best.ckpt; `fit` writes it")
         trust.allow_in_yaml(self.trusted)
@@ -170,22 +183,81 @@ class CLI(LightningCLI):
             raise InputError(f"config: a file is not UTF-8 ({error}); save it as UTF-8") from error
         except ValueError as error:  # Python's, about a NUL byte in what could be a path
             raise InputError(f"config: {error}; remove it from the value") from error
+        if network is not None:
+            self._use_network(network)
         values.check(self.config[name], self._parser(name))
         plugins.check(self.config[name].trainer)
         trust.check_classes(self.config[name])
+        if name in TRAINING:
+            self._check_training()
+
+    def _check_training(self) -> None:
+        """Set and check what only a training needs."""
+        config = self.config[self.argv[0]]
+        # A run that an earlier version started without a number of epochs keeps its 1,000.
+        epochs = values.set_epochs(config.trainer) if self.saved is None else None
+        if epochs and is_first():
+            print(f"training for {epochs} epochs, since trainer.max_epochs is not set")
+        values.check_end(config)
+        if self.saved is None and self.initial is None:
+            spelling.check_encoder(config.model.encoder.name)
+        if config.name and self.ckpt_path:
+            raise InputError(f"name={config.name}: a resumed run stays in its folder; leave it out")
+        if config.name and config.trainer.logger not in (None, True):
+            raise InputError(f"name={config.name}: trainer.logger names the folder; leave one out")
+
+    def _parse_network(self, parser: LightningArgumentParser, initial: Initial) -> Namespace:
+        """Return the options of a checkpoint's network, and refuse them on the command line."""
+        for key, value in spelling.pairs(self.argv):
+            if key in NETWORK:
+                raise InputError(
+                    f"{key}={value}: with --init_from, encoder and tokenizer come from the "
+                    "checkpoint; leave it out"
+                )
+        name = self.argv[0]
+        stored = _stored_config(initial.checkpoint["job"], "fit")
+        parts = {
+            "model": _selection(stored["model"], "encoder", "pooling"),
+            "data": _selection(
+                stored["data"], "tokenizer", "add_tokens", "add_special_tokens", "pad_token"
+            ),
+        }
+        trust.allow_in_checkpoint(self.trusted)
+        try:
+            return parser.parse_object({"subcommand": name, name: parts})[name]
+        except InputError as error:
+            raise InputError(f"init_from={initial.path}: bad config: {error}") from error
+
+    def _use_network(self, network: Namespace) -> None:
+        """Put the options of a checkpoint's network in the config, whatever a YAML file says."""
+        config = self.config[self.argv[0]]
+        for key in NETWORK:
+            config[key] = network[key]
+        typed = [key for key, _ in spelling.pairs(self.argv)]
+        if not any(f"{key}.".startswith("model.pooling.") for key in typed):
+            config.model.pooling = network.model.pooling
 
     def _read_checkpoint(self) -> None:
         """Read the job in a checkpoint, whose values become the defaults of the options.
 
-        Check the config files as well, which also come before the parser.
+        Of the checkpoint that a new run starts from, only the network counts. The config files are
+        checked here as well, before the parser reads them.
         """
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         parser.add_argument("--ckpt_path", nargs="?")
+        parser.add_argument("--init_from", nargs="?")
         parser.add_argument("-c", "--config", action="append", nargs="?", const="", default=[])
         options = parser.parse_known_args(self.argv)[0]
         for name in options.config:
             values.check_file(name)
-        path = options.ckpt_path
+        path, first = options.ckpt_path, options.init_from
+        if first is not None and self.argv[0] in TRAINING:
+            if path is not None:
+                raise InputError(
+                    f"init_from={first}: starts a new run, and --ckpt_path resumes one; "
+                    "leave one of them out"
+                )
+            self.initial = Initial(first, checkpoint.load(first, "init_from"))
         if path is not None and self.argv[0] in TRAINING:
             checkpoint.remove_unfinished(Path(path).parent)
             _refuse_links(Path(path).parent.parent)
@@ -206,6 +278,8 @@ class CLI(LightningCLI):
             config.ckpt_path = self.ckpt_path
         elif path := config.get("ckpt_path"):
             raise InputError(f"ckpt_path={path}: set it on the command line, not in a config")
+        if self.initial is None and (path := config.get("init_from")):
+            raise InputError(f"init_from={path}: set it on the command line, not in a config")
 
     # ---- the objects
 
@@ -247,10 +321,12 @@ class CLI(LightningCLI):
         self.trainer = self.instantiate_trainer()
 
     def _instantiate(self, kind: Any, *args: Any, **kwargs: Any) -> Any:
+        saved = self.saved if self.initial is None else self.initial.saved
         if issubclass(kind, TextModule):
-            return kind(*args, **kwargs, saved=self.saved, config=self.job_config())
+            parts = {"saved": saved, "config": self.job_config(), "initial": self.initial}
+            return kind(*args, **kwargs, **parts)
         if issubclass(kind, TextDataModule):
-            return kind(*args, **kwargs, saved=self.saved)
+            return kind(*args, **kwargs, saved=saved)
         task = kind(*args, **kwargs)
         if self.saved is not None:
             task.load_state_dict(self.saved["task"])
@@ -305,7 +381,7 @@ class CLI(LightningCLI):
         return [best, last]
 
     def _tensorboard(self) -> TensorBoardLogger:
-        """Log to a new run folder, logs/JOB/version_N; a resumed fit continues in its own."""
+        """Log to a new run folder in logs/JOB; a resumed fit continues in its own."""
         config = self.config[self.subcommand]
         if self.subcommand in TRAINING and self.ckpt_path:
             run = Path(self.ckpt_path).parent.parent
@@ -313,7 +389,7 @@ class CLI(LightningCLI):
             return TensorBoardLogger(folder, job, version, default_hp_metric=False)
         files = [str(path) for path in config.config or [] if path is not None]
         job = _job_name(Path(files[0])) if files else self.argv[0]
-        return RunFolder("logs", job, default_hp_metric=False)
+        return RunFolder("logs", job, config.get("name"), label(self.argv) if files else "")
 
     def plain_config(self) -> dict[str, Any]:
         """Return the configuration as plain values, including all defaults."""
@@ -399,6 +475,10 @@ def _stored_config(saved: dict[str, Any], command: str) -> dict[str, Any]:
         data = config["data"]
         stored["data"] = {name: data[name] for name in names if name in data}
     return stored
+
+
+def _selection(section: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: section[key] for key in keys if key in section}
 
 
 def _refuse_links(run: Path) -> None:

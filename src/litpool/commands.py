@@ -22,6 +22,7 @@ from litpool.loops.flags import read_flags
 from litpool.loops.job import Flags, Job, Result
 from litpool.loops.lightning import TextModule
 from litpool.loops.log import Log
+from litpool.runs import hyperparameters
 from litpool.tasks.task import Task
 
 
@@ -72,7 +73,17 @@ class Run:
         self.model.read(stage)
         if stage == "fit":
             values.check_interval(self.trainer, self.data)
+            self._describe_start()
         self.warn(self.data)
+
+    def _describe_start(self) -> None:
+        """Say which weights a new run takes from the checkpoint of --init_from."""
+        if self.model.initial is None or not self.trainer.is_global_zero:
+            return
+        pooling = self.model.pooling_alone()
+        with torch.device("meta"):
+            head = self.model.task.head(pooling.out_features)
+        print(self.model.initial.describe(self.model.task, pooling, head))
 
     def warn(self, data: TextDataModule) -> None:
         """Warn if the tokenizer does not know the language of the rows, with the tool `check`."""
@@ -122,7 +133,7 @@ class Run:
             logger.experiment.add_text("config", f"```yaml\n{text}```")
             metrics = result.metrics.items()
             final = {f"final/{name}": value for name, value in metrics if name.count("/") == 1}
-            logger.log_hyperparams(outputs.flatten(self.config), final)
+            logger.log_hyperparams(hyperparameters(self.config), final)
             logger.save()
         _print_scores(result.metrics)
         if result.best:
@@ -148,12 +159,18 @@ def _print_scores(metrics: dict[str, float]) -> None:
 def fit(  # noqa: D417
     run: Run,
     ckpt_path: str | None = None,
+    init_from: str | None = None,
+    name: str | None = None,
     save: SaveOptions = SaveOptions(),  # noqa: B008 (the parser reads the default)
 ) -> None:
     """Train on the train split, keep the best checkpoint, score it on the test split.
 
     Args:
         ckpt_path: The checkpoint to resume from, such as RUN/checkpoints/last.ckpt.
+        init_from: The checkpoint whose encoder, pooling and, for the same labels, head a new run
+            starts from.
+        name: The name of the run folder in logs/JOB; by default `version_N`, with what the command
+            line changes.
         save: When to write last.ckpt.
     """
     run.read("fit")
@@ -163,12 +180,18 @@ def fit(  # noqa: D417
 def fit_hf(  # noqa: D417
     run: Run,
     ckpt_path: str | None = None,
+    init_from: str | None = None,
+    name: str | None = None,
     save: SaveOptions = SaveOptions(),  # noqa: B008 (the parser reads the default)
 ) -> None:
     """Train like `fit`, with the Hugging Face Trainer around the same network.
 
     Args:
         ckpt_path: The checkpoint to resume from, such as RUN/checkpoints/last.ckpt.
+        init_from: The checkpoint whose encoder, pooling and, for the same labels, head a new run
+            starts from.
+        name: The name of the run folder in logs/JOB; by default `version_N`, with what the command
+            line changes.
         save: When to write last.ckpt.
     """
     from litpool.loops import huggingface
@@ -180,12 +203,18 @@ def fit_hf(  # noqa: D417
 def fit_plain(  # noqa: D417
     run: Run,
     ckpt_path: str | None = None,
+    init_from: str | None = None,
+    name: str | None = None,
     save: SaveOptions = SaveOptions(),  # noqa: B008 (the parser reads the default)
 ) -> None:
     """Train like `fit`, with a hand-written loop.
 
     Args:
         ckpt_path: The checkpoint to resume from, such as RUN/checkpoints/last.ckpt.
+        init_from: The checkpoint whose encoder, pooling and, for the same labels, head a new run
+            starts from.
+        name: The name of the run folder in logs/JOB; by default `version_N`, with what the command
+            line changes.
         save: When to write last.ckpt.
     """
     job = run.job("the plain loop", "fit_plain", ckpt_path, save)

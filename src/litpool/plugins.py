@@ -22,8 +22,6 @@ from lightning.pytorch import (
     strategies,
 )
 from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler, ModelPruning
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
 
 from litpool import InputError, JobError
 
@@ -184,25 +182,3 @@ def needed_first(callbacks: list[Callback]) -> list[Callback]:
     """Return what must come before these callbacks."""
     prunes = any(isinstance(callback, ModelPruning) for callback in callbacks)
     return [BuildNetwork()] if prunes else []
-
-
-class RunFolder(TensorBoardLogger):
-    """TensorBoardLogger in a version folder that no other run has.
-
-    Lightning takes the next free number, so two runs that start together would share a folder.
-    """
-
-    def _get_next_version(self) -> int:
-        version = super()._get_next_version()
-        if rank_zero_only.rank:  # type: ignore[attr-defined]
-            return version  # the trainer tells the others which folder it is
-        while True:
-            folder = Path(self.root_dir, f"version_{version}")
-            try:
-                folder.mkdir(parents=True)
-                return version
-            except FileExistsError:
-                version += 1
-            except OSError as error:
-                reason = error.strerror or type(error).__name__
-                raise JobError(f"{folder}: the run folder cannot be made ({reason})") from error

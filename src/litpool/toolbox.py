@@ -29,6 +29,11 @@ def function(command: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(f"litpool.{module}"), command)
 
 
+def file(command: str) -> Path:
+    """Return the file that defines a command."""
+    return HERE / (f"tools/{command}/command.py" if command in tools() else "commands.py")
+
+
 def _parse(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
 

@@ -64,8 +64,6 @@ PLUGINS = (  # for the user's own YAML
     "litpool",
 )
 
-HELP = "--trust MODULE: let a checkpoint, or a class path in YAML, name classes of this module."
-
 TAKES_FUNCTIONS = _names(callbacks.LambdaCallback)
 
 _ever_allowed: set[str] = set()

@@ -34,6 +34,8 @@ NOT_ZERO = (
     "limit_test_batches",
 )
 
+EPOCHS = 3  # the default; Lightning's is 1,000
+
 UNSUPPORTED = {
     "overfit_batches": "use data.max_rows instead",  # it would change the order of the rows
     "limit_predict_batches": "give `predict` a shorter --input",
@@ -101,6 +103,43 @@ def check(config: Namespace, parser: ArgumentParser) -> None:
     _check_trainer(config.trainer)
     if not 0 <= int(config.seed_everything) < 2**32:
         raise InputError(f"seed_everything={config.seed_everything}: give 0 to {2**32 - 1}")
+
+
+def set_epochs(flags: Namespace) -> int | None:
+    """Train for a few epochs if nothing else ends the run; return their number, or else None.
+
+    Args:
+        flags: The parsed `trainer` section.
+    """
+    limits = (flags.max_epochs, flags.max_time, flags.fast_dev_run or None)
+    if limits != (None, None, None) or flags.max_steps != -1:
+        return None
+    flags.max_epochs = max(EPOCHS, flags.min_epochs or 0)
+    return int(flags.max_epochs)
+
+
+def check_end(config: Namespace) -> None:
+    """Refuse a training without a number of steps, unless its learning rate needs none.
+
+    Args:
+        config: The parsed config of a command that trains.
+
+    Raises:
+        InputError: Only `max_time` ends the run, or nothing does.
+    """
+    flags, recipe = config.trainer, config.model.recipe
+    if flags.max_epochs not in (None, -1) or flags.max_steps != -1 or flags.fast_dev_run:
+        return
+    if flags.max_time is None and flags.max_epochs == -1:
+        raise InputError(
+            "trainer.max_epochs=-1: nothing ends the run; set max_steps or max_time as well"
+        )
+    if flags.max_time and (recipe.schedule != "constant" or 0 < recipe.warmup < 1):
+        raise InputError(
+            f"trainer.max_time={flags.max_time}: the learning rate schedule needs a number of "
+            "steps; set trainer.max_epochs or trainer.max_steps as well, or "
+            "model.recipe.schedule=constant and model.recipe.warmup=0"
+        )
 
 
 def _check_nulls(config: Namespace, parser: ArgumentParser) -> None:

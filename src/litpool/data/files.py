@@ -262,7 +262,8 @@ def select_columns(
     """
     for name in required:
         if name not in columns:
-            near = difflib.get_close_matches(name, columns, 1)
+            others = [column for column in columns if column not in required]
+            near = difflib.get_close_matches(name, others, 1)
             advice = (
                 f"did you mean {near[0]!r}?" if near else "set the task's columns, or data.columns"
             )

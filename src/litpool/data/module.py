@@ -18,6 +18,7 @@ from litpool import CACHE, InputError
 from litpool.data import added
 from litpool.data.batches import Collator, EvaluationOrder, TrainOrder
 from litpool.data.files import Source
+from litpool.data.fingerprint import check, fingerprint
 from litpool.data.tokenizer import dump_tokenizer, load_tokenizer, restore_tokenizer
 from litpool.tasks.task import Task
 
@@ -81,6 +82,7 @@ class TextDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.saved = saved
         self.new_ids: added.Pieces = {}
+        self.fingerprint: str | None = None  # of the training rows
         self.rows: dict[str, Dataset] = {}
         self.encoded: dict[str, Dataset] = {}
 
@@ -101,6 +103,9 @@ class TextDataModule(LightningDataModule):
             return
         if not self.rows.keys() - {"predict"}:
             splits = self._load_rows()
+            if stage == "fit" and "train" in splits:
+                self.fingerprint = fingerprint(splits["train"])
+                check(self.fingerprint, self.saved, self.source.source)
             self.task.learn(splits)
             self.rows |= splits
         needed = NEEDED_SPLITS[stage]

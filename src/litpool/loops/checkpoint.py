@@ -33,6 +33,7 @@ def contents(
     tokenizer_files: Mapping[str, bytes],
     config: Mapping[str, Any],
     metrics: Mapping[str, float],
+    rows: str | None = None,
 ) -> dict[str, Any]:
     """Return what is needed besides the weights to rebuild the network and its answers anywhere.
 
@@ -48,6 +49,7 @@ def contents(
             "tokenizer": dict(tokenizer_files),
             "new_ids": network.encoder.new_ids,
             "metrics": dict(metrics),
+            "rows": rows,
             "rng": rng_state(),
         }
     }
@@ -284,8 +286,12 @@ def read(path: str) -> dict[str, Any]:
     return load(path)["job"]
 
 
-def load(path: str) -> dict[str, Any]:
+def load(path: str, option: str = "ckpt_path") -> dict[str, Any]:
     """Load a checkpoint with its weights, on the CPU and mapped from the file.
+
+    Args:
+        path: The checkpoint.
+        option: The option that names it, for error messages.
 
     Raises:
         InputError: The file does not exist, is incomplete, was not written by litpool, or has
@@ -294,7 +300,7 @@ def load(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         kind = "a folder" if os.path.isdir(path) else "no such file"
         raise InputError(
-            f"ckpt_path={path}: {kind}; checkpoints are at RUN/checkpoints/best.ckpt and last.ckpt"
+            f"{option}={path}: {kind}; checkpoints are at RUN/checkpoints/best.ckpt and last.ckpt"
         )
     try:
         _verify(path)
@@ -302,20 +308,20 @@ def load(path: str) -> dict[str, Any]:
     except Exception as error:  # the file may contain anything
         if _could_run_code(path, error):
             raise InputError(
-                f"ckpt_path={path}: contains more than plain values, which could run code, so it "
+                f"{option}={path}: contains more than plain values, which could run code, so it "
                 "was not loaded; use a checkpoint that `fit` wrote"
             ) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"ckpt_path={path}: damaged or incomplete ({reason[:120]}); train or copy it again"
+            f"{option}={path}: damaged or incomplete ({reason[:120]}); train or copy it again"
         ) from error
     if not isinstance(checkpoint, dict) or not _is_ours(upgrade(checkpoint)):
         raise InputError(
-            f"ckpt_path={path}: not written by litpool; use a checkpoint that `fit` wrote"
+            f"{option}={path}: not written by litpool; use a checkpoint that `fit` wrote"
         )
     if name := not_finite(checkpoint["state_dict"]):
         raise InputError(
-            f"ckpt_path={path}: {name} is not finite, because training diverged; "
+            f"{option}={path}: {name} is not finite, because training diverged; "
             "use an earlier checkpoint"
         )
     return checkpoint

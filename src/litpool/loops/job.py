@@ -303,7 +303,14 @@ class Job:
             "epoch": 0,
             "global_step": self.progress.step,
             "state_dict": {f"network.{key}": value for key, value in weights.items()},
-            **contents(self.network, self.task, self.data.tokenizer_files, self.config, metrics),
+            **contents(
+                self.network,
+                self.task,
+                self.data.tokenizer_files,
+                self.config,
+                metrics,
+                self.data.fingerprint,
+            ),
         }
         if name == "last":
             states = {key: state.state_dict() for key, state in self.states.items() if state}

@@ -27,6 +27,7 @@ from litpool.loops.checkpoint import (
 from litpool.loops.compatibility import check_compatibility
 from litpool.loops.divergence import FiniteCheck
 from litpool.loops.evaluation import Evaluation
+from litpool.loops.initial import Initial
 from litpool.loops.job import Batch, Result
 from litpool.loops.log import Curves
 from litpool.loops.optimizer import Recipe, configure
@@ -37,7 +38,7 @@ from litpool.loops.saving import (
     reopen_epoch,
     restart_validation,
 )
-from litpool.model.encoder import EncoderOptions, load_config
+from litpool.model.encoder import EncoderOptions, check_freezing, load_config
 from litpool.model.markers import resolve
 from litpool.model.network import TextModel, build_network
 from litpool.model.pooling import MeanPooling, Pooling
@@ -56,6 +57,7 @@ class TextModule(LightningModule):
         recipe: Optimizer and schedule.
         saved: The job in the checkpoint whose weights will be loaded.
         config: The job as plain values, to be saved in checkpoints.
+        initial: The checkpoint whose weights a new run starts from.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class TextModule(LightningModule):
         recipe: Recipe = Recipe(),  # noqa: B008
         saved: dict[str, Any] | None = None,
         config: dict[str, Any] | None = None,
+        initial: Initial | None = None,
     ) -> None:
         super().__init__()
         self.task = task
@@ -76,6 +79,7 @@ class TextModule(LightningModule):
         self.recipe = recipe
         self.saved = saved
         self.config = config or {}
+        self.initial = initial
         self.loss_now = self.grad_norm = torch.tensor(torch.nan)
         self.step_start: StepStart | None = None
 
@@ -83,7 +87,11 @@ class TextModule(LightningModule):
 
     def encoder_config(self) -> PretrainedConfig:
         """Return the encoder's config: that in the checkpoint, or else that of the options."""
-        return load_config(self.encoder) if self.saved is None else encoder_config(self.saved)
+        if self.saved is None:
+            return load_config(self.encoder)
+        config = encoder_config(self.saved)
+        check_freezing(self.encoder, config)
+        return config
 
     def pooling_alone(self) -> Pooling:
         """Return the pooling on the meta device, so without weights."""
@@ -114,7 +122,7 @@ class TextModule(LightningModule):
     def build(self, device: torch.device) -> TextModel:
         """Build the network, whose shape depends on the labels and the tokenizer."""
         saved = self.saved
-        return build_network(
+        network = build_network(
             self.task,
             self.pooling,
             self.encoder,
@@ -124,6 +132,10 @@ class TextModule(LightningModule):
             device=device,
             pretrained=self.encoder.pretrained and saved is None,
         )
+        if self.initial is not None:
+            self.initial.load_into(network, self.task)
+            self.initial = None  # it holds another copy of the weights
+        return network
 
     def configure_model(self) -> None:
         """Build the network; Lightning calls this on each device, before each stage."""
@@ -140,10 +152,7 @@ class TextModule(LightningModule):
         """Create AdamW and its schedule, which changes the learning rate at each optimizer step."""
         steps = optimizer_steps(self.trainer)
         if steps == float("inf"):
-            raise InputError(
-                "trainer.max_epochs=-1: the learning rate schedule needs an end; "
-                "set max_epochs or max_steps"
-            )
+            steps = 0  # only trainer.max_time ends the run: the schedule is constant
         fused = self.trainer.precision != "16-mixed"
         optimizer, schedule = configure(self.network, self.recipe, int(steps), fused)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -161,7 +170,7 @@ class TextModule(LightningModule):
         batches = trainer.max_steps * trainer.accumulate_grad_batches
         if 0 < batches < (trainer.val_check_batch or 0):
             trainer.val_check_batch = batches  # validate a run of less than an epoch at its end
-        if self.saved is not None:
+        if self.saved is not None and "rng" in self.saved:
             restore_rng(self.saved["rng"])
         else:
             torch.manual_seed(torch.initial_seed())
@@ -265,8 +274,8 @@ class TextModule(LightningModule):
             raise JobError(f"{name} is not finite: training has diverged; lower model.recipe.lr")
         logged = self.trainer.callback_metrics.items()
         metrics = {name: value.item() for name, value in logged if not name.startswith("train/")}
-        files = self.data.tokenizer_files
-        checkpoint.update(contents(self.network, self.task, files, self.config, metrics))
+        files, rows = self.data.tokenizer_files, self.data.fingerprint
+        checkpoint.update(contents(self.network, self.task, files, self.config, metrics, rows))
         if "optimizer_states" in checkpoint:  # else it holds weights only
             if self.step_start is not None:
                 self.step_start.rewind(checkpoint)

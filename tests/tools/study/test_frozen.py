@@ -632,7 +632,7 @@ def test_a_killed_study_gives_the_same_result_when_run_again(job, tmp_path):
             ["--data.source", "{train: a.csv, validation: a.csv, test: one.csv}"],
             "every row of the test split has label",
         ),
-        (["--study.sed", "1"], "study.sed: unknown option; did you mean 'study.seed'?"),
+        (["--study.sed", "1"], "study.sed: unknown option; did you mean --study.seed?"),
         (
             ["--task", "QuestionAnswering"],
             "error: task=QuestionAnswering: a study supports Classification",
