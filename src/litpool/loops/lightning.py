@@ -31,13 +31,7 @@ from litpool.loops.initial import Initial
 from litpool.loops.job import Batch, Result
 from litpool.loops.log import Curves
 from litpool.loops.optimizer import Recipe, configure
-from litpool.loops.saving import (
-    StepStart,
-    drop_weights,
-    move_paths,
-    reopen_epoch,
-    restart_validation,
-)
+from litpool.loops.saving import StepStart, drop_weights, move_paths, set_resume_point
 from litpool.model.encoder import EncoderOptions, check_freezing, load_config
 from litpool.model.markers import resolve
 from litpool.model.network import TextModel, build_network
@@ -279,8 +273,7 @@ class TextModule(LightningModule):
         if "optimizer_states" in checkpoint:  # else it holds weights only
             if self.step_start is not None:
                 self.step_start.rewind(checkpoint)
-            restart_validation(checkpoint)
-            reopen_epoch(checkpoint)
+            set_resume_point(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Load the task's state; drop head weights that the task's present options do not need."""

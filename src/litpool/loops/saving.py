@@ -142,19 +142,16 @@ def move_paths(checkpoint: dict[str, Any], trainer: Trainer) -> None:
         }
 
 
-def restart_validation(checkpoint: dict[str, Any]) -> None:
-    """Make an interrupted validation start again, since its metrics so far are not saved."""
-    loop = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
-    loop["current"].update(ready=0, started=0, processed=0, completed=0)
+def set_resume_point(checkpoint: dict[str, Any]) -> None:
+    """Make a resumed run repeat an interrupted validation, and continue right after its last batch.
 
-
-def reopen_epoch(checkpoint: dict[str, Any]) -> None:
-    """Make a run that has ended continue right after its last batch, if it gets more to do.
-
-    Lightning counts an epoch that max_steps cut short as done, and would leave out its other rows.
-    After an epoch without a validation it would leave out the next one.
+    The metrics of an interrupted validation are not saved. Lightning counts an epoch that max_steps
+    cut short as done, and would leave out its other rows if the run gets more to do; after an epoch
+    without a validation it would leave out the next one.
     """
     loop = checkpoint["loops"]["fit_loop"]
+    validated = loop["epoch_loop.val_loop.batch_progress"]["current"]
+    validated.update(ready=0, started=0, processed=0, completed=0)
     cut_short = not loop["epoch_loop.batch_progress"]["is_last_batch"]
     for counts in loop["epoch_progress"].values():
         if cut_short or counts["completed"] == counts["started"] == counts["ready"]:
