@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from litpool import InputError, JobError
+from litpool.loops.tensorboard import curves
 
 NEEDS_FUNCTION = "it needs a function, and a config names classes only; subclass it"
 NOTEBOOK = "it is for notebooks; use ddp"
@@ -175,17 +176,23 @@ def needed_first(callbacks: list[Callback]) -> list[Callback]:
 
 
 class RunFolder(TensorBoardLogger):
-    """TensorBoardLogger in a version folder that no other run has.
+    """TensorBoardLogger in a version folder that no other run has, without curves of no use.
 
-    Lightning takes the next free number, so two runs that start together would share a folder.
+    Lightning takes the next free number, so two runs that start together would share a folder. It
+    also draws `epoch` beside every metric.
     """
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add a point to the curve of each metric that has one."""
+        super().log_metrics(curves(metrics), step)
 
     def _get_next_version(self) -> int:
         version = super()._get_next_version()
         if rank_zero_only.rank:  # type: ignore[attr-defined]
             return version  # the trainer tells the others which folder it is
         while True:
-            folder = Path(self.root_dir, self.name, f"version_{version}")
+            folder = Path(self.root_dir, f"version_{version}")
             try:
                 folder.mkdir(parents=True)
                 return version

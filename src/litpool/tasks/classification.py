@@ -18,6 +18,7 @@ from litpool.tasks.labels import (
     learn_labels,
     rank_by_confidence,
 )
+from litpool.tasks.outcome import Decisions
 from litpool.tasks.task import Mistake, Task, check_shares, linear_head
 
 if TYPE_CHECKING:
@@ -99,6 +100,10 @@ class Classification(Task):
         """Return the rows whose most probable label is wrong, most confident first."""
         return label_mistakes(predictions, self.targets(rows[self.label]), self.labels)
 
+    def outcome(self, predictions: Tensor, rows: "Dataset") -> Decisions:
+        """Return the probability of the most probable label, and whether it is right."""
+        return label_decisions(predictions, self.targets(rows[self.label]))
+
 
 def label_answers(logits: Tensor, labels: Sequence[str]) -> list[dict[str, Any]]:
     """Return the most probable label and all probabilities of each row, from logits (N, C)."""
@@ -119,3 +124,9 @@ def label_mistakes(logits: Tensor, targets: Sequence[int], labels: Sequence[str]
         names = labels[int(true[row])], labels[int(predicted[row])]
         mistakes.append(Mistake(row, *names, float(confidence[row])))
     return mistakes
+
+
+def label_decisions(logits: Tensor, targets: Sequence[int]) -> Decisions:
+    """Return how sure the most probable labels, from logits (N, C), are, and which are right."""
+    confidence, predicted = logits.float().softmax(-1).max(-1)  # each (N,)
+    return Decisions(confidence, predicted == torch.tensor(targets))
