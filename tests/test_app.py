@@ -281,10 +281,8 @@ def test_tensorboard_has_curves_matrix_wrong_answers_config_and_hparams(fitted):
         | {
             "val/accuracy",
             "val/f1",
-            "val/f1/good",
             "val/loss",
             "test/accuracy",
-            "final/test/accuracy",
         }
         <= scalars
     )

@@ -40,9 +40,9 @@ from litpool.loops.log import Log
 from litpool.loops.saving import LastCheckpoint, WholeCheckpoints
 from litpool.options import TRAINER_DEFAULTS
 from litpool.parser import Parser
-from litpool.runs import RunFolder, is_first, label
+from litpool.runs import RunFolder, RunLogger, is_first, label
 from litpool.tasks.task import Task
-from litpool.terminal import OwnSignalHandlers, ProgressBar, quiet
+from litpool.terminal import Minutes, OwnSignalHandlers, ProgressBar, quiet
 
 for package in (model, tasks):  # a class must be imported for a config to name it without module
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
@@ -358,6 +358,8 @@ class CLI(LightningCLI):
         own_bars = [callback for callback in callbacks if isinstance(callback, AnyProgressBar)]
         if bar and not own_bars:
             callbacks.append(ProgressBar())
+        if not bar and flags.enable_progress_bar is None:
+            callbacks.append(Minutes())
         if not bar:
             callbacks = [callback for callback in callbacks if callback not in own_bars]
         kwargs |= {"plugins": parts, "callbacks": callbacks, "enable_progress_bar": bar}
@@ -386,7 +388,7 @@ class CLI(LightningCLI):
         if self.subcommand in TRAINING and self.ckpt_path:
             run = Path(self.ckpt_path).parent.parent
             folder, job, version = run.parent.parent, run.parent.name, run.name
-            return TensorBoardLogger(folder, job, version, default_hp_metric=False)
+            return RunLogger(folder, job, version, default_hp_metric=False)
         files = [str(path) for path in config.config or [] if path is not None]
         job = _job_name(Path(files[0])) if files else self.argv[0]
         return RunFolder("logs", job, config.get("name"), label(self.argv) if files else "")

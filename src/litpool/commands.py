@@ -1,7 +1,6 @@
 """What each command does once the command line is parsed. A public function is a command."""
 
 import importlib
-import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,14 @@ from torch.utils.tensorboard import SummaryWriter
 
 from litpool import InputError, JobError, interrupt, toolbox, trust, values
 from litpool.data.module import TextDataModule
-from litpool.loops import lightning, outputs, plain
+from litpool.loops import lightning, outputs, plain, tensorboard
 from litpool.loops.checkpoint import SaveOptions, load
 from litpool.loops.flags import read_flags
 from litpool.loops.job import Flags, Job, Result
 from litpool.loops.lightning import TextModule
-from litpool.loops.log import Log
+from litpool.loops.log import Log, Logs
+from litpool.loops.progress import ProgressLines
+from litpool.loops.summary import score_lines
 from litpool.runs import hyperparameters
 from litpool.tasks.task import Task
 
@@ -106,6 +107,11 @@ class Run:
         flags = self.flags(loop)
         self.read("fit")
         self.write_config()
+        recorder = self.recorder
+        if not flags.progress and self.config["trainer"]["enable_progress_bar"] is None:
+            steps = flags.steps(len(self.data.train_dataloader()))
+            lines = ProgressLines(steps, every=flags.log_steps or 10)
+            recorder = Logs(lines, recorder or Log())
         return Job(
             network=self.model.build(flags.device),
             recipe=self.model.recipe,
@@ -114,7 +120,7 @@ class Run:
             folder=self.folder,
             config=self.config,
             writer=self.writer,
-            recorder=self.recorder,
+            recorder=recorder,
             command=command,
             options=trust.options(self.config),
             save_options=save,
@@ -122,20 +128,17 @@ class Run:
         )
 
     def conclude(self, result: Result) -> None:
-        """Write metrics.json and the hparams tab; print the scores and the run folder."""
+        """Write metrics.json and the last of TensorBoard; print the scores and the run folder."""
         folder = self.folder
         logger = self.trainer.logger
         if not self.trainer.is_global_zero or logger is None:
             return
         outputs.write_metrics(folder, result.metrics)
         if isinstance(logger, TensorBoardLogger):
-            text = yaml.safe_dump(self.config, sort_keys=False)
-            logger.experiment.add_text("config", f"```yaml\n{text}```")
-            metrics = result.metrics.items()
-            final = {f"final/{name}": value for name, value in metrics if name.count("/") == 1}
-            logger.log_hyperparams(hyperparameters(self.config), final)
+            self._complete(logger.experiment, result)
             logger.save()
-        _print_scores(result.metrics)
+        for line in score_lines(result.metrics):
+            print(line)
         if result.best:
             config = {key: value for key, value in self.config.items() if key != "trainer"}
             command = f"python cli.py predict --ckpt_path {result.best} --input FILE"
@@ -143,17 +146,14 @@ class Run:
         print("curves      tensorboard --logdir logs")
         print(f"wrote {folder}")
 
-
-def _print_scores(metrics: dict[str, float]) -> None:
-    """Print a line for each split, without the metrics of single labels, such as val/f1/good."""
-    for split in ("val", "test"):
-        scores = [
-            f"{name.removeprefix(f'{split}/')} {value:.4f}"
-            for name, value in metrics.items()
-            if re.fullmatch(f"{split}/[^/]+", name)
-        ]
-        if scores:
-            print(f"{split:<12}{', '.join(scores)}")
+    def _complete(self, writer: SummaryWriter, result: Result) -> None:
+        """Write what is known at the end: config, hyperparameters, and the lengths of the texts."""
+        config = yaml.safe_dump(self.config, sort_keys=False)
+        writer.add_text("config", f"```yaml\n{config}```")
+        split = next(split for split in ("train", "test", "validation") if split in self.data.rows)
+        tensorboard.write_text_lengths(writer, self.data, split)
+        values = hyperparameters(self.config)
+        tensorboard.write_hyperparameters(writer, values, result.metrics, result.best)
 
 
 def fit(  # noqa: D417
