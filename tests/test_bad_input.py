@@ -170,6 +170,41 @@ def test_a_wrong_option_is_told_with_what_is_right(refused, arguments, said, tmp
     assert said in refused("fit", "--config", DEBUG, "--data.source", "rows.csv", *arguments)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("task: {class_path: Classification\nmodel:\n", "line 2, column 6 is not valid YAML"),
+        ("task:\n\tclass_path: Classification\n", "line 2, column 1 is not valid YAML"),
+        ("model: [\n", "is not valid YAML"),
+        ("seed_everything: 1\ndata: caf\u00e9".encode("latin-1"), "line 2 is not UTF-8; save it"),
+        ("task: Classification".encode("utf-16"), "line 1 is not UTF-8"),
+        (b"model: \x01", "not a YAML file"),
+    ],
+)
+def test_a_broken_config_is_named_with_the_place(refused, tmp_path, content, said):
+    path = tmp_path / "job.yaml"
+    write(path, content)
+    for option in (["--config", path], [f"--config={path}"], ["--config", DEBUG, "-c", path]):
+        err = refused("fit", *option)
+        assert err.startswith(f"error: config={path}: ")
+        assert said in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["fit", "--config", "."], "config=.: a folder; name a YAML file in it"),
+        (["fit", "--config="], "config: name a YAML file, such as"),
+        (["fit", "--ckpt_path="], "ckpt_path=: no such file; checkpoints are at"),
+        (["predict", "--ckpt_path", "."], "ckpt_path=.: a folder; checkpoints are at"),
+        (["fit", "--trainer.callbacks", "foo"], "trainer.callbacks=foo: unknown class; name one"),
+        (["fit", "--trainer.callbacks", "[EarlyStoping]"], "did you mean 'EarlyStopping'?"),
+    ],
+)
+def test_a_file_or_a_class_that_is_none_is_told_with_what_to_name(refused, arguments, said):
+    assert said in refused(*arguments)
+
+
 def test_a_wrong_label_column_is_not_told_to_be_the_text(refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write("rows.csv", GOOD)

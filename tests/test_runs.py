@@ -73,7 +73,7 @@ def test_the_folder_and_hparams_of_a_run(cli, csv_file, tmp_path):
     assert values["model.recipe.lr"].number_value == 2e-3
     assert values["model.pooling"].string_value == "MeanPooling(special_tokens=True)"
     scores = json.loads((folder / "metrics.json").read_text())
-    assert {f"final/{name}" for name in scores if name.count("/") == 1} == set(metrics)
+    assert {name for name in scores if name.count("/") == 1} == set(metrics)
     status, _, err = cli(*arguments, "--name", "1e-3")  # YAML would read a number
     assert status == 0, err
     assert (tmp_path / "logs/debug/1e-3/checkpoints/best.ckpt").exists()

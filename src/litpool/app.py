@@ -40,9 +40,9 @@ from litpool.loops.log import Log
 from litpool.loops.saving import LastCheckpoint, WholeCheckpoints
 from litpool.options import TRAINER_DEFAULTS
 from litpool.parser import Parser
-from litpool.runs import RunFolder, is_first, label
+from litpool.runs import RunFolder, RunLogger, is_first, label
 from litpool.tasks.task import Task
-from litpool.terminal import OwnSignalHandlers, ProgressBar, quiet
+from litpool.terminal import Minutes, OwnSignalHandlers, ProgressBar, quiet
 
 for package in (model, tasks):  # a class must be imported for a config to name it without module
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
@@ -179,6 +179,8 @@ class CLI(LightningCLI):
             self.config = parser.parse_args(self.argv, namespace=stored)
         except InputError:
             raise
+        except UnicodeDecodeError as error:
+            raise InputError(f"config: a file is not UTF-8 ({error}); save it as UTF-8") from error
         except ValueError as error:  # Python's, about a NUL byte in what could be a path
             raise InputError(f"config: {error}; remove it from the value") from error
         if network is not None:
@@ -238,27 +240,31 @@ class CLI(LightningCLI):
     def _read_checkpoint(self) -> None:
         """Read the job in a checkpoint, whose values become the defaults of the options.
 
-        Of the checkpoint that a new run starts from, only the network counts.
+        Of the checkpoint that a new run starts from, only the network counts. The config files are
+        checked here as well, before the parser reads them.
         """
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         parser.add_argument("--ckpt_path", nargs="?")
         parser.add_argument("--init_from", nargs="?")
+        parser.add_argument("-c", "--config", action="append", nargs="?", const="", default=[])
         options = parser.parse_known_args(self.argv)[0]
+        for name in options.config:
+            values.check_file(name)
         path, first = options.ckpt_path, options.init_from
-        if first and self.argv[0] in TRAINING:
-            if path:
+        if first is not None and self.argv[0] in TRAINING:
+            if path is not None:
                 raise InputError(
                     f"init_from={first}: starts a new run, and --ckpt_path resumes one; "
                     "leave one of them out"
                 )
             self.initial = Initial(first, checkpoint.load(first, "init_from"))
-        if path and self.argv[0] in TRAINING:
+        if path is not None and self.argv[0] in TRAINING:
             checkpoint.remove_unfinished(Path(path).parent)
             _refuse_links(Path(path).parent.parent)
             path, self.saved, reason = checkpoint.resumable(path, self.argv[0])
             if reason:
                 print(f"warning: {reason}; resuming from {path} instead", file=sys.stderr)
-        elif path:
+        elif path is not None:
             self.saved = checkpoint.read(path)
         self.ckpt_path = path
 
@@ -352,6 +358,8 @@ class CLI(LightningCLI):
         own_bars = [callback for callback in callbacks if isinstance(callback, AnyProgressBar)]
         if bar and not own_bars:
             callbacks.append(ProgressBar())
+        if not bar and flags.enable_progress_bar is None:
+            callbacks.append(Minutes())
         if not bar:
             callbacks = [callback for callback in callbacks if callback not in own_bars]
         kwargs |= {"plugins": parts, "callbacks": callbacks, "enable_progress_bar": bar}
@@ -380,7 +388,7 @@ class CLI(LightningCLI):
         if self.subcommand in TRAINING and self.ckpt_path:
             run = Path(self.ckpt_path).parent.parent
             folder, job, version = run.parent.parent, run.parent.name, run.name
-            return TensorBoardLogger(folder, job, version, default_hp_metric=False)
+            return RunLogger(folder, job, version, default_hp_metric=False)
         files = [str(path) for path in config.config or [] if path is not None]
         job = _job_name(Path(files[0])) if files else self.argv[0]
         return RunFolder("logs", job, config.get("name"), label(self.argv) if files else "")
@@ -465,7 +473,7 @@ def _stored_config(saved: dict[str, Any], command: str) -> dict[str, Any]:
         callbacks = [item for item in flags.get("callbacks") or [] if not _is_recorder(item)]
         stored["trainer"] = {**flags, "callbacks": callbacks or None}
     if command == "predict":  # its rows may have another format than the training files
-        names = ("batch_size", "max_length", "tokenizer")
+        names = ("batch_size", "max_length", "prefix", "tokenizer")
         data = config["data"]
         stored["data"] = {name: data[name] for name in names if name in data}
     return stored

@@ -1,8 +1,7 @@
 """What each command does once the command line is parsed. A public function is a command."""
 
 import importlib
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,14 @@ from torch.utils.tensorboard import SummaryWriter
 
 from litpool import InputError, JobError, interrupt, toolbox, trust, values
 from litpool.data.module import TextDataModule
-from litpool.loops import lightning, outputs, plain
+from litpool.loops import lightning, outputs, plain, tensorboard
 from litpool.loops.checkpoint import SaveOptions, load
 from litpool.loops.flags import read_flags
 from litpool.loops.job import Flags, Job, Result
 from litpool.loops.lightning import TextModule
-from litpool.loops.log import Log
+from litpool.loops.log import Log, Logs
+from litpool.loops.progress import ProgressLines
+from litpool.loops.summary import score_lines
 from litpool.runs import hyperparameters
 from litpool.tasks.task import Task
 
@@ -106,6 +107,11 @@ class Run:
         flags = self.flags(loop)
         self.read("fit")
         self.write_config()
+        recorder = self.recorder
+        if not flags.progress and self.config["trainer"]["enable_progress_bar"] is None:
+            steps = flags.steps(len(self.data.train_dataloader()))
+            lines = ProgressLines(steps, every=flags.log_steps or 10)
+            recorder = Logs(lines, recorder or Log())
         return Job(
             network=self.model.build(flags.device),
             recipe=self.model.recipe,
@@ -114,7 +120,7 @@ class Run:
             folder=self.folder,
             config=self.config,
             writer=self.writer,
-            recorder=self.recorder,
+            recorder=recorder,
             command=command,
             options=trust.options(self.config),
             save_options=save,
@@ -122,20 +128,17 @@ class Run:
         )
 
     def conclude(self, result: Result) -> None:
-        """Write metrics.json and the hparams tab; print the scores and the run folder."""
+        """Write metrics.json and the last of TensorBoard; print the scores and the run folder."""
         folder = self.folder
         logger = self.trainer.logger
         if not self.trainer.is_global_zero or logger is None:
             return
         outputs.write_metrics(folder, result.metrics)
         if isinstance(logger, TensorBoardLogger):
-            text = yaml.safe_dump(self.config, sort_keys=False)
-            logger.experiment.add_text("config", f"```yaml\n{text}```")
-            metrics = result.metrics.items()
-            final = {f"final/{name}": value for name, value in metrics if name.count("/") == 1}
-            logger.log_hyperparams(hyperparameters(self.config), final)
+            self._complete(logger.experiment, result)
             logger.save()
-        _print_scores(result.metrics)
+        for line in score_lines(result.metrics):
+            print(line)
         if result.best:
             config = {key: value for key, value in self.config.items() if key != "trainer"}
             command = f"python cli.py predict --ckpt_path {result.best} --input FILE"
@@ -143,17 +146,14 @@ class Run:
         print("curves      tensorboard --logdir logs")
         print(f"wrote {folder}")
 
-
-def _print_scores(metrics: dict[str, float]) -> None:
-    """Print a line for each split, without the metrics of single labels, such as val/f1/good."""
-    for split in ("val", "test"):
-        scores = [
-            f"{name.removeprefix(f'{split}/')} {value:.4f}"
-            for name, value in metrics.items()
-            if re.fullmatch(f"{split}/[^/]+", name)
-        ]
-        if scores:
-            print(f"{split:<12}{', '.join(scores)}")
+    def _complete(self, writer: SummaryWriter, result: Result) -> None:
+        """Write what is known at the end: config, hyperparameters, and the lengths of the texts."""
+        config = yaml.safe_dump(self.config, sort_keys=False)
+        writer.add_text("config", f"```yaml\n{config}```")
+        split = next(split for split in ("train", "test", "validation") if split in self.data.rows)
+        tensorboard.write_text_lengths(writer, self.data, split)
+        values = hyperparameters(self.config)
+        tensorboard.write_hyperparameters(writer, values, result.metrics, result.best)
 
 
 def fit(  # noqa: D417
@@ -259,7 +259,12 @@ def _scores(trainer: pl.Trainer) -> Result:
 
 
 def predict(  # noqa: D417
-    run: Run, ckpt_path: str | None = None, input: str = "-", output: str = "predictions.jsonl"
+    run: Run,
+    ckpt_path: str | None = None,
+    input: str = "-",
+    output: str = "predictions.jsonl",
+    top: int | None = None,
+    keep: str | list[str] = [],  # noqa: B006 (the parser reads the default)
 ) -> None:
     """Write predictions for the rows of a file (CSV, TSV, JSON, JSONL, Parquet, TXT) or of stdin.
 
@@ -268,10 +273,15 @@ def predict(  # noqa: D417
         input: The file with the texts; `-` for standard input, one text per line or JSON lines.
         output: The file to write, in input order: JSON lines; `.parquet`; or, for vectors only,
             `.npz` with the array `vectors`. `-` writes JSON lines to standard output.
+        top: Write only this many labels, the most probable first, each with its probability.
+        keep: A column of the input, or a list of columns, to copy to the output. If the answer has
+            a column of the same name, such as `label`, the copy is called `input_label`.
     """
     task, trainer = run.model.task, run.trainer
-    _check_output(output, input, task)
-    run.data.read_input(input)
+    kept = [keep] if isinstance(keep, str) else keep
+    _check_output(output, input, task, kept)
+    _check_top(top, task)
+    shown = run.data.read_input(input, kept)
     run.model.read("predict")
     batches = trainer.predict(run.model, run.data, ckpt_path=ckpt_path, weights_only=True)
     assert batches is not None
@@ -280,15 +290,16 @@ def predict(  # noqa: D417
         index, predictions = _from_all_devices(index), _from_all_devices(predictions)
     _check_finite(predictions, index, task)
     if trainer.is_global_zero:
-        rows = run.data.rows["predict"]
-        answers = task.decode(task.assemble(predictions, index), rows)
-        texts = rows.select_columns(task.display_columns)
-        outputs.write_predictions(output, texts, answers)
+        answers = task.decode(task.assemble(predictions, index), run.data.rows["predict"])
+        answers = [outputs.round_probabilities(answer, top) for answer in answers]
+        taken = set(answers[0]).difference(task.display_columns, task.extras)
+        names = {name: _free_name(name, [*taken, *shown.column_names]) for name in taken & {*kept}}
+        outputs.write_predictions(output, shown.rename_columns(names), answers)
         if output != "-":
             print(f"wrote {output}")
 
 
-def _check_output(output: str, input: str, task: Task) -> None:
+def _check_output(output: str, input: str, task: Task, keep: list[str]) -> None:
     """Refuse a file that cannot be written, before reading anything."""
     if output == "-":
         return
@@ -303,6 +314,25 @@ def _check_output(output: str, input: str, task: Task) -> None:
         raise InputError(f"output={output}: the ending must be one of {', '.join(outputs.OUTPUTS)}")
     if path.suffix == ".npz" and not task.gives_vectors:
         raise InputError(f"output={output}: .npz holds vectors only; use .jsonl or .parquet")
+    if path.suffix == ".npz" and keep:
+        raise InputError(f"keep={keep}: .npz holds vectors only; use .jsonl or .parquet")
+
+
+def _check_top(top: int | None, task: Task) -> None:
+    """Refuse a number of labels that the task does not have."""
+    if top is None:
+        return
+    count = len(task.labels)
+    if not count:
+        raise InputError(f"top={top}: {type(task).__name__} has no labels; leave it out")
+    if not 1 <= top <= count:
+        raise InputError(f"top={top}: give 1 to {count}, the number of labels")
+
+
+def _free_name(name: str, taken: Collection[str]) -> str:
+    while name in taken:
+        name = f"input_{name}"
+    return name
 
 
 def _check_finite(predictions: Tensor, index: Tensor, task: Task) -> None:

@@ -1,5 +1,6 @@
 """Lightning's callbacks, loggers and strategies: what litpool refuses, and what others need."""
 
+import difflib
 import enum
 import importlib.util
 import math
@@ -12,7 +13,14 @@ from typing import Any
 import lightning
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import LightningModule, Trainer, strategies
+from lightning.pytorch import (
+    LightningModule,
+    Trainer,
+    callbacks,
+    loggers,
+    profilers,
+    strategies,
+)
 from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler, ModelPruning
 
 from litpool import InputError, JobError
@@ -110,10 +118,14 @@ def explain(message: str) -> str | None:
     if not reasons:
         return None
     reason = re.sub(r"Problem with given class_path '[\w.]+': ", "", reasons[0])
-    if reason.startswith("Expected a dot import path string"):
-        reason = "unknown class; name one of Lightning's, or your own as MODULE.CLASS"
     path = CLASS_PATH.search(match[3])
-    name = path[1].rpartition(".")[2] if path else match[3]
+    name = path[1].rpartition(".")[2] if path else match[3].strip("[']")
+    if reason.startswith("Expected a dot import path string"):
+        packages = (callbacks, loggers, profilers, strategies)
+        names = [name for package in packages for name in package.__all__]
+        nearest = difflib.get_close_matches(name, names, n=1)
+        question = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        reason = f"unknown class; name one of Lightning's, or your own as MODULE.CLASS{question}"
     option = f"{match[1]}={name}" if match[1] else name
     return f"{option}: {_refusal(name) or reason}"
 

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from litpool import InputError, JobError, spelling
-from litpool.loops.outputs import flatten
+from litpool.loops.tensorboard import curves, flatten
 
 LONGEST = 80  # characters of a folder's name
 NAME = re.compile(rf"[A-Za-z0-9][\w.=+-]{{0,{LONGEST - 1}}}", re.ASCII)
@@ -26,8 +26,17 @@ SHOWN_TRAINER = (
 )
 
 
-class RunFolder(TensorBoardLogger):
-    """TensorBoardLogger in a folder that no other run has.
+class RunLogger(TensorBoardLogger):
+    """TensorBoardLogger without curves of no use: Lightning draws `epoch` beside every metric."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add a point to the curve of each metric that has one."""
+        super().log_metrics(curves(metrics), step)
+
+
+class RunFolder(RunLogger):
+    """RunLogger in a folder that no other run has.
 
     Lightning takes the next free number, so two runs that start together would share a folder.
 

@@ -1,12 +1,16 @@
-"""Values that parse, but that do not work: null, NaN, and numbers that Lightning fails on."""
+"""Broken config files; values that parse but do not work, such as null and NaN."""
 
 import inspect
 import math
+import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from litpool import InputError
@@ -39,6 +43,38 @@ UNSUPPORTED = {
 }
 
 
+def check_file(name: str) -> None:
+    """Refuse a config that is a folder or a broken file; the parser would not say which, or where.
+
+    Args:
+        name: The config. What is neither file nor folder is left to the parser: it may be YAML.
+
+    Raises:
+        InputError: It is not a file of YAML in UTF-8.
+    """
+    if not name:
+        raise InputError("config: name a YAML file, such as --config configs/debug.yaml")
+    if os.path.isdir(name):
+        raise InputError(f"config={name}: a folder; name a YAML file in it")
+    if not os.path.isfile(name):
+        return
+    content = Path(name).read_bytes()
+    try:
+        yaml.safe_load(content.decode())
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"config={name}: line {line} is not UTF-8; save it as UTF-8") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "this file"
+        raise InputError(
+            f"config={name}: {place} is not valid YAML ({error.problem}); check the indentation, "
+            "brackets and quotes up to there"
+        ) from error
+    except yaml.YAMLError as error:
+        raise InputError(f"config={name}: not a YAML file ({error}); name another") from error
+
+
 def check(config: Namespace, parser: ArgumentParser) -> None:
     """Refuse values that the parser accepts, but that fail later or are ignored.
 
@@ -58,7 +94,7 @@ def check(config: Namespace, parser: ArgumentParser) -> None:
             raise InputError(f"{key}=nan: give a number")
         if isinstance(value, str) and "\0" in value:
             raise InputError(f"{key}={value!r}: contains a NUL character; remove it")
-        if isinstance(value, int) and abs(value) >= 2**63:  # libraries count in 64 bits
+        if isinstance(value, int) and abs(value) >= 2**48:  # products must fit in 64 bits
             raise InputError(f"{key}={value}: too large; give a smaller number")
     for name in ("text", "label"):
         value = config.task.get("init_args", {}).get(name)
@@ -122,7 +158,7 @@ def _check_nulls(config: Namespace, parser: ArgumentParser) -> None:
 
 
 def _refuse_null(key: str, annotation: Any, default: Any) -> None:
-    if default is not None and "None" not in str(annotation):
+    if default is not None and not re.search(r"\bNone\b|\bOptional\b", str(annotation)):
         raise InputError(f"{key}=null: leave it out for the default, {default}")
 
 

@@ -176,7 +176,7 @@ def write(checkpoint: Mapping[str, Any], path: str | Path) -> None:
 
 
 def _save(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Save a file, and wait until it is on the disk; raise OSError if it cannot be written."""
+    """Save a file; raise OSError if it cannot be written."""
     with open(path, "wb") as file:
         try:
             torch.save(checkpoint, file)
@@ -184,8 +184,6 @@ def _save(checkpoint: Mapping[str, Any], path: Path) -> None:
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from error
             raise
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _link(path: Path, other: Path) -> None:
@@ -220,7 +218,10 @@ def not_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
     """Return the name of the first weight that is not finite as a float32, if there is one."""
     for name, weight in weights.items():
         real = torch.view_as_real(weight) if weight.is_complex() else weight
-        if real.is_floating_point() and not real.float().isfinite().all():
+        if not real.is_floating_point() or not real.numel():
+            continue
+        extremes = torch.stack(real.float().aminmax())  # NaN if any is; quick, as it copies nothing
+        if not extremes.isfinite().all():
             return name.removeprefix("network.")
     return None
 
@@ -242,7 +243,7 @@ def resumable(path: str, command: str) -> tuple[str, dict[str, Any], str | None]
     try:
         checkpoint = load(path)
     except InputError as error:
-        previous = Path(path).with_name(PREVIOUS)
+        previous = Path(path).parent / PREVIOUS
         if Path(path).name != "last.ckpt" or not previous.is_file():
             raise
         path, checkpoint, reason = str(previous), load(str(previous)), str(error)
@@ -297,9 +298,9 @@ def load(path: str, option: str = "ckpt_path") -> dict[str, Any]:
             weights that are not finite.
     """
     if not Path(path).is_file():
+        kind = "a folder" if os.path.isdir(path) else "no such file"
         raise InputError(
-            f"{option}={path}: no such file; "
-            "checkpoints are at RUN/checkpoints/best.ckpt and last.ckpt"
+            f"{option}={path}: {kind}; checkpoints are at RUN/checkpoints/best.ckpt and last.ckpt"
         )
     try:
         _verify(path)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, SumMetric
 
 from litpool import JobError
-from litpool.loops import outputs
+from litpool.loops import intervals, tensorboard
 from litpool.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ class Evaluation(nn.Module):
         self.prefix = "val" if split == "validation" else split
         self.metrics = task.metrics(rows)
         self.mean_loss = MeanMetric()
+        self.count = SumMetric()  # of rows
+        self.matrix: Tensor | None = None  # the confusion matrix, once computed
         self.predictions: list[tuple[Tensor, Tensor]] = []  # row numbers, predictions of a batch
 
     def feed(self, batch: Mapping[str, Tensor], output: Tensor) -> None:
@@ -40,12 +42,14 @@ class Evaluation(nn.Module):
         predictions = self.task.extract(output, batch)
         self.task.update(self.metrics, predictions, batch)
         self.mean_loss.update(self.task.loss(output, batch["labels"]), len(output))
+        self.count.update(len(output))
         self.predictions.append((batch["index"], predictions))
 
     def compute(self) -> dict[str, float]:
         """Return every metric that is a single number, such as `val/accuracy`, in float32.
 
-        The metrics cover the split as a whole, on all devices.
+        The metrics cover the split as a whole, on all devices. Those with two slashes, such as
+        `test/accuracy/low` or `val/f1/good`, are details, which have no curve.
 
         Raises:
             JobError: The loss is not finite.
@@ -59,17 +63,18 @@ class Evaluation(nn.Module):
         if self.split == "validation":
             self.task.tune(self.metrics)
         values = {**self.metrics.compute(), "loss": loss}
-        return {
-            f"{self.prefix}/{name}": value.float().item()
-            for name, value in values.items()
-            if value.ndim == 0
-        }
+        self.matrix = values.get("confusion_matrix")
+        rows = int(self.count.compute())
+        details = intervals.details(values, rows, interval=self.split == "test")
+        numbers = {name: value.float().item() for name, value in values.items() if value.ndim == 0}
+        return {f"{self.prefix}/{name}": value for name, value in {**numbers, **details}.items()}
 
     def show(self, writer: SummaryWriter, step: int) -> None:
-        """Draw the confusion matrix and the wrong answers in TensorBoard."""
+        """Draw figures and tables in TensorBoard, after `compute`."""
         parts = zip(*self.predictions, strict=True)
         index, predictions = (torch.cat(part).cpu() for part in parts)
-        outputs.draw(writer, self.task, self.metrics, self.prefix, step)
         rows = self.rows.select(index.unique().tolist())  # with several devices, this one's rows
         predictions = self.task.assemble(predictions, index)
-        outputs.write_mistakes(writer, self.task, self.prefix, rows, predictions, step)
+        tensorboard.write_evaluation(
+            writer, self.task, self.matrix, self.prefix, rows, predictions, step
+        )

@@ -31,7 +31,7 @@ from litpool.loops.initial import Initial
 from litpool.loops.job import Batch, Result
 from litpool.loops.log import Curves
 from litpool.loops.optimizer import Recipe, configure
-from litpool.loops.saving import StepStart, drop_weights, move_paths, restart_validation
+from litpool.loops.saving import StepStart, drop_weights, move_paths, set_resume_point
 from litpool.model.encoder import EncoderOptions, check_freezing, load_config
 from litpool.model.markers import resolve
 from litpool.model.network import TextModel, build_network
@@ -273,7 +273,7 @@ class TextModule(LightningModule):
         if "optimizer_states" in checkpoint:  # else it holds weights only
             if self.step_start is not None:
                 self.step_start.rewind(checkpoint)
-            restart_validation(checkpoint)
+            set_resume_point(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Load the task's state; drop head weights that the task's present options do not need."""
@@ -313,6 +313,8 @@ def fit(trainer: Trainer, module: TextModule, ckpt_path: str | None = None) -> R
         best = Path(ckpt_path).parent / best.name
     metrics = read(str(best))["metrics"]
     if "test" in data.rows:
+        if isinstance(trainer.strategy, FSDPStrategy):
+            del module.network  # its weights are shards, and Lightning would shard them again
         (scores,) = trainer.test(
             module, data, ckpt_path=str(best), verbose=False, weights_only=True
         )

@@ -1,4 +1,4 @@
-"""What a run writes besides checkpoints: figures and tables, predictions, metrics.json."""
+"""What a run writes besides checkpoints: predictions and metrics.json."""
 
 import json
 import math
@@ -11,88 +11,74 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
-from torchmetrics import MetricCollection
 
 from litpool import __version__, disk
-from litpool.tasks.task import Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 OUTPUTS = (".jsonl", ".parquet", ".npz")  # the file formats of predictions
-SHOWN = 20  # wrong answers in the table
+DIGITS = 4  # of a probability; training again changes the others
 
 
-def draw(
-    writer: SummaryWriter, task: Task, metrics: MetricCollection, prefix: str, step: int
-) -> None:
-    """Draw the confusion matrix, if the task has one, as torchmetrics plots it."""
-    if "confusion_matrix" not in metrics:
-        return
-    import matplotlib.pyplot as plt
+def round_probabilities(answer: Mapping[str, Any], top: int | None) -> dict[str, Any]:
+    """Return an answer whose probabilities have 4 digits.
 
-    labels = task.labels
-    plt.switch_backend("Agg")  # a figure for a file needs no window
-    side = max(5.0, 0.8 * len(labels))
-    figure, _ = metrics["confusion_matrix"].plot(labels=labels, add_text=len(labels) <= 30)
-    figure.set_size_inches(side, side)
-    figure.set_layout_engine("constrained")
-    writer.add_figure(f"{prefix}/confusion_matrix", figure, step)
-
-
-def write_mistakes(
-    writer: SummaryWriter, task: Task, prefix: str, rows: "Dataset", predictions: Tensor, step: int
-) -> None:
-    """Write the worst of the wrong answers as a table."""
-    mistakes = task.mistakes(predictions, rows)
-    header = [*task.display_columns, "true", "predicted", task.mistake_measure]
-    lines = [
-        f"{len(mistakes)} of {len(rows)} rows, the worst first",
-        "",
-        f"| {' | '.join(header)} |",
-        "|---" * len(header) + "|",
-    ]
-    for mistake in mistakes[:SHOWN]:
-        row = rows[mistake.row]
-        texts = [*(row[column] for column in task.display_columns), mistake.true, mistake.predicted]
-        cells = [text.replace("|", "\\|").replace("\n", " ") for text in texts]
-        lines.append(f"| {' | '.join(cells)} | {mistake.measure:.2f} |")
-    writer.add_text(f"{prefix}/wrong", "\n".join(lines), step)
+    Args:
+        answer: What `Task.decode` returned for a row; `probabilities` is a mapping from label to
+            probability, if there are labels.
+        top: How many labels to keep, if not all: then `top` replaces `probabilities`, a list of
+            labels with their probabilities, the most probable first.
+    """
+    rest = dict(answer)
+    if "probabilities" not in rest:
+        return rest
+    exact = rest.pop("probabilities")
+    rounded = {label: round(value, DIGITS) for label, value in exact.items()}
+    if top is None:
+        return {**rest, "probabilities": rounded}
+    best = sorted(exact, key=exact.__getitem__, reverse=True)[:top]
+    return {**rest, "top": [{"label": name, "probability": rounded[name]} for name in best]}
 
 
-def write_predictions(path: str, texts: "Dataset", answers: list[dict[str, Any]]) -> None:
-    """Write the texts with their answers, in input order.
+def write_predictions(path: str, columns: "Dataset", answers: list[dict[str, Any]]) -> None:
+    """Write columns of the input with the answers, in input order.
 
     Args:
         path: A `.npz` file contains vectors only, as the array `vectors` (rows, features); a
             `.parquet` file contains any answers, as columns; any other file contains JSON lines.
             `-` writes JSON lines to standard output.
-        texts: The rows.
+        columns: The columns of each row, such as its text.
         answers: The answer to each row.
     """
-    rows = [{**row, **answer} for row, answer in zip(texts, answers, strict=True)]
-    lines = (f"{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n" for row in rows)
+    pairs = list(zip(columns, answers, strict=True))
+    lines = (f"{_to_json({**_finite(row), **answer})}\n" for row, answer in pairs)
     file = Path(path).resolve()  # the file that a link names is replaced, not the link
     if path == "-":
         sys.stdout.writelines(lines)
     elif path.endswith(".npz"):
-        vectors = np.array([row["vector"] for row in rows], dtype=np.float32)
+        vectors = np.array([answer["vector"] for answer in answers], dtype=np.float32)
         with disk.replacing(file) as part, part.open("wb") as stream:
             np.savez(stream, vectors=vectors)
     elif path.endswith(".parquet"):
-        table = pa.Table.from_pylist(rows)
+        table = pa.Table.from_pylist([{**row, **answer} for row, answer in pairs])
         with disk.replacing(file) as part:
             pq.write_table(table, part)
     else:
         disk.write_text(file, "".join(lines))
 
 
-def write_scalars(writer: SummaryWriter, values: Mapping[str, float], step: int) -> None:
-    """Draw numbers in TensorBoard."""
-    for name, value in values.items():
-        writer.add_scalar(name, value, step)
+def _to_json(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False, allow_nan=False, default=str)  # dates become text
+
+
+def _finite(value: Any) -> Any:
+    """Return a value of the input without NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
@@ -109,15 +95,3 @@ def versions() -> dict[str, str]:
     """Return the versions of the packages that the numbers depend on."""
     packages = ("torch", "lightning", "transformers", "accelerate")
     return {"litpool": __version__, **{name: version(name) for name in packages}}
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
-    """Flatten a nested config to the dotted keys and plain values that TensorBoard accepts."""
-    flat: dict[str, str | int | float | bool] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        elif value is not None:
-            plain = isinstance(value, str | int | float | bool)
-            flat[f"{prefix}{key}"] = value if plain else json.dumps(value, default=str)
-    return flat
