@@ -13,6 +13,7 @@ CUTS = {  # from how many characters on the short page leaves out which part of 
     r"(?P<kept>) \([^()]*\)": 60,
     r"(?P<kept>); .*": 60,
     r"(?P<kept>), such as .*": 60,
+    r"(?P<kept>), (?:with a|and of|to|independent|counting up|which is) .*": 60,
     r"^(?P<kept>(?:[^`:]|`[^`]*`|:(?! ))*): .*": 125,  # after a colon outside of backquotes
 }
 
