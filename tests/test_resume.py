@@ -205,19 +205,45 @@ def test_a_run_that_has_ended_continues_in_the_same_way_in_all_loops(cli, job, e
     assert steps == 27
 
 
+@pytest.mark.parametrize(("interval", "steps"), [(2, 7), (1.0, 15)])
 @pytest.mark.parametrize("command", LOOPS)
-def test_a_run_that_stopped_early_is_done(cli, job, command, tmp_path):
+def test_a_run_that_stopped_early_is_done(cli, job, command, interval, steps, tmp_path):
     """With hardly any learning rate, nothing improves after the first validation."""
     stop = "{class_path: EarlyStopping, init_args: {monitor: val/accuracy, mode: max, patience: 2}}"
-    options = ["--trainer.callbacks", f"[{stop}]", "--trainer.val_check_interval", 2]
-    status, out, err = cli(command, *job, *options, "--model.recipe.lr", 1e-12)
+    options = ["--trainer.callbacks", f"[{stop}]", "--trainer.val_check_interval", interval]
+    options += ["--trainer.max_epochs", 5, "--model.recipe.lr", 1e-12]
+    status, out, err = cli(command, *job, *options)
     assert status == 0, err
     run = tmp_path / out.split()[-1]
     expected = outcome(run)
-    assert expected["last"][1] == 7  # the first validation, two more, and an epoch has 5 batches
+    assert expected["last"][1] == steps  # of the first validation and two more
     status, _, err = cli(command, "--ckpt_path", run / LAST)
     assert status == 0, err
     assert outcome(run) == expected
+
+
+@pytest.mark.parametrize("command", LOOPS)
+def test_a_resumed_epoch_may_end_without_a_validation(cli, job, command, monkeypatch, tmp_path):
+    """Although EarlyStopping looks for a metric."""
+    stop = "{class_path: EarlyStopping, init_args: {monitor: val/accuracy, mode: max}}"
+    options = ["--trainer.callbacks", f"[{stop}]", "--trainer.max_steps", 8]
+    status, out, err = cli(command, *job, *options)
+    assert status == 0, err
+    step = torch.optim.AdamW.step
+
+    def interrupt(optimizer, *arguments, **options):
+        step(optimizer, *arguments, **options)
+        if next(iter(optimizer.state.values()))["step"] == 6:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", interrupt)
+        status, _, err = cli(command, *job, *options)
+    assert status == 143, err
+    run = tmp_path / f"logs/{command}/version_1"
+    status, _, err = cli(command, "--ckpt_path", run / LAST)
+    assert status == 0, err
+    assert outcome(run) == outcome(tmp_path / out.split()[-1])
 
 
 @pytest.mark.parametrize(

@@ -377,6 +377,7 @@ class CLI(LightningCLI):
             monitor=task.monitor,
             mode=task.monitor_mode,
             enable_version_counter=False,
+            save_on_train_epoch_end=False,  # a resumed epoch may end without a validation
         )
         save = self._get(self.config_init, "save")
         last = LastCheckpoint(trust.options(self.job_config()), save, enable_version_counter=False)

@@ -71,7 +71,9 @@ class LastCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, options: str = "", save: SaveOptions | None = None, **settings: Any) -> None:
-        super().__init__(filename="last", save_on_exception=True, **settings)
+        super().__init__(
+            filename="last", save_on_exception=True, save_on_train_epoch_end=False, **settings
+        )
         self.options = options
         self.clock = SaveClock(save or SaveOptions())
 
@@ -79,7 +81,10 @@ class LastCheckpoint(ModelCheckpoint):
         """Train no further if EarlyStopping had ended the run, which Lightning does not save."""
         super().on_train_start(trainer, pl_module)
         for callback in trainer.early_stopping_callbacks:
-            trainer.should_stop |= callback.wait_count >= callback.patience
+            if callback.wait_count >= callback.patience or callback.stopped_epoch:
+                trainer.should_stop = True
+            if callback.monitor.startswith("val/"):  # in a resumed epoch without validation, no
+                callback._check_on_train_epoch_end = False  # metric is there at its end
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
