@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
-from torchmetrics import MeanMetric, SumMetric
+from torchmetrics import MeanMetric
 
 from litpool import JobError
 from litpool.loops import intervals, tensorboard
@@ -33,7 +33,6 @@ class Evaluation(nn.Module):
         self.prefix = "val" if split == "validation" else split
         self.metrics = task.metrics(rows)
         self.mean_loss = MeanMetric()
-        self.count = SumMetric()  # of rows
         self.matrix: Tensor | None = None  # the confusion matrix, once computed
         self.predictions: list[tuple[Tensor, Tensor]] = []  # row numbers, predictions of a batch
 
@@ -42,7 +41,6 @@ class Evaluation(nn.Module):
         predictions = self.task.extract(output, batch)
         self.task.update(self.metrics, predictions, batch)
         self.mean_loss.update(self.task.loss(output, batch["labels"]), len(output))
-        self.count.update(len(output))
         self.predictions.append((batch["index"], predictions))
 
     def compute(self) -> dict[str, float]:
@@ -64,10 +62,15 @@ class Evaluation(nn.Module):
             self.task.tune(self.metrics)
         values = {**self.metrics.compute(), "loss": loss}
         self.matrix = values.get("confusion_matrix")
-        rows = int(self.count.compute())
+        with self.mean_loss.sync_context():
+            rows = int(self.mean_loss.weight)  # on all devices
         details = intervals.details(values, rows, interval=self.split == "test")
-        numbers = {name: value.float().item() for name, value in values.items() if value.ndim == 0}
-        return {f"{self.prefix}/{name}": value for name, value in {**numbers, **details}.items()}
+        values |= {name: torch.tensor(value) for name, value in details.items()}
+        return {
+            f"{self.prefix}/{name}": value.float().item()
+            for name, value in values.items()
+            if value.ndim == 0
+        }
 
     def show(self, writer: SummaryWriter, step: int) -> None:
         """Draw figures and tables in TensorBoard, after `compute`."""

@@ -27,7 +27,7 @@ ORANGE = "#c8553d"
 SHADES = LinearSegmentedColormap.from_list("litpool", ["#ffffff", "#a9c5da", BLUE, "#16324f"])
 
 SETTINGS: dict[Any, Any] = {
-    "figure.dpi": 200,
+    "figure.dpi": 88,  # 352 pixels: TensorBoard does not smooth what it must shrink to a card
     "figure.facecolor": "white",
     "font.size": 9,
     "text.parse_math": False,  # a label may contain dollar signs
@@ -47,6 +47,7 @@ SETTINGS: dict[Any, Any] = {
 # Fonts with Chinese, Japanese or Korean characters, for labels in these languages.
 FONTS = ("Noto Sans CJK KR", "Noto Sans KR", "NanumGothic", "Apple SD Gothic Neo", "Malgun Gothic")
 
+WIDTH = 4.0  # of a figure, in inches
 MATRIX_LABELS = 30  # with more labels, the largest confusions are shown instead of all
 CONFUSIONS = 20
 POINTS = 5_000  # in a scatter plot
@@ -79,23 +80,25 @@ def confusion_matrix(counts: NDArray[np.int64], labels: Sequence[str]) -> Figure
     if len(labels) > MATRIX_LABELS:
         return _largest_confusions(counts, labels)
     roomy = len(labels) <= 10  # for two lines in a cell
-    cell = 0.46 if roomy else 0.34  # inches
     names = [_shorten(label, 16) for label in labels]
-    longest = max(map(len, names)) * 0.075
-    side = max(cell * len(labels), 1.8)
+    longest = max(map(len, names)) * 0.075  # inches, like what follows
+    margin = longest + 0.5
+    cell = float(np.clip((WIDTH - margin) / len(labels), 0.32, 0.8))
+    side = cell * len(labels)
     totals = counts.sum(1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
     title = (
         f"{int(totals.sum()):,} rows, {'with' if roomy else 'shaded by'} shares of the true label"
     )
-    figure, axes = _canvas(max(side + longest + 0.6, 3.1), side + min(longest, 1.0) + 0.7, title)
-    figure.set_dpi(figure.dpi if roomy else 120)
+    figure, axes = _canvas(max(side + margin, WIDTH), side + min(longest, 0.9) + 0.7, title)
     axes.imshow(shares, cmap=SHADES, vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
         if count:
-            text = f"{shares[row, column]:.0%}\n{count:,}" if roomy else _compact(int(count))
+            text = _compact(int(count))
+            if roomy:
+                text = f"{shares[row, column]:.0%}\n{text}"
             color = "white" if shares[row, column] > 0.5 else INK
-            size = 8 if roomy else 7
+            size = 8 if cell > 0.4 else 6.5
             cell_text = axes.text(column, row, text, color=color, fontsize=size)
             cell_text.set(ha="center", va="center", in_layout=False)  # to lay it out costs seconds
     ticks = range(len(labels))
@@ -125,7 +128,7 @@ def _largest_confusions(counts: NDArray[np.int64], labels: Sequence[str]) -> Fig
     shown = int(sum(wrong[pair] for pair in pairs))
     title = f"largest confusions, true → predicted: {shown:,} of {int(wrong.sum()):,} errors"
     figure, axes = _canvas(
-        4.6, 0.9 + 0.26 * max(len(pairs), 3), title if pairs else "no row is wrong"
+        WIDTH, 0.9 + 0.26 * max(len(pairs), 3), title if pairs else "no row is wrong"
     )
     rows = counts.sum(1)
     for height, (true, predicted) in enumerate(pairs):
@@ -134,12 +137,12 @@ def _largest_confusions(counts: NDArray[np.int64], labels: Sequence[str]) -> Fig
         text = f" {count:,} of {rows[true]:,}"
         axes.text(count, height, text, va="center", fontsize=8, color=MUTED)
     names = [
-        f"{_shorten(labels[true], 18)} → {_shorten(labels[predicted], 18)}"
+        f"{_shorten(labels[true], 16)} → {_shorten(labels[predicted], 16)}"
         for true, predicted in pairs
     ]
-    axes.set_yticks(range(len(pairs)), names)
+    axes.set_yticks(range(len(pairs)), names, fontsize=7.5)
     axes.invert_yaxis()
-    axes.margins(x=0.45, y=0.02)
+    axes.margins(x=0.65, y=0.02)
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.set_xlabel("rows")
@@ -156,7 +159,7 @@ def reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> Fi
         confidence: How sure each answer is (N,), 0 to 1.
         right: Whether it is right (N,).
     """
-    figure = Figure((4.0, 4.2), layout="constrained")
+    figure = Figure((WIDTH, 4.2), layout="constrained")
     axes, below = figure.subplots(2, sharex=True, height_ratios=[4, 1])
     axes.plot([0, 1], [0, 1], color=MUTED, linestyle="--", linewidth=1)
     number = np.minimum((confidence * BINS).astype(int), BINS - 1)  # the bin of each answer
@@ -197,7 +200,7 @@ def scatter(
     rows = len(true[points])
     of_all = f"{rows:,} of {len(true):,}" if rows < len(true) else f"{rows:,}"
     error = float(np.abs(predicted - true).mean())
-    figure, axes = _canvas(4.0, 4.0, f"mean absolute error {error:.3g}, {of_all} rows")
+    figure, axes = _canvas(WIDTH, WIDTH, f"mean absolute error {error:.3g}, {of_all} rows")
     low = float(min(true.min(), predicted.min()))
     high = float(max(true.max(), predicted.max()))
     axes.plot([low, high], [low, high], color=MUTED, linestyle="--", linewidth=1)
@@ -223,10 +226,11 @@ def text_lengths(lengths: NDArray[np.int64], max_length: int, texts: int) -> Fig
     of_all = f"{len(lengths):,} of {texts:,}" if len(lengths) < texts else f"{texts:,}"
     title = f"{1 - fits.mean():.1%} of the texts have more than max_length {max_length} tokens"
     figure, axes = _canvas(
-        4.0, 3.0, f"{title}\n({of_all} texts; the longest has {lengths.max():,})"
+        WIDTH, 3.0, f"{title}\n({of_all} texts; the longest has {lengths.max():,})"
     )
     end = int(max(max_length * 1.15, np.percentile(lengths, 99.5)))  # a few may be far longer
-    edges = np.linspace(0, end + 1, 41)
+    width = -(-end // 40)  # of a bar; one begins just beyond max_length
+    edges = np.arange((max_length + 1) % width - width, end + width + 1, width) - 0.5
     inside = np.minimum(lengths, end)
     axes.hist(
         [inside[fits], inside[~fits]], bins=edges.tolist(), stacked=True, color=[BLUE, ORANGE]
@@ -235,7 +239,7 @@ def text_lengths(lengths: NDArray[np.int64], max_length: int, texts: int) -> Fig
     beyond = " (longer texts in the last bar)" if lengths.max() > end else ""
     axes.set_xlabel(f"tokens of a text{beyond}")
     axes.set_ylabel("texts")
-    axes.set_xlim(0, end + 1)
+    axes.set_xlim(0, end + width)
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     return figure
 
