@@ -1,6 +1,7 @@
 """Options as people type them: which key they mean, told before anything slow is imported."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -99,6 +100,8 @@ def check_encoder(name: str) -> None:
     """
     path = Path(name)
     if path.suffix != ".ckpt":
+        if not os.path.isdir(name):  # False also for what cannot be a path, unlike Path's
+            return
         found = [*path.glob("checkpoints/best.ckpt"), *path.glob("best.ckpt")]
         if (path / "config.json").exists() or not found:
             return

@@ -176,7 +176,10 @@ def write(checkpoint: Mapping[str, Any], path: str | Path) -> None:
 
 
 def _save(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Save a file; raise OSError if it cannot be written."""
+    """Save a file, and wait until it is on the disk; raise OSError if it cannot be written.
+
+    last.prev.ckpt stays as it is until then.
+    """
     with open(path, "wb") as file:
         try:
             torch.save(checkpoint, file)
@@ -184,6 +187,8 @@ def _save(checkpoint: Mapping[str, Any], path: Path) -> None:
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from error
             raise
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _link(path: Path, other: Path) -> None:
