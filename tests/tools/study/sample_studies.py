@@ -289,6 +289,7 @@ def published_split(name: str = "sst2") -> Json:
         task="Classification",
         metric="accuracy",
         unit="examples",
+        method=how("split", probe="ridge classification"),
     )
 
 
@@ -324,7 +325,7 @@ def one_pooling(name: str = "one") -> Json:
     """[CLS] alone, so there is nothing to compare."""
     cells = [cell for cell in make_cells() if cell["pooling"] == "ClsPooling"]
     reference = find(cells, "ClsPooling", LAYERS)
-    nothing = dict.fromkeys(("difference", "low", "high", "p"))
+    nothing = {"difference": 0.0, "low": None, "high": None, "p": None}
     sentence = "[CLS] of layer 6 is what was chosen: there is nothing to compare it with"
     data = entry(name, cells, compare("same", reference, reference, nothing, sentence))
     return {**data, "chosen": [choose(reference, reference)]}
@@ -334,11 +335,13 @@ def few(name: str = "few") -> Json:
     """A data set too small for intervals."""
     cells = make_cells()
     first, reference = find(cells, "MeanPooling", LAYERS), find(cells, "ClsPooling", LAYERS)
-    nothing = dict.fromkeys(("difference", "low", "high", "p"))
+    nothing = {"difference": 8.5, "low": None, "high": None, "p": None}
     sentence = "12 test examples are too few for an interval; 20 are needed"
     data = entry(name, cells, compare("too few", first, reference, nothing, sentence))
     for row in [*data["chosen"], *data["same_layer"]["poolings"]]:
-        row.update(low=None, high=None, against_cls=None)
+        row.update(low=None, high=None)
+        if row["against_cls"]:
+            row["against_cls"] |= {"low": None, "high": None, "p": None}
     return {**data, "rows": {"train": 40, "validation": 12, "test": 12}}
 
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 # Light for low scores, dark for high ones; the page and the figure both draw with it.
 PALETTE = ("#f6f1dc", "#c5dfc9", "#71b9bb", "#2f7fa8", "#1d3f73")
+DARK = 0.75  # white text is easier to read from here on, as a share of the palette
+MARK = "#d6286b"  # around the planned choice
 LOWEST = 0.2  # the share of cells that have the first colour, so that a bad layer takes no other
 # The columns of study.csv; any others in study.json follow.
 FIELDS = (
@@ -180,12 +182,14 @@ def _draw(axes: "Axes", data: Json, whitened: bool) -> None:
     for cell in cells:
         row, column = poolings.index(cell["pooling"]), layers.index(cell["layer"])
         values[row, column] = cell["test"]
-        dark = cell["test"] > (low + high) / 2
+        dark = cell["test"] > low + DARK * (high - low)
         label = axes.text(column, row, number(cell["test"]), fontsize=8)
         label.set(ha="center", va="center", color="white" if dark else "black")
         if key_of(cell) == announced:
             corner = (column - 0.5, row - 0.5)
-            axes.add_patch(Rectangle(corner, 1, 1, fill=False, linewidth=2.5, zorder=3))
+            axes.add_patch(
+                Rectangle(corner, 1, 1, fill=False, edgecolor=MARK, linewidth=3, zorder=3)
+            )
     axes.imshow(values, cmap=colors, vmin=low, vmax=high, aspect="auto")
     axes.set_xticks(range(len(layers)), ["none" if at is None else str(at) for at in layers])
     axes.set_yticks(range(len(poolings)), poolings)

@@ -42,11 +42,13 @@ def chosen(data: Json) -> dict[Key, Json]:
 
 def summarize(result: Json) -> str:
     """Write the Markdown text for the content of study.json."""
-    lines = [f"**{_plain(result['verdict'])}**", ""]
-    if len(result["data"]) > 1:
+    several = len(result["data"]) > 1
+    first = result["verdict"] if several else _sentences(result["data"][0])[0]
+    lines = [f"**{_plain(first)}**", ""]
+    if several:
         lines += _side_by_side(result["data"])
     for data in result["data"]:
-        lines += _section(data)
+        lines += _section(data, skip=0 if several else 1)
     lines += ["## How to repeat it", "", *_fence(result.get("command") or NONE)]
     versions = (result.get("versions") or {}).items()
     lines += [", ".join(f"{name} {version}" for name, version in versions), ""]
@@ -66,14 +68,19 @@ def method(data: Json) -> str:
     how = data.get("method")
     if not how:
         return ""
-    kfold = how["resampling"] == "kfold"
+    kfold, labels = how["resampling"] == "kfold", data["unit"] == "examples"
     sentences = _kfold(data, how) if kfold else _split(data, how)
     if how.get("last_layer_only"):
         sentences.append(
             "The rows are too few to choose a layer by, so only the last one was a candidate."
         )
     if how.get("probe"):
-        sentences.append(f"Probe: {how['probe']}.")
+        sentences.append(f"Labels are predicted by a linear probe ({how['probe']}).")
+    if labels:
+        sentences.append(
+            "Where fewer than 25 rows tell two choices apart, no claim is more certain than the "
+            "exact test (McNemar 1947)."
+        )
     if any(cell.get("selectivity") is not None for cell in data["cells"]):
         sentences.append(
             "Selectivity is the score less that of a control task, in which every text type has a "
@@ -81,8 +88,8 @@ def method(data: Json) -> str:
         )
     sentences += [
         "Only the planned comparisons, one for each sentence, make a claim. In each table the "
-        "intervals hold for all rows together, and the p values come from the same resamples, so "
-        "they cannot contradict each other (max-T, Romano and Wolf 2005).",
+        "intervals hold for all rows together and the p values come from the same draws, so they "
+        "cannot contradict each other (max-T, Romano and Wolf 2005).",
         f"A difference of {how['margin']:g} point{'s' * (how['margin'] != 1)} or less counts as "
         "not worth having; that claim takes two one-sided tests (Schuirmann 1987).",
     ]
@@ -92,8 +99,8 @@ def method(data: Json) -> str:
 def _kfold(data: Json, how: Json) -> list[str]:
     return [
         f"All {how['scored_rows']:,} {data['unit']} were divided into {how['folds']} folds, "
-        f"{how['repeats']} times; rows that share {how['groups']} stay together.",
-        "Pooling, layer and strength were chosen anew for each fold, without its rows (Varma and "
+        f"{how['repeats']} times; {_together(how)}.",
+        f"{_chosen(how).capitalize()} were chosen anew for each fold, without its rows (Varma and "
         "Simon 2006): the difference is what this way of choosing gains on rows that it has not "
         "seen.",
         "The interval includes the spread over train splits (Nadeau and Bengio 2003) and is never "
@@ -104,18 +111,27 @@ def _kfold(data: Json, how: Json) -> list[str]:
 def _split(data: Json, how: Json) -> list[str]:
     rows = data["rows"]
     others = " and ".join(f"{rows[split]:,} {split}" for split in rows if split != "test")
+    first = f"{_chosen(how)} were chosen on the {others} rows, then " if others else "all was "
     sentences = [
-        f"The splits are those of the data set: pooling, layer and strength were chosen on the "
-        f"{others} rows, then scored once on {how['scored_rows']:,} test {data['unit']}.",
-        f"The intervals resample the test rows; those that share {how['groups']} stay together. "
-        "One train split was used, so what another one would change is not in them.",
+        f"The splits are those of the data set: {first}scored once on {how['scored_rows']:,} test "
+        f"{data['unit']}.",
+        f"The interval is that of the test rows; {_together(how)}.",
     ]
-    if data["metric"] == "accuracy":
+    if how.get("probe"):
         sentences.append(
-            "Where fewer than 25 rows tell two choices apart, interval and p are those of the "
-            "mid-p test (McNemar 1947)."
+            "One train split was used: what another one would change is not in the interval."
         )
     return sentences
+
+
+def _chosen(how: Json) -> str:
+    return "pooling, layer and strength" if how.get("probe") else "pooling and layer"
+
+
+def _together(how: Json) -> str:
+    column = how["groups"].removeprefix("data.group=")
+    same = how["groups"] if column == how["groups"] else f"the same {column}"
+    return f"rows with {same} count together"
 
 
 def references(entries: Sequence[Json]) -> list[str]:
@@ -136,7 +152,13 @@ def _side_by_side(entries: Sequence[Json]) -> list[str]:
     return _table(heads, rows)
 
 
-def _section(data: Json) -> list[str]:
+def _sentences(data: Json) -> list[str]:
+    claims = [data[name]["sentence"] for name in COMPARISONS if data.get(name)]
+    return claims or [data["verdict"]]
+
+
+def _section(data: Json, skip: int) -> list[str]:
+    """Show a data set without its first `skip` sentences."""
     rows = ", ".join(f"{count:,} {split}" for split, count in data["rows"].items())
     lines = [
         f"## {_plain(data['name'])}",
@@ -144,9 +166,8 @@ def _section(data: Json) -> list[str]:
         f"{_plain(data['task'])}, {data['metric']} x 100; rows: {rows}.",
         "",
     ]
-    claims = [data[name]["sentence"] for name in COMPARISONS if data.get(name)]
-    for sentence in [*(claims or [data["verdict"]]), *data["notes"]]:
-        lines.append(f"- {_plain(sentence)}")
+    sentences = [*_sentences(data)[skip:], *data["notes"]]
+    lines += [f"- {_plain(sentence)}" for sentence in sentences]
     lines += ["", *_next(data), *_chosen_table(data), *_same_layer(data)]
     lines += _baselines(data.get("baselines") or []) + _finetuned(data.get("finetuned") or [])
     return lines + [method(data), ""] * bool(data.get("method"))
