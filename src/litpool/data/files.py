@@ -47,6 +47,8 @@ class Source:
             the last column takes the rest of the line.
         drop_empty: Whether to leave out rows with an empty text or label, with a warning, instead
             of stopping.
+        group: A column, such as the author: rows with equal values stay in one split where litpool
+            divides the rows, and a study resamples them together. Equal texts always stay together.
         max_rows: How many rows of each split to use at most, drawn by `seed`; all by default.
         seed: Determines which rows go to which split and which `max_rows` draws, independent of
             `seed_everything`.
@@ -60,6 +62,7 @@ class Source:
     delimiter: str | None = None
     quoting: bool = True
     drop_empty: bool = False
+    group: str | None = None
     max_rows: int | None = None
     seed: int = 0
 

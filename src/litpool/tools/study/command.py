@@ -85,6 +85,8 @@ def _prepare(run: Run, options: StudyOptions) -> list[DataSet]:
 def _check_options(options: StudyOptions) -> None:
     if not options.arms:
         raise InputError("study.arms=[]: name frozen, finetuned or both")
+    if options.margin <= 0:
+        raise InputError(f"study.margin={options.margin}: give a number of points over 0")
     if options.seed < 0:
         raise InputError(f"study.seed={options.seed}: give 0 or more")
     for arm, name in (
@@ -201,9 +203,15 @@ def empty_entry(data: TextDataModule) -> Json:
         "layers": 0,
         "cells": [],
         "chosen": [],
-        "lead": None,
+        "same_layer": None,
+        "method": None,
+        "headline": None,
+        "published": None,
+        "baseline": None,
         "baselines": [],
         "finetuned": [],
+        "proposal": None,
+        "confirm": None,
         "verdict": "",
         "notes": [],
         "paper": [],
