@@ -66,7 +66,7 @@ class FrozenResult(NamedTuple):
 
     entry: Json  # its keys of the data set's entry in study.json
     projected: dict[str, NDArray[np.float32]]  # test vectors (K, n, d) for TensorBoard, by cell
-    choice: Cell
+    proposed: Cell  # the choice, or [CLS] of the last layer where that is ahead of it
 
 
 def studied_task(task: Task) -> Task:
@@ -155,7 +155,10 @@ def study(
         "method": _method(chooser, data.source.group),
         "notes": [*([pooler_note] if pooler_note else []), *_notes(examples, averages)],
     }
-    return FrozenResult(entry, _projected(cells, files["test"], chooser, best), best.row.cell)
+    cls = chooser.cell(BASELINE, chooser.last).row.cell
+    proposed = cls if entry["headline"]["claim"] == "behind" else best.row.cell
+    shown = [best.row.cell, cls]
+    return FrozenResult(entry, _projected(cells, files["test"], shown), proposed)
 
 
 @contextmanager
@@ -347,10 +350,9 @@ def _notes(examples: Examples, averages: WordVectors | None) -> list[str]:
 
 
 def _projected(
-    cells: Sequence[Cell], test: vectors.Files, chooser: Chooser, best: Pick
+    cells: Sequence[Cell], test: vectors.Files, shown: Sequence[Cell]
 ) -> dict[str, NDArray[np.float32]]:
-    """Return the test vectors of the choice and of [CLS] of the last layer."""
-    shown = [best.row.cell, chooser.cell(BASELINE, chooser.last).row.cell]
+    """Return the test vectors of some cells."""
     return {
         cell.name: test[size][place]
         for size, group in vectors.by_size(cells).items()

@@ -139,7 +139,7 @@ def _read(
 ) -> DataSet:
     """Read and tokenize a data set for each arm."""
     frozen_data = averages = tuned_data = None
-    if "finetuned" in options.arms:
+    if "finetuned" in options.arms or options.confirm:
         tuned_data = data
         data.setup("fit")
         data.setup("test")
