@@ -12,7 +12,7 @@ from litpool.tools.study.choice import Chooser
 from litpool.tools.study.folds import draw_folds, number_clusters
 from litpool.tools.study.grid import Cell
 from litpool.tools.study.ridge import STRENGTHS, solve, standardize, sum_up
-from litpool.tools.study.scores import Examples, Labels, Row, score_labels
+from litpool.tools.study.scores import Examples, Labels, Row, score_labels, score_logistic
 from litpool.tools.study.statistics import Design
 
 ROWS = 600
@@ -133,6 +133,16 @@ def test_a_cluster_stays_in_one_fold_and_labels_are_spread_evenly() -> None:
 @pytest.mark.parametrize(("rows", "folds"), [(3, 3), (1, 1)])
 def test_fewer_clusters_than_folds_are_folds_of_their_own(rows, folds) -> None:
     assert draw_folds(np.arange(rows), None, 0).max() + 1 == folds
+
+
+@pytest.mark.parametrize("shares", [[0.5, 0.5], [0.4, 0.3, 0.2, 0.1]])
+def test_ridge_and_logistic_regression_agree(shares) -> None:
+    vectors, labels = draw(shares)
+    for design in (None, in_folds(labels)):
+        rows = examples(labels, design)
+        parts = {split: vectors[part][None].numpy() for split, part in rows.splits.items()}
+        logistic = score_logistic(Cell("ClsPooling", 2, ClsPooling(4, 2)), parts, rows)
+        assert logistic.test == pytest.approx(probe(vectors, rows).test, abs=4)
 
 
 # The choice

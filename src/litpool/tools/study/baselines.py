@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.base import clone
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,6 +17,7 @@ from litpool import InputError
 
 WORD = re.compile(r"\w+?(?=n't\b)|n't\b|'\w+|\w+")  # splits like the Penn Treebank: do n't, she 's
 ALPHAS = (10.0, 1.0, 0.1)  # strengths of the ridge on TF-IDF, the strongest first
+CS = (0.01, 0.1)  # of the logistic regression on vectors, the strongest first
 Texts = Sequence[Sequence[str]]  # K columns of n
 
 
@@ -201,22 +203,48 @@ def answer_tfidf(
     from scipy.sparse import hstack
     from sklearn.linear_model import RidgeClassifier
 
+    weight = "balanced" if equal and exclusive else None
+    models = [
+        RidgeClassifier(alpha=alpha, solver="sparse_cg", class_weight=weight) for alpha in ALPHAS
+    ]
     features = hstack(_tfidf(texts, fitted), format="csr")
+    return _answer(features, targets, fits, models, exclusive)
+
+
+def answer_logistic(
+    vectors: NDArray[np.float32],
+    targets: Tensor,
+    fits: Iterable[Fit],
+    exclusive: bool,
+    equal: bool,
+) -> Tensor:
+    """Answer each row by a logistic regression on standardized vectors (n, d), as `answer_tfidf`.
+
+    It takes much longer than the ridge probes, so it is only for the cells of the verdict.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+
+    weight = "balanced" if equal else None
+    models = [LogisticRegression(C=C, class_weight=weight, max_iter=1000, tol=1e-3) for C in CS]
+    if not exclusive:
+        models = [OneVsRestClassifier(model) for model in models]
+    return _answer(vectors, targets, fits, models, exclusive)
+
+
+def _answer(
+    features: Any, targets: Tensor, fits: Iterable[Fit], models: Sequence[Any], exclusive: bool
+) -> Tensor:
+    """Answer with the model that answers the rows to choose on best; the first of equals."""
     labels = (targets.argmax(1) if exclusive else targets).numpy()
     answers = torch.zeros_like(targets)
-    weight = "balanced" if equal and exclusive else None
     for fit in fits:
-        models = []
-        for alpha in ALPHAS:
-            model = RidgeClassifier(alpha=alpha, solver="sparse_cg", class_weight=weight)
-            models.append(model.fit(features[fit.rows], labels[fit.rows]))
-        best = max(
-            models, key=lambda model: model.score(features[fit.choosing], labels[fit.choosing])
-        )
-        predicted = torch.from_numpy(best.predict(features[fit.answered]))
-        answers[fit.answered] = (
-            F.one_hot(predicted.long(), targets.shape[1]) if exclusive else predicted
-        ).to(targets.dtype)
+        trained = [clone(model).fit(features[fit.rows], labels[fit.rows]) for model in models]
+        points = [model.score(features[fit.choosing], labels[fit.choosing]) for model in trained]
+        best = trained[int(np.argmax(points))]
+        predicted = torch.from_numpy(best.predict(features[fit.answered])).long()
+        given = F.one_hot(predicted, targets.shape[1]) if exclusive else predicted
+        answers[fit.answered] = given.to(targets.dtype)
     return answers
 
 

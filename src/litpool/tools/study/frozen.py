@@ -41,6 +41,7 @@ from litpool.tools.study.scores import (
     score,
     score_answers,
     score_cosines,
+    score_logistic,
 )
 from litpool.tools.study.sentences import compare, join
 from litpool.tools.study.statistics import DRAWS
@@ -148,16 +149,15 @@ def study(
                 strict=True,
             )
         ]
-        _add_details(entry["chosen"], entry["cells"], rows, cells, files, examples)
+        shown = [best.row.cell, chooser.cell(BASELINE, chooser.last).row.cell]
+        _add_details(entry, rows, cells, files, examples, shown)
     entry |= {
         "metric": examples.metric,
         "unit": examples.unit,
         "method": _method(chooser, data.source.group),
         "notes": [*([pooler_note] if pooler_note else []), *_notes(examples, averages)],
     }
-    cls = chooser.cell(BASELINE, chooser.last).row.cell
-    proposed = cls if entry["headline"]["claim"] == "behind" else best.row.cell
-    shown = [best.row.cell, cls]
+    proposed = shown[entry["headline"]["claim"] == "behind"]
     return FrozenResult(entry, _projected(cells, files["test"], shown), proposed)
 
 
@@ -300,27 +300,36 @@ def _compare(
 
 
 def _add_details(
-    chosen: Sequence[Json],
-    described: Sequence[Json],
+    entry: Json,
     rows: Sequence[Row],
     cells: Sequence[Cell],
     files: Mapping[str, vectors.Files],
     examples: Examples,
+    shown: Sequence[Cell],
 ) -> None:
-    """Add to the chosen cells what takes longer: the geometry of their vectors."""
+    """Add what takes longer.
+
+    The chosen cells get the geometry of their text vectors; those of the verdict, `shown`, also the
+    score of a logistic regression.
+    """
     places = {
         cell: (size, place)
         for size, group in vectors.by_size(cells).items()
         for place, cell in enumerate(group)
     }
-    keys = {(line["pooling"], line["layer"], line["whitened"]) for line in chosen}
-    for line, row in zip(described, rows, strict=True):
-        if (line["pooling"], line["layer"], line["whitened"]) in keys:
-            size, place = places[row.cell]
-            parts = {split: part[size][place] for split, part in files.items()}
-            line["geometry"] = measure_geometry(
-                row.whitened, parts["test"], parts.get("train"), examples
-            )._asdict()
+    chosen = {(line["pooling"], line["layer"], line["whitened"]): line for line in entry["chosen"]}
+    for line, row in zip(entry["cells"], rows, strict=True):
+        choice = chosen.get((line["pooling"], line["layer"], line["whitened"]))
+        if choice is None:
+            continue
+        size, place = places[row.cell]
+        parts = {split: part[size][place] for split, part in files.items()}
+        line["geometry"] = measure_geometry(
+            row.whitened, parts["test"], parts.get("train"), examples
+        )._asdict()
+        choice["logistic"] = None
+        if examples.labels and row.cell in shown:
+            choice["logistic"] = score_logistic(row.cell, parts, examples).test
 
 
 def _method(chooser: Chooser, group: str | None) -> Json:

@@ -13,7 +13,7 @@ from litpool import InputError
 from litpool.data.module import TextDataModule
 from litpool.tasks.similarity import Similarity
 from litpool.tools.study import folds, geometry
-from litpool.tools.study.baselines import Fit
+from litpool.tools.study.baselines import Fit, answer_logistic
 from litpool.tools.study.geometry import Geometry
 from litpool.tools.study.grid import Cell
 from litpool.tools.study.options import StudyOptions
@@ -274,6 +274,16 @@ def score_answers(cell: Cell, answers: Tensor, examples: Examples) -> Row:
         overall, inner = float(values.mean()), _without_folds(values, design)
     values, right = (np.broadcast_to(part, design.folds.shape) for part in (values, right))
     return Row(cell, False, None, values, right, inner, overall)
+
+
+def score_logistic(cell: Cell, parts: Mapping[str, NDArray[np.float32]], examples: Examples) -> Row:
+    """Score a logistic regression on a cell's vectors, by split (1, n, d)."""
+    labels = examples.labels
+    assert labels
+    vectors = standardize(torch.cat([load(part[0], "cpu") for part in parts.values()])).numpy()
+    equal = labels.score != "accuracy"
+    answers = answer_logistic(vectors, labels.targets, fits(examples), labels.exclusive, equal)
+    return score_answers(cell, answers, examples)
 
 
 def _without_folds(values: Array, design: Design) -> Array:
