@@ -23,9 +23,10 @@ import torch
 from litpool.model.pooling import ClsPooling
 from litpool.tools.study import folds, scores
 from litpool.tools.study.choice import Chooser, Pick
+from litpool.tools.study.examples import Examples, Labels
 from litpool.tools.study.grid import Cell
 from litpool.tools.study.ridge import solve, standardize, sum_up
-from litpool.tools.study.scores import Examples, Labels, Row
+from litpool.tools.study.scores import Row
 from litpool.tools.study.sentences import compare
 from litpool.tools.study.statistics import Array, Design
 

@@ -7,9 +7,9 @@ import torch
 from litpool.model.pooling import ClsPooling
 from litpool.tools.study import baselines, folds, scores
 from litpool.tools.study.choice import Chooser
+from litpool.tools.study.examples import Examples, fits, read_labels
 from litpool.tools.study.grid import Cell
 from litpool.tools.study.options import StudyOptions
-from litpool.tools.study.scores import Examples
 from litpool.tools.study.sentences import compare
 from litpool.tools.study.statistics import Design
 
@@ -20,7 +20,7 @@ def meaningless(labels: torch.Tensor, whole: bool, clusters: np.ndarray, seed: i
     count = len(labels)
     parts = {"train": slice(0, count // 2), "validation": slice(count // 2, 3 * count // 4)}
     splits = {**parts, "test": slice(3 * count // 4, count)}
-    kind = scores._read_labels(labels, np.arange(count), splits, StudyOptions())
+    kind = read_labels(labels, np.arange(count), splits, StudyOptions())
     strata = labels.numpy() if kind.exclusive else None
     scored = slice(0, count) if whole else splits["test"]
     drawn = folds.draw_folds(clusters, strata, seed)
@@ -44,9 +44,7 @@ def claims(chooser: Chooser) -> list[str]:
     assert labels
     first = chooser.pick(chooser.candidates(whitened=False))
     chooser.describe()
-    answers = baselines.answer_majority(
-        labels.targets, scores.fits(chooser.examples), labels.exclusive
-    )
+    answers = baselines.answer_majority(labels.targets, fits(chooser.examples), labels.exclusive)
     cell = Cell("majority class", None, ClsPooling(4, 2), static=True)
     majority = chooser.pick([scores.score_answers(cell, answers, chooser.examples)])
     pairs = (("headline", chooser.cell("ClsPooling", 2)), ("baseline", majority))

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from litpool.tools.study import statistics
-from litpool.tools.study.scores import Examples, Row
+from litpool.tools.study.examples import Examples
+from litpool.tools.study.scores import Row
 from litpool.tools.study.statistics import Array, Estimate
 
 BASELINE = "ClsPooling"

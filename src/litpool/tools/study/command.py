@@ -24,10 +24,10 @@ from litpool.model.encoder import load_config
 from litpool.model.markers import resolve
 from litpool.tools.study import finetuned, frozen, proposal, sets
 from litpool.tools.study.choice import Json, summarize_tuned
+from litpool.tools.study.examples import SPLITS
 from litpool.tools.study.frozen import timed
 from litpool.tools.study.grid import PoolingFactory, check_poolings
 from litpool.tools.study.options import StudyOptions
-from litpool.tools.study.scores import SPLITS
 from litpool.tools.study.sets import DataSet
 from litpool.tools.study.vectors import check_cache, order
 

@@ -30,14 +30,12 @@ from litpool.tasks.task import Task
 from litpool.tools.study import baselines, vectors
 from litpool.tools.study.baselines import WordVectors
 from litpool.tools.study.choice import BASELINE, Chooser, Json, Pick
+from litpool.tools.study.examples import Examples, fits, read
 from litpool.tools.study.grid import Cell, list_cells
 from litpool.tools.study.options import StudyOptions
 from litpool.tools.study.scores import (
-    Examples,
     Row,
-    fits,
     measure_geometry,
-    read,
     score,
     score_answers,
     score_cosines,

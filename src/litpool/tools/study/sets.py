@@ -13,7 +13,7 @@ from litpool.data.module import TextDataModule
 from litpool.loops.lightning import TextModule
 from litpool.tasks.similarity import Similarity
 from litpool.tasks.task import Task
-from litpool.tools.study import baselines, frozen, scores
+from litpool.tools.study import baselines, examples, frozen
 from litpool.tools.study.baselines import WordVectors
 from litpool.tools.study.choice import Json
 from litpool.tools.study.options import StudyOptions
@@ -150,7 +150,7 @@ def _read(
         frozen_data.task = studied_task
         _set_up_frozen(frozen_data)
         if options.word_vectors is not None:
-            texts = scores.read(frozen_data, options).texts
+            texts = examples.read(frozen_data, options).texts
             averages = baselines.average_words(options.word_vectors, texts)
     return DataSet(name, frozen_data, averages, tuned_data, paper)
 
