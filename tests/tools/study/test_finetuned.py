@@ -281,13 +281,14 @@ def sets(pairs_file, tmp_path):
 def test_several_data_sets_are_one_study(study, sets):
     result = study(*sets)
     assert [data["name"] for data in result["data"]] == ["full", "bare"]
-    assert " of 2 data sets" in result["verdict"] or "any of the 2 data sets" in result["verdict"]
+    assert "chosen for each of the 2 data sets" in result["verdict"]
     bare = result["data"][1]
     assert bare["rows"] == {"test": 60}
     assert {cell["whitened"] for cell in bare["cells"]} == {False}
     chosen = {(cell["pooling"], cell["layer"]) for cell in bare["chosen"]}
     assert chosen >= {("MeanPooling", 2), ("ClsPooling", 2)}
-    assert any("No validation split to choose layers on" in note for note in bare["notes"])
+    assert bare["method"]["resampling"] == "kfold"  # there is nothing else to choose on
+    assert any("No train split to fit whitening" in note for note in bare["notes"])
     assert bare["paper"][0] == {"pooling": "MeanPooling", "test": 46.35}
     text = (result["folder"] / "study.md").read_text()
     assert "| test score | full | bare |" in text
