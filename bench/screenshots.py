@@ -41,15 +41,15 @@ JOBS = {
 }
 OPTIONS = "--trainer.val_check_interval 0.25 --trainer.log_every_n_steps 2"
 PAGES = ("timeseries", "custom_scalars", "images", "text", "hparams")
-SIZES = {1440: 1500, 390: 1800}
+SIZES = {1440: 1150, 390: 1800}
 SECONDS = 12  # for TensorBoard to load a page
 DOCS = {
-    "pages/labels_8-timeseries-1440.png": "tensorboard.png",
+    "pages/labels_8-images-1440.png": "tensorboard.png",
     "figures/labels_8-test-confusion_matrix.png": "confusion_matrix.png",
     "figures/labels_8-test-reliability.png": "reliability.png",
     "figures/labels_77-test-confusion_matrix.png": "confusions.png",
     "figures/similarity-test-scores.png": "scores.png",
-    "figures/similarity-data-text_lengths_train.png": "text_lengths.png",
+    "figures/labels_8-data-text_lengths_train.png": "text_lengths.png",
 }
 
 

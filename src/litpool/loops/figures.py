@@ -83,7 +83,7 @@ def confusion_matrix(counts: NDArray[np.int64], labels: Sequence[str]) -> Figure
     names = [_shorten(label, 16) for label in labels]
     longest = max(map(len, names)) * 0.075  # inches, like what follows
     margin = longest + 0.5
-    cell = float(np.clip((WIDTH - margin) / len(labels), 0.32, 0.8))
+    cell = float(np.clip((WIDTH - margin) / len(labels), 0.29, 0.8))
     side = cell * len(labels)
     totals = counts.sum(1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
