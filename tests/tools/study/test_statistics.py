@@ -242,13 +242,13 @@ def test_a_line_that_cannot_vary_has_no_interval() -> None:
 def test_the_announced_interval_covers_the_truth(setting: str, m: int) -> None:
     import simulate_study
 
-    studies = [simulate_study.simulate_split(setting, m, seed) for seed in range(400)]
+    studies = [simulate_study.simulate_split(setting, m, seed) for seed in range(1000)]
     result = simulate_study.summarize(studies)
-    assert result.coverage + 2 * result.error >= 0.95
     assert result.coverage - result.error >= 0.93
     assert result.width <= 1.3
+    assert abs(result.bias) <= (1.0 if m == 50 else 0.5)  # a row is 2 points at m = 50
     if setting == "null":
-        assert result.claims["beats"] <= 32
+        assert result.claims["beats"] <= 50
 
 
 @pytest.mark.slow
