@@ -342,7 +342,7 @@ def _method(chooser: Chooser, group: str | None) -> Json:
         "choosing_rows": examples.choosing,
         "last_layer_only": chooser.last_only,
         "margin": chooser.margin,
-        "probe": "ridge" if examples.labels else None,
+        "probe": "ridge classification in closed form" if examples.labels else None,
         "resamples": DRAWS,
     }
 

@@ -141,7 +141,7 @@ def references(entries: Sequence[Json]) -> list[str]:
 
 
 def _side_by_side(entries: Sequence[Json]) -> list[str]:
-    """Show each data set's planned comparison in a line, and published figures beside ours."""
+    """Show each data set's planned comparison in a line."""
     heads = ("data set", "chosen", "against [CLS]", "95% interval", "claim")
     rows = []
     for data in entries:
@@ -170,6 +170,9 @@ def _section(data: Json, skip: int) -> list[str]:
     lines += [f"- {_plain(sentence)}" for sentence in sentences]
     lines += ["", *_next(data), *_chosen_table(data), *_same_layer(data)]
     lines += _baselines(data.get("baselines") or []) + _finetuned(data.get("finetuned") or [])
+    if data.get("paper"):
+        figures = [f"{figure['pooling']} {number(figure['test'])}" for figure in data["paper"]]
+        lines += [f"Published scores: {_plain(', '.join(figures))}.", ""]
     return lines + [method(data), ""] * bool(data.get("method"))
 
 
@@ -187,16 +190,14 @@ def _next(data: Json) -> list[str]:
 
 
 def _chosen_table(data: Json) -> list[str]:
-    """Show the chosen cells with their difference to [CLS], and the paper's figures if any."""
-    paper = {figure["pooling"]: figure["test"] for figure in data.get("paper") or []}
+    """Show the chosen cells with their difference to [CLS]."""
     rows = []
     for cell in sorted(data["chosen"], key=lambda cell: (bool(cell["whitened"]), -cell["test"])):
         whitened = ", whitened" * bool(cell["whitened"])
         row = [cell["pooling"] + whitened, _layer(cell["layer"]), number(cell["test"])]
-        row += [_interval(cell), *_against(cell)]
-        rows.append(row + [number(paper.get(cell["pooling"]))] * bool(paper))
+        rows.append([*row, _interval(cell), *_against(cell)])
     heads = ("pooling", "layer", "score", "95% interval", "against [CLS]", "95% interval", "p")
-    table = _table((*heads, *["paper"] * bool(paper)), rows)
+    table = _table(heads, rows)
     return ["### The chosen layer of each pooling", "", *table] if rows else []
 
 
