@@ -201,10 +201,11 @@ class CLI(LightningCLI):
         values.check_end(config)
         if self.saved is None and self.initial is None:
             spelling.check_encoder(config.model.encoder.name)
-        if config.name and self.ckpt_path:
-            raise InputError(f"name={config.name}: a resumed run stays in its folder; leave it out")
-        if config.name and config.trainer.logger not in (None, True):
-            raise InputError(f"name={config.name}: trainer.logger names the folder; leave one out")
+        name = config.get("name")  # compare's stock loop has no such option
+        if name and self.ckpt_path:
+            raise InputError(f"name={name}: a resumed run stays in its folder; leave it out")
+        if name and config.trainer.logger not in (None, True):
+            raise InputError(f"name={name}: trainer.logger names the folder; leave one out")
 
     def _parse_network(self, parser: LightningArgumentParser, initial: Initial) -> Namespace:
         """Return the options of a checkpoint's network, and refuse them on the command line."""

@@ -29,7 +29,7 @@ TRAINER = {
 }
 """The trainer's options on the short page: default, and description."""
 
-SCORING = ("validate", "test", "predict", "check")  # for which only the last of these matter
+SCORING = ("validate", "test", "predict", "check", "study")  # only the hardware matters to them
 HARDWARE = ("precision", "accelerator", "devices")
 
 OTHERS = [

@@ -45,12 +45,12 @@ class StudyOptions:
         data: Several data sets to study in turn, by name. Each lists the keys of `data` in which it
             differs; under `task`, those of the task; and under `paper`, published figures to show
             next to ours, such as `[{pooling: MeanPooling, test: 46.35}]`.
-        resampling: `split`: choose on validation and score once on test. `kfold`: score all rows by
-            repeated K-fold, the choice nested in it. By default K-fold where litpool divided the
-            rows, and the split where it came with the data.
+        resampling: Whether to score the test split once, or all rows by repeated K-fold. With
+            `split` the choice is made on validation, with `kfold` anew for each fold. By default
+            K-fold where litpool divided the rows, and the split where it came with the data.
         score: What to measure of labels; by default accuracy, or macro-F1 where more than 80% of
             the rows have the same label. Pairs have Spearman's correlation.
-        margin: The difference, in points, below which it does not matter which pooling one takes.
+        margin: The largest difference, in points, that is not worth having.
         confirm: Whether to fine-tune the proposed pooling and [CLS] of the last layer as well, with
             `seeds` seeds each.
         seed: The seed of folds and draws.
