@@ -1,9 +1,7 @@
 """The wiring: LightningCLI with litpool's commands; a checkpoint can set their defaults."""
 
 import argparse
-import importlib
 import inspect
-import pkgutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,13 +22,12 @@ from litpool import (
     JobError,
     disk,
     interrupt,
-    model,
     plugins,
-    tasks,
     toolbox,
     trust,
     values,
 )
+from litpool.classes import import_classes
 from litpool.commands import Run
 from litpool.data.module import TextDataModule
 from litpool.loops import checkpoint
@@ -42,9 +39,7 @@ from litpool.plugins import RunFolder
 from litpool.tasks.task import Task
 from litpool.terminal import OwnSignalHandlers, ProgressBar, quiet
 
-for package in (model, tasks):  # a class must be imported for a config to name it without module
-    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-        importlib.import_module(module.name)
+import_classes()  # so that a config may name them without their modules
 
 TRAINING = ("fit", "fit_hf", "fit_plain")  # the commands that can resume
 

@@ -252,7 +252,7 @@ def predict(  # noqa: D417
     _check_finite(predictions, index, task)
     if trainer.is_global_zero:
         rows = run.data.rows["predict"]
-        answers = task.decode(task.assemble(predictions, index), rows)
+        answers = task.decode(task.assemble(predictions, index), rows[:])
         texts = rows.select_columns(task.display_columns)
         outputs.write_predictions(output, texts, answers)
         if output != "-":

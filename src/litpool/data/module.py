@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Sampler
 from litpool import CACHE, InputError
 from litpool.data import added
 from litpool.data.batches import Collator, EvaluationOrder, TrainOrder
+from litpool.data.encoding import encode_rows
 from litpool.data.files import Source
 from litpool.data.tokenizer import dump_tokenizer, load_tokenizer, restore_tokenizer
 from litpool.tasks.task import Task
@@ -179,11 +180,8 @@ class TextDataModule(LightningDataModule):
             added.warn_unused(self.encoded[split], tokens)
 
     def _encode_batch(self, rows: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-        encoded = self.task.encode(rows, self.tokenizer, self.max_length)
-        added.mark(encoded, self.tokenizer)
-        example_rows = encoded.pop("row", range(len(indices)))
-        encoded["length"] = [_length(ids) for ids in encoded["input_ids"]]
-        encoded["index"] = [indices[row] for row in example_rows]
+        encoded = encode_rows(self.task, rows, self.tokenizer, self.max_length)
+        encoded["index"] = [indices[row] for row in encoded.pop("row")]
         return encoded
 
     def _content_key(self, rows: "Dataset") -> str:
@@ -250,8 +248,3 @@ class TextDataModule(LightningDataModule):
         if self.trainer is None:
             return {}
         return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
-
-
-def _length(ids: list[Any]) -> int:
-    """Return the number of tokens; for several texts in a row, that of the longest."""
-    return max(map(len, ids)) if isinstance(ids[0], list) else len(ids)

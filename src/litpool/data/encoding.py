@@ -1,0 +1,28 @@
+"""Rows to token ids: what the data module stores, and what prediction in Python batches at once."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from litpool.data import added
+from litpool.tasks.task import Task
+
+
+def encode_rows(
+    task: Task, rows: Mapping[str, list[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> dict[str, list[Any]]:
+    """Return the columns of `Task.encode` with added special tokens marked, and two more.
+
+    - `length`: the number of tokens; for several texts in a row, that of the longest.
+    - `row`: the number, among `rows`, of each example's row.
+    """
+    encoded = task.encode(rows, tokenizer, max_length)
+    added.mark(encoded, tokenizer)
+    encoded["length"] = [_length(ids) for ids in encoded["input_ids"]]
+    encoded.setdefault("row", list(range(len(encoded["length"]))))
+    return encoded
+
+
+def _length(ids: list[Any]) -> int:
+    return max(map(len, ids)) if isinstance(ids[0], list) else len(ids)
