@@ -66,8 +66,13 @@ def main(
     """
     with interrupt.exit_status():
         quiet()
+        arguments = list(sys.argv[1:] if argv is None else argv)
         try:
-            status = CLI(list(sys.argv[1:] if argv is None else argv), log, command).status
+            function = command or toolbox.function(arguments[0])
+            if "run" in inspect.signature(function).parameters:
+                status = CLI(arguments, log, function).status
+            else:
+                status = _run_alone(function, arguments)
         # Lightning raises MisconfigurationException for the trainer's flags.
         except (InputError, JobError, MisconfigurationException) as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -82,20 +87,26 @@ def main(
             sys.exit(status)
 
 
+def _run_alone(function: Callable[..., Any], arguments: list[str]) -> int:
+    """Run a command that needs no job; options without a default are positional."""
+    summary = (inspect.getdoc(function) or "").partition("\n")[0]
+    parser = Parser(prog=f"cli.py {arguments[0]}", description=summary)
+    parser.add_function_arguments(function, as_group=False, as_positional=True)
+    return function(**vars(parser.parse_args(arguments[1:]))) or 0
+
+
 class CLI(LightningCLI):
     """LightningCLI with `task` as an additional key, shared by model and data.
 
     Args:
         argv: The command and its options.
         log: An extra log that gets every step of a training.
-        command: A function to run instead of the command that `argv` names.
+        command: The function of the command.
     """
 
-    def __init__(
-        self, argv: list[str], log: Log | None = None, command: Callable[..., Any] | None = None
-    ) -> None:
+    def __init__(self, argv: list[str], log: Log | None, command: Callable[..., Any]) -> None:
         self.argv, self.trusted = trust.split(argv)
-        self.command = command or toolbox.function(argv[0])
+        self.command = command
         self.log: Any = log  # for Lightning's loop it is also a Callback
         self.ckpt_path: str | None = None
         self.saved: dict[str, Any] | None = None  # the job in the checkpoint

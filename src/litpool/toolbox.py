@@ -1,4 +1,4 @@
-"""The commands: those in commands.py and one for each folder in tools/. Listing imports nothing."""
+"""The commands: those in commands.py, and the tools'. Listing imports nothing."""
 
 import ast
 import importlib
@@ -14,7 +14,8 @@ def commands() -> dict[str, str]:
     nodes = _parse(HERE / "commands.py").body
     functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
     own = {node.name: _summary(node) for node in functions if not node.name.startswith("_")}
-    return own | tools()
+    others = {name: _summary(_parse(file)) for name, file in _other_commands().items()}
+    return own | tools() | others
 
 
 def tools() -> dict[str, str]:
@@ -25,8 +26,18 @@ def tools() -> dict[str, str]:
 
 def function(command: str) -> Callable[..., Any]:
     """Import the function of a command."""
-    module = f"tools.{command}.command" if command in tools() else "commands"
+    module = "commands"
+    if command in tools():
+        module = f"tools.{command}.command"
+    elif file := _other_commands().get(command):
+        module = f"tools.{file.parent.name}.{file.stem}"
     return getattr(importlib.import_module(f"litpool.{module}"), command)
+
+
+def _other_commands() -> dict[str, Path]:
+    """Return the file of each command that is not the one that its tool is named after."""
+    files = sorted(HERE.glob("tools/*/command_*.py"))
+    return {file.stem.removeprefix("command_"): file for file in files}
 
 
 def _parse(file: Path) -> ast.Module:
