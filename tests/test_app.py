@@ -1,10 +1,12 @@
 """The command line, run in this process with a tiny encoder: what it writes, prints and refuses."""
 
+import gzip
 import json
 import random
 import signal
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -123,7 +125,8 @@ def test_a_checkpoint_predicts_elsewhere_without_the_original_weights(
     assert [answer["text"] for answer in answers] == texts
     for answer in answers:
         assert set(answer["probabilities"]) == set(WORDS)
-        assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=3e-4)
+        assert all(value == round(value, 4) for value in answer["probabilities"].values())
         assert answer["label"] == max(answer["probabilities"], key=answer["probabilities"].get)
 
 
@@ -149,6 +152,81 @@ def test_predict_gives_the_same_answers_from_every_kind_of_file(fitted, cli, tmp
         outputs.append(Path(f"{name}.jsonl").read_text())
     _, out, _ = cli("predict", "--ckpt_path", checkpoint, "--output", "-", stdin="\n".join(texts))
     assert outputs == [out] * 3
+
+
+def test_predict_gives_the_most_probable_labels_and_copies_columns(fitted, cli, tmp_path):
+    checkpoint = fitted[0] / "checkpoints/best.ckpt"
+    rows = [
+        {"text": "bright", "label": "own", "when": {"year": 2024}, "share": float("nan")},
+        {"text": "grim", "label": None, "when": None, "share": 0.123456, "input_label": "first"},
+    ]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = ["predict", "--ckpt_path", checkpoint, "--input", "in.jsonl", "--output"]
+    all_labels = [json.loads(line) for line in cli(*command, "-")[1].splitlines()]
+
+    keep = "[label, when.year, share, input_label]"
+    status, out, err = cli(*command, "-", "--top", 2, "--keep", keep)
+    assert status == 0, err
+    answers = [json.loads(line) for line in out.splitlines()]
+    names = ["input_input_label", "when.year", "share", "input_label", "text", "label", "top"]
+    assert [list(answer) for answer in answers] == [names, names]
+    kept = [[answer[name] for name in names[:4]] for answer in answers]
+    assert kept == [["own", 2024, None, None], [None, None, 0.123456, "first"]]
+    for answer, plain in zip(answers, all_labels, strict=True):
+        probabilities = plain["probabilities"]
+        best = sorted(probabilities, key=probabilities.get, reverse=True)[:2]
+        assert answer["label"] == plain["label"] == best[0]
+        assert answer["top"] == [
+            {"label": name, "probability": probabilities[name]} for name in best
+        ]
+
+    assert cli(*command, "out.parquet", "--top", 1, "--keep", "label")[0] == 0
+    table = pq.read_table("out.parquet")
+    assert table.column_names == ["input_label", "text", "label", "top"]
+    assert table["input_label"].to_pylist() == ["own", None]
+
+
+def test_what_predict_cannot_use_is_told_in_one_line(fitted, cli, tmp_path):
+    (tmp_path / "in.csv").write_text("id,text\n1,grim\n")
+    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(b"text\ngrim\n")[:-9])
+    job = ["--ckpt_path", fitted[0] / "checkpoints/best.ckpt", "--input", "in.csv"]
+    for option, value, said in [
+        ("--top", "0", "top=0: give 1 to 3, the number of labels"),
+        ("--top", "99", "top=99: give 1 to 3"),
+        ("--keep", "idd", "no column 'idd', there is ['id', 'text']; did you mean 'id'?"),
+        ("--keep", "id.x", "in.csv: no column 'id.x'"),
+        ("--data.prefix", "{review: x}", "'review' is not one of the text columns (text)"),
+        ("--data.encoding", "latin-0", "data.encoding='latin-0': not an encoding"),
+        ("--input", "cut.csv.gz", "cut.csv.gz: not a gzip file, or damaged"),
+    ]:
+        status, _, err = cli("predict", *job, option, value)
+        assert (status, err.count("\n")) == (2, 1), err
+        assert said in err
+    assert not Path("predictions.jsonl").exists()
+
+
+def test_the_prefix_of_the_training_is_used_wherever_its_checkpoint_is(cli, tmp_path):
+    rows = [f"{side} {word},{side}" for side in ("left", "right") for word in [*WORDS] * 8]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    job = ["--config", DEBUG, "--data.source", "rows.csv", "--data.prefix", "this film: "]
+    assert cli("fit", *job)[0] == 0
+    checkpoint = ["--ckpt_path", "logs/debug/version_0/checkpoints/best.ckpt"]
+
+    def predict(*arguments, text="left right"):
+        status, out, err = cli("predict", *checkpoint, "--output", "-", *arguments, stdin=text)
+        assert status == 0, err
+        return json.loads(out)["probabilities"]
+
+    stored = predict()
+    assert stored == predict("--data.prefix", "this film: ")
+    assert stored == predict("--data.prefix", "", text="this film: left right")
+    assert stored != predict("--data.prefix", "")
+    losses = []
+    for arguments in ([], ["--data.prefix", ""]):
+        out = cli("test", *checkpoint, *arguments)[1]
+        losses.append(json.loads((Path(out.split()[-1]) / "metrics.json").read_text())["test/loss"])
+    fitted = json.loads(Path("logs/debug/version_0/metrics.json").read_text())
+    assert losses[0] == fitted["test/loss"] != losses[1]
 
 
 def test_an_explicit_value_beats_the_checkpoint(fitted, cli, tmp_path):

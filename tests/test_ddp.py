@@ -143,7 +143,7 @@ def test_two_processes_predict_what_one_does_in_input_order(trained):
     assert len(answers[0]) == 33
     for left, right in zip(*answers, strict=True):
         assert (left["text"], left["label"]) == (right["text"], right["label"])
-        assert left["probabilities"] == pytest.approx(right["probabilities"], abs=1e-6)
+        assert left["probabilities"] == pytest.approx(right["probabilities"], abs=2e-4)  # 4 digits
 
 
 SCORE = "--task.label score --task.score_range [0,5]"

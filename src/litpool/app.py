@@ -392,7 +392,7 @@ def _stored_config(saved: dict[str, Any], command: str) -> dict[str, Any]:
         callbacks = [item for item in flags.get("callbacks") or [] if not _is_recorder(item)]
         stored["trainer"] = {**flags, "callbacks": callbacks or None}
     if command == "predict":  # its rows may have another format than the training files
-        names = ("batch_size", "max_length", "tokenizer")
+        names = ("batch_size", "max_length", "prefix", "tokenizer")
         data = config["data"]
         stored["data"] = {name: data[name] for name in names if name in data}
     return stored

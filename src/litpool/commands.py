@@ -2,7 +2,7 @@
 
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from litpool.loops.flags import read_flags
 from litpool.loops.job import Flags, Job, Result
 from litpool.loops.lightning import TextModule
 from litpool.loops.log import Log
+from litpool.predictor import round_probabilities
 from litpool.tasks.task import Task
 
 
@@ -230,7 +231,12 @@ def _scores(trainer: pl.Trainer) -> Result:
 
 
 def predict(  # noqa: D417
-    run: Run, ckpt_path: str | None = None, input: str = "-", output: str = "predictions.jsonl"
+    run: Run,
+    ckpt_path: str | None = None,
+    input: str = "-",
+    output: str = "predictions.jsonl",
+    top: int | None = None,
+    keep: str | list[str] = [],  # noqa: B006 (the parser reads the default)
 ) -> None:
     """Write predictions for the rows of a file (CSV, TSV, JSON, JSONL, Parquet, TXT) or of stdin.
 
@@ -239,10 +245,15 @@ def predict(  # noqa: D417
         input: The file with the texts; `-` for standard input, one text per line or JSON lines.
         output: The file to write, in input order: JSON lines; `.parquet`; or, for vectors only,
             `.npz` with the array `vectors`. `-` writes JSON lines to standard output.
+        top: Write only this many labels, the most probable first, each with its probability.
+        keep: A column of the input, or a list of columns, to copy to the output. If the answer has
+            a column of the same name, such as `label`, the copy is called `input_label`.
     """
     task, trainer = run.model.task, run.trainer
-    _check_output(output, input, task)
-    run.data.read_input(input)
+    kept = [keep] if isinstance(keep, str) else keep
+    _check_output(output, input, task, kept)
+    _check_top(top, task)
+    shown = run.data.read_input(input, kept)
     run.model.read("predict")
     batches = trainer.predict(run.model, run.data, ckpt_path=ckpt_path, weights_only=True)
     assert batches is not None
@@ -251,15 +262,16 @@ def predict(  # noqa: D417
         index, predictions = _from_all_devices(index), _from_all_devices(predictions)
     _check_finite(predictions, index, task)
     if trainer.is_global_zero:
-        rows = run.data.rows["predict"]
-        answers = task.decode(task.assemble(predictions, index), rows[:])
-        texts = rows.select_columns(task.display_columns)
-        outputs.write_predictions(output, texts, answers)
+        answers = task.decode(task.assemble(predictions, index), run.data.rows["predict"][:])
+        answers = [round_probabilities(answer, top) for answer in answers]
+        taken = set(answers[0]).difference(task.display_columns, task.extras)
+        names = {name: _free_name(name, [*taken, *shown.column_names]) for name in taken & {*kept}}
+        outputs.write_predictions(output, shown.rename_columns(names), answers)
         if output != "-":
             print(f"wrote {output}")
 
 
-def _check_output(output: str, input: str, task: Task) -> None:
+def _check_output(output: str, input: str, task: Task, keep: list[str]) -> None:
     """Refuse a file that cannot be written, before reading anything."""
     if output == "-":
         return
@@ -274,6 +286,25 @@ def _check_output(output: str, input: str, task: Task) -> None:
         raise InputError(f"output={output}: the ending must be one of {', '.join(outputs.OUTPUTS)}")
     if path.suffix == ".npz" and not task.gives_vectors:
         raise InputError(f"output={output}: .npz holds vectors only; use .jsonl or .parquet")
+    if path.suffix == ".npz" and keep:
+        raise InputError(f"keep={keep}: .npz holds vectors only; use .jsonl or .parquet")
+
+
+def _check_top(top: int | None, task: Task) -> None:
+    """Refuse a number of labels that the task does not have."""
+    if top is None:
+        return
+    count = len(task.labels)
+    if not count:
+        raise InputError(f"top={top}: {type(task).__name__} has no labels; leave it out")
+    if not 1 <= top <= count:
+        raise InputError(f"top={top}: give 1 to {count}, the number of labels")
+
+
+def _free_name(name: str, taken: Collection[str]) -> str:
+    while name in taken:
+        name = f"input_{name}"
+    return name
 
 
 def _check_finite(predictions: Tensor, index: Tensor, task: Task) -> None:

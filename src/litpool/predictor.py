@@ -20,6 +20,7 @@ from litpool.classes import build_classes
 from litpool.data import added
 from litpool.data.batches import Collator, EvaluationOrder
 from litpool.data.encoding import encode_rows
+from litpool.data.prefix import column_prefixes
 from litpool.data.tokenizer import restore_tokenizer
 from litpool.loops import checkpoint
 from litpool.model.encoder import EncoderOptions
@@ -28,6 +29,7 @@ from litpool.model.network import TextModel, build_network
 from litpool.tasks.similarity import Similarity
 from litpool.tasks.task import Task
 
+DIGITS = 4  # of a probability; training again changes the others
 CHUNK = 64  # batches that are tokenized at once, and sorted by their number of tokens
 
 Row = str | Sequence[str] | Mapping[str, Any]
@@ -66,19 +68,23 @@ class Predictor:
         self.device = device
         self.max_length = int(config["data"].get("max_length", 128))
         self.batch_size = int(config["data"].get("batch_size", 32))
+        self.prefixes = column_prefixes(config["data"].get("prefix"), task)
         self.markers = resolve(network.pooling, tokenizer)
         self.collate = Collator(tokenizer)
 
     def __repr__(self) -> str:
         return f"Predictor({type(self.task).__name__}, {self.path}, {self.device})"
 
-    def predict(self, rows: Iterable[Row], batch_size: int | None = None) -> list[dict[str, Any]]:
+    def predict(
+        self, rows: Iterable[Row], batch_size: int | None = None, top: int | None = None
+    ) -> list[dict[str, Any]]:
         """Return the answer to each row, the same as `python cli.py predict` writes.
 
         Args:
             rows: For each row a text, a tuple with the texts of a pair, or a mapping from column
                 to value.
             batch_size: Rows in a batch; by default as in training.
+            top: How many labels to return, if not all.
 
         Raises:
             InputError: The rows lack a column or a text.
@@ -87,10 +93,15 @@ class Predictor:
         columns = self._columns(rows)
         if not columns[self.task.texts[0]]:
             return []
-        return self.task.decode(self.outputs(columns, batch_size), columns)
+        answers = self.task.decode(self.outputs(columns, batch_size), columns)
+        return [round_probabilities(answer, top) for answer in answers]
 
     def encode(
-        self, texts: Iterable[Row], batch_size: int | None = None, normalize: bool = False
+        self,
+        texts: Iterable[Row],
+        batch_size: int | None = None,
+        normalize: bool = False,
+        column: str | None = None,
     ) -> NDArray[np.float32]:
         """Return the pooled vector of each text, (N, F).
 
@@ -98,6 +109,8 @@ class Predictor:
             texts: The texts. Where the network reads a pair at once, the pairs.
             batch_size: Texts in a batch; by default as in training.
             normalize: Whether to scale each vector to length 1.
+            column: Whose prefix the texts get, if the columns of Similarity have different ones; by
+                default that of the first.
 
         Raises:
             InputError: There is an empty text, or the task works on tokens and has no vectors.
@@ -105,9 +118,15 @@ class Predictor:
         """
         task = self.task
         if task.on_tokens:
-            raise InputError(f"{type(task).__name__} works on tokens and has no vectors; predict")
+            raise InputError(
+                f"{type(task).__name__} works on tokens and has no vectors; use predict"
+            )
         if isinstance(task, Similarity):
-            task = _for_single_texts(task)
+            task = _for_single_texts(task, column or task.texts[0])
+        elif column:
+            raise InputError(
+                f"column={column}: {type(task).__name__} reads all its columns at once"
+            )
         columns = self._columns(texts, task)
         vectors = self._compute(task, columns, self.network.embed, batch_size or self.batch_size)
         if normalize:
@@ -128,11 +147,17 @@ class Predictor:
         task = self.task
         if not isinstance(task, Similarity) or task.gives_vectors:
             return self._compute(task, columns, self._predictions, size)
-        # The two texts of a pair are encoded separately, so each distinct one only once.
-        texts = [text for column in task.texts for text in columns[column]]
-        single = _for_single_texts(task)
-        vectors = self._compute(single, {single.texts[0]: texts}, self.network.embed, size)
-        pairs = vectors.reshape(len(task.texts), -1, vectors.shape[-1]).transpose(0, 1)
+        # The texts of a pair are encoded one by one. Where they get the same prefix, they are
+        # computed together, so that each distinct text is computed only once.
+        names = {self.prefixes.get(name, ""): name for name in reversed(task.texts)}
+        parts = {}
+        for prefix, first in names.items():
+            same = [name for name in task.texts if self.prefixes.get(name, "") == prefix]
+            texts = [text for name in same for text in columns[name]]
+            single = _for_single_texts(task, first)
+            vectors = self._compute(single, {first: texts}, self.network.embed, size)  # (., 1, F)
+            parts |= zip(same, vectors.squeeze(1).chunk(len(same)), strict=True)
+        pairs = torch.stack([parts[name] for name in task.texts], dim=1)  # (N, K, F)
         with torch.inference_mode():
             output = self.network.head(pairs.to(self.device))
             return task.extract(output, {}).cpu()
@@ -187,7 +212,7 @@ class Predictor:
         for start in range(0, len(distinct), CHUNK * batch_size):
             chunk = distinct[start : start + CHUNK * batch_size]
             rows = dict(zip(task.texts, map(list, zip(*chunk, strict=True)), strict=True))
-            encoded = encode_rows(task, rows, self.tokenizer, self.max_length)
+            encoded = encode_rows(task, rows, self.tokenizer, self.max_length, self.prefixes)
             self._check_markers(encoded, chunk)
             numbers = [places[key] for key in chunk]
             encoded["index"] = [numbers[row] for row in encoded.pop("row")]
@@ -262,10 +287,12 @@ def _find_checkpoint(path: Path) -> Path:
     return path / "checkpoints" / "best.ckpt" if path.is_dir() else path
 
 
-def _for_single_texts(task: Similarity) -> Similarity:
+def _for_single_texts(task: Similarity, column: str) -> Similarity:
     """Return the task for one text per row, whose answers are vectors."""
+    if column not in task.texts:
+        raise InputError(f"column={column}: must be one of {', '.join(task.texts)}")
     single = copy.copy(task)
-    single.texts = task.texts[:1]
+    single.texts = [column]
     single.gives_vectors = True
     return single
 
@@ -294,3 +321,23 @@ def _check_finite(predictions: Tensor, task: Task) -> None:
         rows = wrong.reshape(len(wrong), -1).any(1).nonzero().flatten().tolist()
         more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
         raise JobError(f"the output for row {rows[0] + 1}{more} is not finite")
+
+
+def round_probabilities(answer: Mapping[str, Any], top: int | None) -> dict[str, Any]:
+    """Return an answer whose probabilities have 4 digits.
+
+    Args:
+        answer: What `Task.decode` returned for a row; `probabilities` is a mapping from label to
+            probability, if there are labels.
+        top: How many labels to keep, if not all: then `top` replaces `probabilities`, a list of
+            labels with their probabilities, the most probable first.
+    """
+    rest = dict(answer)
+    if "probabilities" not in rest:
+        return rest
+    exact = rest.pop("probabilities")
+    rounded = {label: round(value, DIGITS) for label, value in exact.items()}
+    if top is None:
+        return {**rest, "probabilities": rounded}
+    best = sorted(exact, key=exact.__getitem__, reverse=True)[:top]
+    return {**rest, "top": [{"label": name, "probability": rounded[name]} for name in best]}

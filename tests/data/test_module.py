@@ -23,6 +23,8 @@ from litpool.data.module import TextDataModule
 from litpool.data.tokenizer import dump_tokenizer, load_tokenizer
 from litpool.tasks.classification import Classification
 from litpool.tasks.multilabel import MultiLabelClassification
+from litpool.tasks.question_answering import QuestionAnswering
+from litpool.tasks.similarity import Similarity
 from litpool.tasks.task import Task
 
 Make = Callable[..., TextDataModule]
@@ -121,7 +123,8 @@ def test_the_cache_goes_by_content_not_by_the_name_of_the_file(
 
 @pytest.mark.filterwarnings("ignore:added tokens that never occur:UserWarning")
 @pytest.mark.parametrize(
-    "changed", ["text", "label", "max_length", "add_tokens", "add_special_tokens", "task"]
+    "changed",
+    ["text", "label", "max_length", "prefix", "add_tokens", "add_special_tokens", "task"],
 )
 def test_what_the_tokens_depend_on_is_not_taken_from_the_cache(
     make: Make, rows: list[dict[str, str]], tokenized: list[int], tmp_path: Path, changed: str
@@ -142,6 +145,7 @@ def test_what_the_tokens_depend_on_is_not_taken_from_the_cache(
         other[3]["label"] = "good" if rows[3]["label"] == "bad" else "bad"
     options: dict[str, Any] = {
         "max_length": {"max_length": 5},
+        "prefix": {"prefix": "fine "},
         "add_tokens": {"add_tokens": ["zebra"]},
         "add_special_tokens": {"add_special_tokens": ["[E1]"]},
         "task": {"task": MultiLabelClassification(label="label")},
@@ -407,6 +411,66 @@ def test_predicting_does_not_keep_the_training_rows_from_being_read(
     data.setup("test")
     assert len(data.rows["test"]) == 6
     assert data.task.labels == ["bad", "good"]
+
+
+def test_columns_to_keep_are_shown_but_not_used(make: Make, tmp_path: Path) -> None:
+    path = write(tmp_path / "new.jsonl", [{"text": "good", "label": "never seen", "id": 7}])
+    data = make()
+    shown = data.read_input(path, ["id", "label"])
+    assert shown.to_list() == [{"id": 7, "label": "never seen", "text": "good"}]
+    assert data.rows["predict"].to_list() == [{"text": "good"}]
+
+
+# ---- prefixes
+
+
+def decoded_texts(data: TextDataModule) -> list[list[str]]:
+    """What the tokenizer has read in each row of train."""
+    decode = data.tokenizer.batch_decode
+    return [decode(ids, skip_special_tokens=True) for ids in data.encoded["train"]["input_ids"][:]]
+
+
+def test_prefixes_go_before_the_texts_of_their_columns(make: Make, tmp_path: Path) -> None:
+    rows = [{"a": f"good film {n}", "b": "bad play", "score": n / 9} for n in range(10)]
+    source = {"train": write(tmp_path / "a.jsonl", rows), "test": write(tmp_path / "b.jsonl", rows)}
+    expected = {
+        "dull ": ["dull good film", "dull bad play"],
+        None: ["good film", "bad play"],
+    }
+    for prefix, start in expected.items():
+        data = make(Similarity(["a", "b"]), source=source, prefix=prefix)
+        data.setup("fit")
+        for texts in decoded_texts(data):
+            assert [text[: len(begin)] for text, begin in zip(texts, start, strict=True)] == start
+    data = make(Similarity(["a", "b"]), source=source, prefix={"b": "fine "})
+    data.setup("fit")
+    first, second = decoded_texts(data)[0]
+    assert first.startswith("good film")
+    assert second == "fine bad play"
+    assert data.rows["train"]["b"][:] == ["bad play"] * 9
+
+
+def test_equal_texts_stay_equal_for_contrastive_training_under_different_prefixes(
+    make: Make, tmp_path: Path
+) -> None:
+    rows = [{"a": "good film", "b": "bad play"}, {"a": "bad play", "b": "fine"}] * 5
+    task = Similarity(["a", "b"], objective="contrastive")
+    source = {split: write(tmp_path / f"{split}.jsonl", rows) for split in ("train", "validation")}
+    data = make(task, source=source, prefix={"a": "this ", "b": "not "})
+    data.setup("fit")
+    assert decoded_texts(data)[:2] == [
+        ["this good film", "not bad play"],
+        ["this bad play", "not fine"],
+    ]
+    first, second = data.encoded["train"]["labels"][:2]
+    assert first[1] == second[0]
+
+
+def test_a_prefix_that_cannot_be_used_is_refused(make: Make) -> None:
+    with pytest.raises(InputError, match=r"'review' is not one of the text columns \(text\)"):
+        make(prefix={"review": "a"})
+    with pytest.raises(InputError, match="not supported by QuestionAnswering"):
+        make(QuestionAnswering(), prefix="query: ")
 
 
 # ---- what cannot be used

@@ -1,5 +1,6 @@
 """Rows from files, folders and data sets: what is read, and the errors for what cannot be."""
 
+import gzip
 import io
 import json
 import os
@@ -132,6 +133,133 @@ def test_a_tab_written_as_a_shell_passes_it_is_a_tab(tmp_path: Path) -> None:
     assert read_all(write(tmp_path / "a.txt", "text\tlabel\na\tx\n"), delimiter="\\t") == [
         {"text": "a", "label": "x"}
     ]
+
+
+# Encodings, packed files, objects
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("latin-1", "un café très fin"),
+        ("cp1252", "it\u2019s a café"),
+        ("cp949", "배우들의 연기가 훌륭하다"),
+        ("utf-16", "배우들의 café"),
+        ("utf-8-sig", "café"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_text_in_another_encoding_is_proposed_and_read(
+    tmp_path: Path, encoding: str, text: str, ending: str
+) -> None:
+    row = {"text": text, "label": "x"}
+    content = f"text,label\n{text},x\n" if ending == "csv" else json.dumps(row, ensure_ascii=False)
+    path = write(tmp_path / f"a.{ending}", content.encode(encoding))
+    assert read_all(path, encoding=encoding) == [row]
+    if encoding != "utf-8-sig":
+        message = refusal({"test": path})
+        assert f"a.{ending}: not UTF-8 (byte 0x" in message
+        assert f"set --data.encoding {encoding} if '" in message
+
+
+def test_the_proposal_shows_how_it_reads_the_words_around_the_first_wrong_byte(
+    tmp_path: Path,
+) -> None:
+    path = write(
+        tmp_path / "a.csv", "text,label\nPlain words, und Änderungen,x\n".encode("latin-1")
+    )
+    assert "set --data.encoding latin-1 if 'words, und Änderungen,x' reads" in refusal(path)
+    path = write(tmp_path / "b.csv", "text,label\ncafé,x\n")
+    assert "b.csv: not ASCII (byte 0xc3 at offset 14); set --data.encoding utf-8 if " in refusal(
+        path, encoding="ascii"
+    )
+
+
+@pytest.mark.parametrize("name", ["latin-0", "", "hex", "rot13", "idna", "a\0b"])
+def test_an_unknown_encoding_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=r"data.encoding=.*: not an encoding that Python knows"):
+        Source("x", encoding=name)
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "json", "jsonl", "parquet"])
+def test_packed_files_are_read_as_they_would_be_unpacked(tmp_path: Path, ending: str) -> None:
+    plain = Path(write_rows(tmp_path / f"rows.{ending}"))
+    packed = write(tmp_path / f"rows.{ending}.gz", gzip.compress(plain.read_bytes()))
+    assert read_all(packed) == ROWS
+    assert load(packed)["test"].to_list() == load(str(plain))["test"].to_list()
+
+
+def test_packed_files_in_a_folder_and_packed_texts_are_found(tmp_path: Path) -> None:
+    for name, rows in (("my-train.csv", ROWS), ("my-dev.CSV", ROWS[:5]), ("my-test.csv", ROWS[:6])):
+        plain = Path(write_rows(tmp_path / name.lower(), rows))
+        write(tmp_path / f"{name}.gz", gzip.compress(plain.read_bytes()))
+        plain.unlink()
+    assert sizes(load(str(tmp_path))) == {"train": 40, "validation": 5, "test": 6}
+    texts = write(tmp_path / "new.txt.gz", gzip.compress(b"a, b\nc\n"))
+    assert read_rows(texts, Source("x"), ["text"])["text"][:] == ["a, b", "c"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "not packed"])
+def test_a_damaged_packed_file_is_refused(tmp_path: Path, damage: str) -> None:
+    content = bytearray(gzip.compress(b"text,label\n" + b"a film,x\n" * 50))
+    if damage == "changed":
+        content[20] ^= 255
+    damaged = {"cut": content[:-12], "changed": content, "not packed": b"text,label\na,x\n"}
+    path = write(tmp_path / "a.csv.gz", bytes(damaged[damage]))
+    assert "a.csv.gz: not a gzip file, or damaged (" in refusal(path)
+
+
+NESTED = [
+    {"text": "one", "labels": {"real-label": "a", "by": {"name": "Ada"}}, "id": 1},
+    {"text": "two", "labels": {"real-label": "b", "by": None}, "id": 2},
+]
+
+
+def write_nested(path: Path, rows: list[dict[str, Any]]) -> str:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        lines = path.suffix == ".jsonl"
+        path.write_text("\n".join(map(json.dumps, rows)) if lines else json.dumps(rows))
+    return str(path)
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl", "parquet"])
+def test_a_dotted_name_is_a_column_inside_an_object(tmp_path: Path, ending: str) -> None:
+    path = write_nested(tmp_path / f"a.{ending}", NESTED)
+    assert read_all(path, labels="labels.real-label") == [
+        {"text": "one", "labels.real-label": "a"},
+        {"text": "two", "labels.real-label": "b"},
+    ]
+    rows = read_rows(path, Source("x"), ["text"], keep=["labels.by.name", "id"])
+    assert rows.to_list() == [
+        {"text": "one", "labels.by.name": "Ada", "id": 1},
+        {"text": "two", "labels.by.name": None, "id": 2},
+    ]
+    assert "did you mean 'labels.real-label'?" in refusal(path, labels="real-label")
+    assert "did you mean 'labels.real-label'?" in refusal(path, labels="labels.reallabel")
+    assert "row 1: 'text.real' needs an object with the key 'real', there is 'one'" in refusal(
+        path, labels="text.real"
+    )
+    assert "1 of 2 rows lack a text or label, first row 2" in refusal(path, labels="labels.by.name")
+    literal = [{**row, "labels.real-label": "own"} for row in NESTED]
+    path = write_nested(tmp_path / f"b.{ending}", literal)
+    assert {row["labels.real-label"] for row in read_all(path, labels="labels.real-label")} == {
+        "own"
+    }
+
+
+def test_a_dotted_name_of_a_data_set_is_a_column_inside_a_struct(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ClassLabel(names=["bad", "good"])
+    features = Features({"text": Value("string"), "gold": {"label": names, "by": Value("string")}})
+    rows = [{"text": "one", "gold": {"label": 1, "by": "Ada"}}]
+    hub(monkeypatch, DatasetDict(test=Dataset.from_list(rows, features=features)))
+    assert load("some/set", labels="gold.label")["test"].to_list() == [
+        {"text": "one", "gold.label": "good"}
+    ]
+    assert "no column 'gold.lable'" in refusal("some/set", labels="gold.lable")
 
 
 @pytest.mark.parametrize(

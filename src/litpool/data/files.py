@@ -5,7 +5,6 @@ import dataclasses
 import difflib
 import json
 import re
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from litpool import InputError
+from litpool.data.content import check_encoding, read_bytes, read_text
+from litpool.data.nested import dotted_names, nested_columns
 from litpool.data.squad import squad_rows
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -34,10 +35,11 @@ class Source:
     """Where the rows come from, and how to read them.
 
     Args:
-        source: `docstrings` (the embedded corpus), a file (CSV, TSV, JSON, JSONL, Parquet), a list
-            of files to read as one, a folder with train, validation and test files, a mapping from
-            split to file or files, or a Hub data set's id. Rows without splits are divided
-            80/10/10. Without a validation split, a tenth of train becomes validation.
+        source: `docstrings` (the embedded corpus), a file (CSV, TSV, JSON, JSONL, Parquet; also
+            packed, as .csv.gz), a list of files to read as one, a folder with train, validation and
+            test files, a mapping from split to file or files, or a Hub data set's id. Rows without
+            splits are divided 80/10/10. Without a validation split, a tenth of train becomes
+            validation.
         splits: Which splits of a Hub data set to use, such as `{train: train, test: validation}`.
         hub_config: The Hub data set's config name, such as `sst2` of `nyu-mll/glue`.
         revision: The Hub data set's revision: a branch, tag or commit.
@@ -45,6 +47,8 @@ class Source:
         delimiter: What separates the columns; by default a comma in .csv and a tab in .tsv files.
         quoting: Whether quote characters enclose fields. If not, they are part of the text, and
             the last column takes the rest of the line.
+        encoding: How CSV, TSV, JSON, JSONL and text files encode their characters, such as
+            `latin-1` or `cp949`.
         drop_empty: Whether to leave out rows with an empty text or label, with a warning, instead
             of stopping.
         max_rows: How many rows of each split to use at most, drawn by `seed`; all by default.
@@ -59,6 +63,7 @@ class Source:
     columns: list[str] | None = None
     delimiter: str | None = None
     quoting: bool = True
+    encoding: str = "utf-8"
     drop_empty: bool = False
     max_rows: int | None = None
     seed: int = 0
@@ -66,32 +71,57 @@ class Source:
     def __post_init__(self) -> None:
         if self.delimiter == "\\t":  # how a shell passes a tab
             self.delimiter = "\t"
+        check_encoding(self.encoding)
+
+
+def ending(path: str) -> str:
+    """Return the ending that names the format: `.csv` for both a.csv and a.csv.gz."""
+    return Path(path.lower().removesuffix(".gz")).suffix
 
 
 def read_file(
-    path: str, source: Source, texts: list[str], labels: list[str], extras: Sequence[str] = ()
+    path: str,
+    source: Source,
+    texts: list[str],
+    labels: list[str],
+    extras: Sequence[str] = (),
+    keep: Sequence[str] = (),
 ) -> pa.Table:
     """Read the columns `texts` and `labels` of one file, and those of `extras` that it has.
+
+    A dotted name is a column inside an object: `labels.real-label`.
+
+    Args:
+        path: The file; `-` for standard input.
+        source: How to read it.
+        texts: The columns with texts.
+        labels: The columns with labels.
+        extras: Columns to read if they exist.
+        keep: Columns that must exist, with any values.
 
     Raises:
         InputError: The file cannot be read, or a row lacks a text or label and
             `source.drop_empty` is false.
     """
     where = "standard input" if path == "-" else path
-    ending = Path(path).suffix.lower()
+    required = [*texts, *labels, *keep]
+    columns: Mapping[str, Sequence[Any]]
     lines: Sequence[int]
-    if ending == ".parquet":
-        table = _parquet(path)
+    if ending(path) == ".parquet":
+        table = _with_nested(_parquet(path), required, where)
         lines = range(1, len(table) + 1)
-        table = table.select(select_columns(table.column_names, texts + labels, where, extras))
+        others = table.flatten().column_names
+        table = table.select(select_columns(table.column_names, required, where, extras, others))
     else:
-        text = read_text(path)
-        typed = ending in TYPED or (path == "-" and text.lstrip().startswith("{"))
+        text = read_text(path, source.encoding)
+        typed = ending(path) in TYPED or (path == "-" and text.lstrip().startswith("{"))
         if typed:
-            columns, lines = _objects(text, ending, where)
+            columns, lines = _objects(text, ending(path), where)
+            columns = {**columns, **nested_columns(columns, required, lines, where)}
         else:
-            columns, lines = _delimited(text, ending, where, source)
-        names = select_columns(list(columns), texts + labels, where, extras)
+            columns, lines = _delimited(text, ending(path), where, source)
+        others = dotted_names(columns)
+        names = select_columns(list(columns), required, where, extras, others)
         for name in texts:
             _check_texts(name, columns[name], lines, where, alone=typed or len(columns) == 1)
         for name in names:
@@ -106,30 +136,8 @@ def read_file(
     return table.filter(complete_rows(table, lines, where, texts, labels, source.drop_empty))
 
 
-def _read_bytes(path: str) -> bytes:
-    try:
-        return sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"{path}: {error.strerror}; name a file that exists and can be read"
-        ) from error
-
-
-def read_text(path: str) -> str:
-    """Read a UTF-8 file, or standard input if `path` is `-`."""
-    data = _read_bytes(path)
-    try:
-        text = data.decode().removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        position = f"byte 0x{data[error.start]:02x} at offset {error.start}"
-        raise InputError(f"{path}: not UTF-8 ({position}); save the file as UTF-8") from error
-    if not text.strip():
-        raise InputError(f"{path}: empty; give at least one row")
-    return text
-
-
 def _parquet(path: str) -> pa.Table:
-    data = pa.BufferReader(_read_bytes(path))
+    data = pa.BufferReader(read_bytes(path))
     try:
         table = pq.ParquetFile(data).read()
         table.validate(full=True)  # that texts are UTF-8, for one
@@ -143,6 +151,17 @@ def _parquet(path: str) -> pa.Table:
         if pa.types.is_dictionary(field.type):  # how pandas stores its categories
             values = table[position].cast(field.type.value_type)
             table = table.set_column(position, field.name, values)
+    return table
+
+
+def _with_nested(table: pa.Table, names: Sequence[str], where: str) -> pa.Table:
+    """Add the columns inside structs that the dotted names mean."""
+    roots = {name.partition(".")[0] for name in names if "." in name}
+    columns = {
+        name: table[name].to_pylist() if name in roots else [] for name in table.column_names
+    }
+    for name, values in nested_columns(columns, names, range(1, len(table) + 1), where).items():
+        table = table.append_column(name, pa.array(values))
     return table
 
 
@@ -253,16 +272,27 @@ def _check_names(columns: Sequence[str], where: str) -> None:
 
 
 def select_columns(
-    columns: list[str], required: list[str], where: str, extras: Sequence[str] = ()
+    columns: list[str],
+    required: list[str],
+    where: str,
+    extras: Sequence[str] = (),
+    others: Sequence[str] = (),
 ) -> list[str]:
     """List the required columns and those of `extras` that exist, each once.
+
+    Args:
+        columns: The columns that there are.
+        required: The columns that there must be.
+        where: The file, for error messages.
+        extras: The optional columns.
+        others: More names to propose instead of a wrong one.
 
     Raises:
         InputError: A required column does not exist.
     """
     for name in required:
         if name not in columns:
-            near = difflib.get_close_matches(name, columns, 1)
+            near = difflib.get_close_matches(name, [*columns, *others], 1)
             advice = (
                 f"did you mean {near[0]!r}?" if near else "set the task's columns, or data.columns"
             )

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from litpool.data import added
 from litpool.data.batches import Collator, EvaluationOrder, TrainOrder
 from litpool.data.encoding import encode_rows
 from litpool.data.files import Source
+from litpool.data.prefix import column_prefixes
 from litpool.data.tokenizer import dump_tokenizer, load_tokenizer, restore_tokenizer
 from litpool.tasks.task import Task
 
@@ -40,6 +42,8 @@ class TextDataModule(LightningDataModule):
         task: Knows which columns hold texts and labels, and how they become tokens and targets.
         batch_size: Rows in a batch, on each device.
         max_length: Tokens of a text to keep, special tokens included.
+        prefix: What to put before each text, such as `query: ` for an e5 encoder, or a mapping
+            from text column to prefix.
         length_grouping: Whether training batches hold texts of similar length, to save padding.
         tokenizer: The tokenizer's Hub id or folder; by default the encoder's own, which is almost
             always the right one.
@@ -56,6 +60,7 @@ class TextDataModule(LightningDataModule):
         task: Task,
         batch_size: int = 32,
         max_length: int = 128,
+        prefix: str | dict[str, str] | None = None,
         length_grouping: bool = True,
         tokenizer: str | None = None,
         add_tokens: list[str] | None = None,
@@ -74,6 +79,7 @@ class TextDataModule(LightningDataModule):
         self.source = Source(**options)
         self.batch_size = batch_size
         self.max_length = max_length
+        self.prefixes = column_prefixes(prefix, task)
         self.length_grouping = length_grouping
         self.tokenizer_name = tokenizer
         self.add_tokens = add_tokens or []
@@ -117,13 +123,21 @@ class TextDataModule(LightningDataModule):
             if split not in self.encoded:
                 self._encode(split)
 
-    def read_input(self, path: str) -> None:
-        """Read and tokenize the rows to predict, from a file or, for `-`, from standard input."""
+    def read_input(self, path: str, keep: Sequence[str] = ()) -> "Dataset":
+        """Read and tokenize the rows to predict, from a file or, for `-`, from standard input.
+
+        Returns:
+            The columns to show next to the answers: `keep` and the task's.
+        """
         from litpool.data.source import read_rows
 
         self.setup("predict")
-        self.rows["predict"] = read_rows(path, self.source, self.task.texts, self.task.extras)
+        task = self.task
+        rows = read_rows(path, self.source, task.texts, task.extras, keep)
+        used = [name for name in rows.column_names if name in [*task.texts, *task.extras]]
+        self.rows["predict"] = rows.select_columns(used)
         self._encode("predict")
+        return rows.select_columns(list(dict.fromkeys([*keep, *task.display_columns])))
 
     def _load_tokenizer(self) -> None:
         if self.saved:
@@ -180,14 +194,15 @@ class TextDataModule(LightningDataModule):
             added.warn_unused(self.encoded[split], tokens)
 
     def _encode_batch(self, rows: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-        encoded = encode_rows(self.task, rows, self.tokenizer, self.max_length)
+        encoded = encode_rows(self.task, rows, self.tokenizer, self.max_length, self.prefixes)
         encoded["index"] = [indices[row] for row in encoded.pop("row")]
         return encoded
 
     def _content_key(self, rows: "Dataset") -> str:
         digest = hashlib.sha256()
         special = self.tokenizer.extra_special_tokens
-        for part in (self.task.encoding_key(), self.max_length, rows.column_names, *special):
+        options = (self.task.encoding_key(), self.max_length, self.prefixes)
+        for part in (*options, rows.column_names, *special):
             digest.update(json.dumps(part, sort_keys=True, default=str).encode())
         for content in self.tokenizer_files.values():
             digest.update(content)

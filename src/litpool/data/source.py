@@ -20,13 +20,14 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset
 
 from litpool import InputError
+from litpool.data.content import read_text
 from litpool.data.files import (
     DELIMITERS,
     TYPED,
     Source,
     complete_rows,
+    ending,
     read_file,
-    read_text,
     select_columns,
 )
 from litpool.demo.docstrings import docstring_splits
@@ -112,7 +113,13 @@ def load_splits(
     return {split: splits[split] for split in SPLITS if split in splits}
 
 
-def read_rows(path: str, source: Source, texts: list[str], extras: Sequence[str] = ()) -> Dataset:
+def read_rows(
+    path: str,
+    source: Source,
+    texts: list[str],
+    extras: Sequence[str] = (),
+    keep: Sequence[str] = (),
+) -> Dataset:
     """Read the texts of one file, in the file's order.
 
     Args:
@@ -123,18 +130,22 @@ def read_rows(path: str, source: Source, texts: list[str], extras: Sequence[str]
         source: How to read the file.
         texts: The columns with texts. Lines without a header get these names.
         extras: Columns to read if they exist.
+        keep: Columns that must exist, with any values.
 
     Raises:
         InputError: The file cannot be read, or a row lacks a text.
     """
     header: list[str] = []
-    is_txt = Path(path).suffix.lower() == ".txt"
+    is_txt = ending(path) == ".txt"
     if is_txt and source.delimiter and not source.columns:
-        first_line = read_text(path).split("\n")[0].rstrip("\r")
+        first_line = read_text(path, source.encoding).split("\n")[0].rstrip("\r")
         header = [name.strip('"') for name in first_line.split(source.delimiter)]
     if path == "-" or (is_txt and not set(texts) <= set(header)):
         source = dataclasses.replace(source, columns=texts, delimiter="\t", quoting=False)
-    return Dataset(read_file(path, source, texts, [], extras))
+    rows = Dataset(read_file(path, source, texts, [], extras, keep))
+    for name in keep:
+        rows = _with_label_names(rows, name)
+    return rows
 
 
 def _find_files(source: Source) -> dict[str, list[str]]:
@@ -145,7 +156,7 @@ def _find_files(source: Source) -> dict[str, list[str]]:
         is_hub_layout = path.is_dir() and (source.splits or source.hub_config)
         is_file = (
             path.exists()
-            or path.suffix.lower() in [*DELIMITERS, *TYPED, ".txt"]
+            or ending(files) in [*DELIMITERS, *TYPED, ".txt"]
             or files.startswith((".", "/"))
         )
         if files == "docstrings" or is_hub_layout or not is_file:
@@ -215,13 +226,23 @@ def _read_data_set(
                 f"data.splits: {name} has no split {its_name!r}, it has {', '.join(data_set)}"
             )
         where = f"{name}, split {its_name}"
-        rows = data_set[its_name]
+        rows = _with_nested(data_set[its_name], texts + labels)
         rows = rows.select_columns(select_columns(rows.column_names, texts + labels, where, extras))
         table = rows.with_format("arrow")[:]
         numbers = range(1, len(rows) + 1)
         complete = complete_rows(table, numbers, where, texts, labels, source.drop_empty)
         splits[split] = rows.select(complete.nonzero()[0])
     return splits
+
+
+def _with_nested(rows: Dataset, names: Sequence[str]) -> Dataset:
+    """Add the columns inside structs that the dotted names mean."""
+    nested = [name for name in names if "." in name and name not in rows.column_names]
+    if not nested:
+        return rows
+    flat = rows.flatten()
+    nested = [name for name in nested if name in flat.column_names]
+    return datasets.concatenate_datasets([rows, flat.select_columns(nested)], axis=1)
 
 
 def _load_from_hub(name: str, source: Source) -> Mapping[str, Dataset]:
@@ -268,7 +289,7 @@ def _read_files(
 
 def _are_untyped(files: Mapping[str, list[str]]) -> bool:
     """Return whether all values in the files are strings, as in CSV."""
-    return all(Path(path).suffix.lower() not in TYPED for paths in files.values() for path in paths)
+    return all(ending(path) not in TYPED for paths in files.values() for path in paths)
 
 
 def _with_numbers(tables: dict[str, pa.Table], label: str) -> dict[str, pa.Table]:

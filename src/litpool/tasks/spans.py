@@ -92,4 +92,4 @@ def span_answer(span: Sequence[float], context: str) -> dict[str, Any]:
     """Return the answer as `predict` writes it, from probability, first character and end."""
     start, end = int(span[1]), int(span[2])
     text = context[max(start, 0) : max(end, 0)]
-    return {"answer": text, "start": start, "end": end, "probability": span[0]}
+    return {"answer": text, "start": start, "end": end, "probability": round(span[0], 4)}

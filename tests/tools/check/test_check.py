@@ -224,6 +224,11 @@ def one_frequent_label(job: Job) -> None:
     every(job, lambda n, text, label: (text, "bad" if n % 20 == 0 else "good"))
 
 
+def called_e5(job: Job) -> None:
+    job.own_encoder().rename(job.folder / "multilingual-e5-small")
+    job.encoder = job.folder / "multilingual-e5-small"
+
+
 def missing_label(job: Job) -> None:
     job.rows["validation"] = [row for row in job.rows["validation"] if row[1] == "good"]
 
@@ -321,6 +326,7 @@ FAULTS: list[tuple[Callable[[Job], None], str, str, list[str]]] = [
     (leaking_rows, "duplicates across", "warning", KINDS),
     (clashing_labels, "equal texts, other label", "warning", KINDS),
     (one_frequent_label, "label balance", "warning", KINDS),
+    (called_e5, "prefix", "warning", ["bert", "xlm-roberta"]),
     (missing_label, "missing labels", "warning", KINDS),
     (other_case, "label spelling", "warning", ["bert"]),
     (blanks, "label spelling", "warning", ["bert"]),
@@ -394,6 +400,18 @@ def test_the_absent_token_and_the_text_without_its_marker_are_named(
     )
     unmarked_text(job)
     assert "the test split, row 8: no '[S1]' in the text" in job.run()["markers"]["told"]
+
+
+def test_an_e5_encoder_with_a_prefix_has_no_warning(
+    encoders: dict[str, Path], tmp_path: Path
+) -> None:
+    job = Job(encoders["xlm-roberta"], tmp_path)
+    called_e5(job)
+    job.data |= {"prefix": "story ", "max_length": 40}
+    lines = job.run()
+    assert lines["prefix"]["told"] == "text 'story '"
+    assert [name for name, line in lines.items() if line["status"] != "ok"] == []
+    assert "prefix" not in Job(encoders["xlm-roberta"], tmp_path).run()
 
 
 def test_labels_that_are_alike_and_blanks_around_labels_are_named(
@@ -484,7 +502,7 @@ def real(cli) -> Callable[..., tuple[int, str]]:
     ("name", "arguments"),
     [
         ("nsmc", ["--data.revision", "null", "--data.max_rows", "5000"]),
-        ("korsts", ["--data.splits", "null", "--data.quoting", "false"]),
+        ("korsts", ["--data.quoting", "false"]),
     ],
 )
 def test_korean_data_with_an_english_encoder_get_a_warning(real, name, arguments) -> None:

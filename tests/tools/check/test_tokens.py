@@ -1,6 +1,8 @@
 """The checks of texts and rows: unknown words, lengths, duplicates, labels."""
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from datasets import Dataset
@@ -10,7 +12,9 @@ from transformers import BertTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from litpool.data.tokenizer import load_tokenizer
 from litpool.demo.encoder import DEMO_ENCODER
 from litpool.tasks.classification import Classification
+from litpool.tasks.regression import Regression
 from litpool.tasks.similarity import Similarity
+from litpool.tasks.task import Task
 from litpool.tools.check.finding import Finding
 from litpool.tools.check.rows import check_duplicates, check_empty, check_labels
 from litpool.tools.check.tokens import (
@@ -214,7 +218,7 @@ def test_tokens_are_counted_without_truncation_and_empty_texts_too(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     rows = Dataset.from_dict({"text": ["the film is good", "\u200b", "the film"]})
-    tokens = count_tokens(Classification(), tokenizer, rows[:])
+    tokens = count_tokens(Classification(), tokenizer, rows[:], {})
     assert tokens.lengths.tolist() == [6, 2, 4]
     assert tokens.counts[tokenizer.convert_tokens_to_ids("film")] == 2
     assert tokens.empty == 1
@@ -224,13 +228,13 @@ def test_texts_that_are_encoded_separately_are_counted_separately(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     rows = Dataset.from_dict({"a": ["the film is good"], "b": ["the film"]})
-    assert count_tokens(Similarity(["a", "b"]), tokenizer, rows[:]).lengths.tolist() == [6, 4]
-    assert count_tokens(Classification(["a", "b"]), tokenizer, rows[:]).lengths.tolist() == [9]
+    assert count_tokens(Similarity(["a", "b"]), tokenizer, rows[:], {}).lengths.tolist() == [6, 4]
+    assert count_tokens(Classification(["a", "b"]), tokenizer, rows[:], {}).lengths.tolist() == [9]
 
 
 def test_truncation_is_measured_in_texts_and_in_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
     rows = Dataset.from_dict({"text": ["the film is good", "the film"]})  # 6 and 4 tokens
-    tokens = count_tokens(Classification(), tokenizer, rows[:])
+    tokens = count_tokens(Classification(), tokenizer, rows[:], {})
     cut = check_lengths(tokens, 4, windows=False)[1]
     assert (cut.status, cut.figures) == ("warning", {"texts": 0.5, "tokens": 0.2})
     assert check_lengths(tokens, 6, windows=False)[1].status == "ok"
@@ -257,23 +261,85 @@ def test_duplicates_are_counted_within_across_and_with_clashing_labels() -> None
     assert {line.status for line in findings.values()} == {"warning"}
 
 
+def test_texts_that_differ_in_case_blanks_or_form_are_equal_across_splits() -> None:
+    train = Dataset.from_dict({"text": ["A fine  film", "café", *"abcdefgh"]})
+    test = Dataset.from_dict(
+        {"text": ["a fine film ", "cafe\u0301", *(f"x{n}" for n in range(98))]}
+    )
+    finding = by_name(check_duplicates({"train": train, "test": test}, ["text"], ""))
+    across = finding["duplicates across"]
+    assert across.message == "also in train: test 2.0% (2 of 100 rows)"
+    assert across.status == "warning"
+    assert "remove these rows from train" in across.advice
+    test = test.select(range(1, 100))
+    finding = by_name(check_duplicates({"train": train, "test": test}, ["text"], ""))
+    assert finding["duplicates across"].status == "ok"
+
+
+def labelled(*names: str, label: str = "label", weights: Any = None) -> Classification:
+    """A task that has learned these labels."""
+    task = Classification(label=label, class_weights=weights)
+    task.labels = [*names]
+    return task
+
+
 def test_labels_that_a_split_lacks_are_named() -> None:
     splits = {"train": rows_of("abc", "012"), "test": rows_of("xy", "01")}
-    findings = by_name(check_labels(splits, "label", ["0", "1", "2"]))
+    findings = by_name(check_labels(splits, labelled("0", "1", "2")))
     assert findings["missing labels"].message == "test lacks 2"
     assert findings["label balance"].figures == {"counts": {"0": 1, "1": 1, "2": 1}}
 
 
 def test_each_label_of_a_row_is_counted() -> None:
     rows = Dataset.from_dict({"label": ["a|b", "b", "a | b", ""]})
-    findings = by_name(check_labels({"train": rows}, "label", ["a", "b"]))
+    findings = by_name(check_labels({"train": rows}, labelled("a", "b")))
     assert findings["label balance"].figures == {"counts": {"b": 3, "a": 2}}
+
+
+def balance(counts: Mapping[str, int], task: Task | None = None) -> Finding:
+    rows = Dataset.from_dict({"label": [name for name, n in counts.items() for _ in range(n)]})
+    return by_name(check_labels({"train": rows}, task or labelled(*counts)))["label balance"]
+
+
+def test_a_label_that_hardly_any_row_has_gets_a_warning() -> None:
+    finding = balance({"a": 500, "b": 484, "c": 16})
+    assert finding.status == "warning"
+    assert (
+        "hardly any row has the label c: set task.class_weights balanced, add rows"
+        in finding.advice
+    )
+    assert balance({"a": 500, "b": 480, "c": 20}).status == "ok"
+
+
+def test_of_many_labels_each_may_have_a_small_share() -> None:
+    equal = {f"label{n}": 13 for n in range(77)}
+    assert balance(equal).status == "ok"
+    assert "label label3:" in balance({**equal, "label3": 6}).advice
+
+
+def test_a_majority_gets_a_warning_unless_the_labels_have_weights() -> None:
+    assert balance({"a": 80, "b": 20}).status == "ok"
+    finding = balance({"a": 81, "b": 19})
+    assert finding.advice == (
+        "81% of the rows have the label 'a': set task.class_weights balanced and look at F1 "
+        "rather than accuracy (study.score in a study)"
+    )
+    assert balance({"a": 81, "b": 19}, labelled("a", "b", weights="balanced")).status == "ok"
+
+
+def test_a_task_without_class_weights_is_not_told_to_set_them() -> None:
+    task = Similarity(label="label", objective="softmax")
+    task.labels = ["a", "b"]
+    advice = balance({"a": 99, "b": 1}, task).advice
+    assert "look at F1" in advice
+    assert "class_weights" not in advice
 
 
 def test_equal_scores_get_a_warning() -> None:
     same, other = Dataset.from_dict({"score": [3.0, 3.0]}), Dataset.from_dict({"score": [1.0, 3.0]})
-    assert check_labels({"train": other}, "score", [])[0].status == "ok"
-    assert check_labels({"train": other, "test": same}, "score", [])[0].status == "warning"
+    task = Regression(label="score")
+    assert check_labels({"train": other}, task)[0].status == "ok"
+    assert check_labels({"train": other, "test": same}, task)[0].status == "warning"
 
 
 def test_rows_that_were_left_out_are_counted_and_a_few_are_ok() -> None:

@@ -1,8 +1,10 @@
 """Checks of the encoder: its weights, and whether it fits the tokenizer."""
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -19,6 +21,7 @@ from litpool.tools.check.finding import Finding, problem_if
 # Share of ids with another meaning that is an error. Tokenizers of one family differ in a few
 # special tokens and unused ids.
 MISPLACED = 0.01
+E5 = re.compile(r"(^|[-_.])e5($|[-_.])", re.IGNORECASE)  # such as multilingual-e5-small
 SPECIAL = {
     "pad": ["pad"],
     "cls": ["cls"],
@@ -38,6 +41,7 @@ def check_model(module: TextModule) -> list[Finding]:
         check_special_tokens(config, data.tokenizer),
         check_embedding_rows(config.vocab_size, encoder.pretrained, data),
         check_vocabulary(encoder.name, encoder.pretrained, data),
+        *check_prefix([encoder.name, config.name_or_path or ""], data),
     ]
     markers = check_markers(module)
     findings += markers
@@ -138,6 +142,25 @@ def check_vocabulary(encoder: str, pretrained: bool, data: TextDataModule) -> Fi
         {"compared": len(shared), "other": len(other)},
         status="error" if len(other) > MISPLACED * len(shared) else "warning",
     )
+
+
+def check_prefix(names: Sequence[str], data: TextDataModule) -> list[Finding]:
+    """Check that texts for an e5 encoder have the prefix that it was trained with.
+
+    Args:
+        names: What the encoder is called here and in its config.
+        data: Has the prefixes.
+    """
+    is_e5 = any(E5.search(Path(name).name) for name in names)
+    if not is_e5 or data.task.on_tokens:
+        return []
+    prefixes = data.prefixes
+    message = ", ".join(f"{column} {text!r}" for column, text in prefixes.items())
+    advice = (
+        "e5 encoders were trained with a prefix before each text: "
+        "set --data.prefix 'query: ' (passages that a query should find: 'passage: ')"
+    )
+    return [problem_if(not prefixes, "prefix", message or "none", advice, {"prefixes": prefixes})]
 
 
 def check_markers(module: TextModule) -> list[Finding]:

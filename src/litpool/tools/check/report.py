@@ -117,7 +117,7 @@ def check_data(data: TextDataModule, messages: list[str]) -> list[Finding]:
         *check_lengths(tokens, data.max_length, task.on_tokens),
         check_empty(messages, tokens.empty, texts),
         *check_duplicates(splits, task.texts, task.label),
-        *check_labels(splits, task.label, task.labels),
+        *check_labels(splits, task),
         check_vocabulary_use(tokens.counts, texts),
         *check_added(len(data.new_ids), absent),
     ]
@@ -146,7 +146,7 @@ def _read(
                 absent = [token for token in absent if not _occurs(token, texts)]
                 sample = {name: values[-start % step :: step] for name, values in batch.items()}
                 if any(sample.values()):
-                    parts.append(count_tokens(data.task, data.tokenizer, sample))
+                    parts.append(count_tokens(data.task, data.tokenizer, sample, data.prefixes))
                 bar.update(min(BATCH, len(rows) - start))
     tokens = merge(parts)
     if max(map(len, splits.values())) <= TOKENIZED:  # all rows are tokenized: count exactly

@@ -1,6 +1,7 @@
 """Checks of the rows: empty texts, duplicates, labels, and which tokens occur."""
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
@@ -11,19 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from litpool.tasks.labels import are_alike
+from litpool.tasks.task import Task
 from litpool.tools.check.finding import Finding, problem_if
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Key = tuple[str, ...]  # the texts of a row
+Key = tuple[str, ...]  # the texts of a row, normalized
 
 DROPPED = 0.01  # share of the rows; a few empty reviews among thousands are fine
 WITHIN = 0.1  # share of a split's rows; people do write the same short text twice
-ACROSS = 0.05  # share of a held-out split; above it the score measures memorization
+ACROSS = 0.02  # share of a held-out split; as much as better models are apart
 CLASHING = 0.02  # share of the rows; equal texts with different labels limit every model
 # Share of the most common label. Always predicting it is hard to beat, and accuracy says nothing.
-MAJORITY = 0.9
+MAJORITY = 0.8
+RARE = 0.02  # share of a label's rows; the loss hardly notices them
 PAIRED = 1000  # labels to compare with each other; with more, that would take seconds
 FEW = 10  # rows of a label in train; fewer are hardly learned
 
@@ -57,18 +60,16 @@ def check_duplicates(
 ) -> list[Finding]:
     """Check for rows with equal texts: within a split, also in train, and with different labels."""
     keys = {split: _keys(rows, columns) for split, rows in splits.items()}
-    train = set(keys.get("train", ()))
-    within, across, clashing = {}, {}, {}
+    within, clashing = {}, {}
     for split, texts in keys.items():
         within[split] = 1 - len(set(texts)) / len(texts)
-        if split != "train":
-            across[split] = sum(key in train for key in texts) / len(texts)
         if label:
             clashing[split] = _clashing(texts, splits[split][label][:])
     advice = "remove repeated rows; they count more than the others"
-    findings = [_check_shares("duplicates within", within, WITHIN, advice)]
-    advice = "remove them from train, or the score will reward memorization"
-    findings += [_check_shares("duplicates across", across, ACROSS, advice)]
+    findings = [
+        _check_shares("duplicates within", within, WITHIN, advice),
+        _check_across(keys),
+    ]
     if label:
         advice = "choose one label for equal texts; no model can predict both"
         findings += [_check_shares("equal texts, other label", clashing, CLASHING, advice)]
@@ -76,8 +77,33 @@ def check_duplicates(
 
 
 def _keys(rows: "Dataset", columns: Sequence[str]) -> list[Key]:
-    texts = [[text.strip() for text in rows[column][:]] for column in columns]
+    texts = [[_normalize(text) for text in rows[column][:]] for column in columns]
     return list(zip(*texts, strict=True))
+
+
+def _normalize(text: str) -> str:
+    """Return a text without differences in case, blanks and the form of characters."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _check_across(keys: Mapping[str, Sequence[Key]]) -> Finding:
+    """Check for rows of the other splits whose texts are in train, too."""
+    train = set(keys.get("train", ()))
+    shares = {}
+    parts = []
+    for split, texts in keys.items():
+        if split != "train":
+            count = sum(key in train for key in texts)
+            shares[split] = count / len(texts)
+            parts.append(f"{split} {shares[split]:.1%} ({count:,} of {len(texts):,} rows)")
+    message = f"also in train: {', '.join(parts)}" if train and parts else "one split only"
+    advice = (
+        "the score rewards memorization: remove these rows from train, or name the files as one "
+        "list in data.source: litpool divides them and keeps equal texts, and rows with an equal "
+        "data.group, in one split"
+    )
+    bad = any(share >= ACROSS for share in shares.values())
+    return problem_if(bad, "duplicates across", message, advice, shares)
 
 
 def _clashing(keys: Sequence[Key], labels: Sequence[Any]) -> float:
@@ -94,19 +120,17 @@ def _check_shares(name: str, shares: Mapping[str, float], limit: float, advice: 
     return problem_if(bad, name, message or "one split only", advice, dict(shares))
 
 
-def check_labels(
-    splits: Mapping[str, "Dataset"], column: str, names: Sequence[str]
-) -> list[Finding]:
+def check_labels(splits: Mapping[str, "Dataset"], task: Task) -> list[Finding]:
     """Check the balance of the labels and which ones a split lacks; for scores, check their range.
 
     Args:
         splits: The rows.
-        column: The column with the labels; empty if there is none.
-        names: The names of the labels; empty if they are scores.
+        task: Knows the column with the labels, if there is one, and their names, if they have any.
     """
-    if not column:
+    if not task.label:
         return []
-    values = {split: rows[column][:] for split, rows in splits.items()}
+    names = task.labels
+    values = {split: rows[task.label][:] for split, rows in splits.items()}
     if not names:
         return _check_scores(values)
     known = set(names)
@@ -123,7 +147,9 @@ def check_labels(
         "a label that a split lacks cannot be learned or scored; "
         "split the rows again, or remove the label"
     )
-    balance = [_check_balance(counts["train"])] if "train" in counts else []
+    balance = []
+    if "train" in counts:
+        balance = [_check_balance(counts["train"], len(values["train"]), task)]
     return [
         *balance,
         _check_spelling(values, names),
@@ -158,25 +184,38 @@ def _check_spelling(values: Mapping[str, Sequence[Any]], names: Sequence[str]) -
     return problem_if(bool(parts), "label spelling", "; ".join(parts) or "ok", advice, figures)
 
 
-def _check_balance(counts: Counter[str]) -> Finding:
-    ranked, total = counts.most_common(), counts.total()
-    parts = [f"{name} {count / total:.1%}" for name, count in ranked]
+def _check_balance(counts: Counter[str], rows: int, task: Task) -> Finding:
+    """Check for a label that most rows of train have, and for labels that hardly any row has."""
+    ranked = counts.most_common()
+    parts = [f"{name} {count / rows:.1%}" for name, count in ranked]
     if len(parts) > 6:
         parts = [*parts[:3], "...", *parts[-3:]]
     message = f"{len(ranked)} labels in train: {', '.join(parts)}"
-    rare = [name for name, count in ranked if count < FEW]
+    figures = {"counts": dict(ranked)}
+    if getattr(task, "class_weights", None):
+        return Finding("label balance", "ok", f"{message}; task.class_weights is set", "", figures)
+    weigh = "set task.class_weights balanced" if hasattr(task, "class_weights") else ""
+    # With many labels, all of them have a small share.
+    least = min(RARE * rows, counts.total() / len(ranked) / 2)
+    rare = [name for name, count in ranked if count < least]
+    few = [name for name, count in ranked if count < FEW]
     first, most = ranked[0]
-    advice = ""
-    if most > MAJORITY * total:
-        advice = (
-            f"{most / total:.0%} of the rows have the label {first!r}: "
-            "set task.class_weights, and look at F1 rather than accuracy"
+    advice = []
+    if most > MAJORITY * rows:
+        advice.append(
+            f"{most / rows:.0%} of the rows have the label {first!r}: "
+            f"{weigh and weigh + ' and '}look at F1 rather than accuracy (study.score in a study)"
         )
-    elif rare and total >= FEW * FEW * len(ranked):  # in a small data set every label is rare
-        advice = (
-            f"fewer than {FEW} rows in train per label: {_list(rare)}; add rows, or merge labels"
+    if rare:
+        advice.append(
+            f"hardly any row has the label {_list(rare)}: {weigh and weigh + ', '}"
+            "add rows, or merge labels"
         )
-    return problem_if(bool(advice), "label balance", message, advice, {"counts": dict(ranked)})
+    elif few and rows >= FEW * FEW * len(ranked):  # in a small data set every label is rare
+        advice.append(
+            f"fewer than {FEW} rows have the label {_list(few)}: add rows, or merge labels"
+        )
+    return problem_if(bool(advice), "label balance", message, "; ".join(advice), figures)
 
 
 def _check_scores(values: Mapping[str, Sequence[Any]]) -> list[Finding]:

@@ -5,7 +5,7 @@ All words are counted. The most common ones are all tokenized, and a sample of t
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from litpool.data.module import TextDataModule
+from litpool.data.prefix import encode_with_prefixes
 from litpool.tasks.task import Task
 from litpool.tools.check.finding import Finding, problem_if
 
@@ -214,13 +215,16 @@ class Tokens:
 
 
 def count_tokens(
-    task: Task, tokenizer: PreTrainedTokenizerBase, rows: dict[str, list[Any]]
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: dict[str, list[Any]],
+    prefixes: Mapping[str, str],
 ) -> Tokens:
-    """Tokenize rows as the task does, but without truncation.
+    """Tokenize rows as the task does, with the prefixes of its columns, but without truncation.
 
     Texts that the task joins into one input count as one text.
     """
-    encoded = task.encode(rows, tokenizer, UNCUT)
+    encoded = encode_with_prefixes(task, rows, tokenizer, UNCUT, prefixes)
     ids, masks = list(_flat(encoded["input_ids"])), _flat(encoded["special_tokens_mask"])
     lengths = np.array([len(text) for text in ids], dtype=np.int64)
     flat = np.fromiter(chain.from_iterable(ids), dtype=np.int64)
