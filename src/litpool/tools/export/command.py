@@ -95,16 +95,13 @@ def load_model(run: Run, ckpt_path: str | None) -> Model:
         except RuntimeError as error:
             raise InputError(f"ckpt_path={ckpt_path}: {error}") from error
         metrics = content["job"]["metrics"]
-    prefix = run.config["data"].get("prefix") or {}
-    names = module.task.texts
-    prefixes = dict.fromkeys(names, prefix) if isinstance(prefix, str) else prefix
     new_ids = module.saved.get("new_ids", {}) if module.saved else data.new_ids
     return Model(
         network.eval(),
         module.task,
         data.tokenizer,
         data.max_length,
-        prefixes,
+        data.prefixes,
         run.config,
         metrics,
         list(new_ids),

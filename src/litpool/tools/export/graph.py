@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from litpool.data import added
 from litpool.data.batches import Collator
+from litpool.data.encoding import encode_rows
 from litpool.model.network import TextModel
 from litpool.tasks.regression import Regression
 from litpool.tasks.similarity import Similarity
@@ -71,21 +71,25 @@ class Model:
         Of a long context, there is only the first window.
         """
         task = self.task
-        columns: dict[str, list[Any]] = {}
-        for position, name in enumerate(self.columns):
-            before = self.prefixes.get(name, "") if prefix else ""
-            columns[name] = [before + row[position] for row in rows]
         if isinstance(task, Similarity):
             task = copy.copy(task)
             task.texts = self.columns
-        encoded = task.encode(columns, self.tokenizer, max_length or self.max_length)
+        texts = zip(*rows, strict=True)
+        columns = {name: list(column) for name, column in zip(self.columns, texts, strict=True)}
+        prefixes = {name: self.prefixes[name] for name in self.columns if name in self.prefixes}
+        encoded = encode_rows(
+            task,
+            columns,
+            self.tokenizer,
+            max_length or self.max_length,
+            prefixes if prefix else {},
+        )
+        owners = encoded.pop("row")
+        del encoded["length"]
+        first = [owners.index(row) for row in range(len(rows))]
+        encoded = {key: [values[n] for n in first] for key, values in encoded.items()}
         if isinstance(task, Similarity):
             encoded = {key: [row[0] for row in values] for key, values in encoded.items()}
-        added.mark(encoded, self.tokenizer)
-        owners = encoded.pop("row", None)
-        if owners is not None:
-            first = [owners.index(row) for row in range(len(rows))]
-            encoded = {key: [values[n] for n in first] for key, values in encoded.items()}
         encoded.pop("labels", None)
         return encoded
 
