@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from litpool.model.encoder import EncoderOptions, load_config
 from litpool.model.network import build_network
 from litpool.model.pooling import MeanPooling
 from litpool.tasks.similarity import Similarity
+from litpool.tasks.task import Task
 
 REPEATS = 3
 TEXTS = 5000
@@ -40,18 +42,23 @@ def read_texts(path: str, distinct: bool) -> list[str]:
     return list(dict.fromkeys(texts) if distinct else texts)[:TEXTS]
 
 
-def save_untrained(path: Path) -> None:
-    """Write the checkpoint of a Similarity job that has not taken a step."""
+def save(
+    path: Path,
+    task: Task,
+    name: str,
+    overrides: Mapping[str, int],
+    pretrained: bool,
+    batch_size: int,
+) -> None:
+    """Write the checkpoint of a job that has not taken a step."""
     tokenizer, _ = load_tokenizer(DEMO_ENCODER)
-    options = EncoderOptions(DEMO_ENCODER)
-    task, config = Similarity(), load_config(options)
-    network = build_network(
-        task, MeanPooling, options, config, tokenizer, {}, torch.device("cpu"), pretrained=True
-    )
+    options = EncoderOptions(DEMO_ENCODER, pretrained, dict(overrides))
+    config, cpu = load_config(options), torch.device("cpu")
+    network = build_network(task, MeanPooling, options, config, tokenizer, {}, cpu, pretrained)
     job = {
-        "task": {"class_path": "Similarity"},
+        "task": {"class_path": name, "init_args": {"text": task.texts}},
         "model": {"pooling": {"class_path": "MeanPooling"}},
-        "data": {"source": "stsb", "max_length": LENGTH, "batch_size": 32},
+        "data": {"source": "none", "max_length": LENGTH, "batch_size": batch_size},
     }
     contents = checkpoint.contents(network, task, dump_tokenizer(tokenizer), job, {})
     weights = {f"network.{name}": value for name, value in network.state_dict().items()}
@@ -65,8 +72,9 @@ def main() -> None:
     theirs = SentenceTransformer(locate(DEMO_ENCODER), device="cpu")
     theirs.max_seq_length = LENGTH
     with tempfile.TemporaryDirectory() as folder:
-        save_untrained(Path(folder) / "untrained.ckpt")
-        ours = litpool.load(Path(folder) / "untrained.ckpt", device="cpu")
+        path = Path(folder) / "untrained.ckpt"
+        save(path, Similarity(), "Similarity", {}, pretrained=True, batch_size=32)
+        ours = litpool.load(path, device="cpu")
     encoders = {
         "litpool": lambda: ours.encode(texts),
         "sentence-transformers": lambda: theirs.encode(texts, show_progress_bar=False),

@@ -34,6 +34,8 @@ from litpool.loops import checkpoint
 from litpool.loops.lightning import TextModule
 from litpool.loops.log import Log
 from litpool.loops.saving import LastCheckpoint, WholeCheckpoints
+from litpool.model.encoder import EncoderOptions
+from litpool.model.modules import read_modules
 from litpool.parser import Parser
 from litpool.plugins import RunFolder
 from litpool.tasks.task import Task
@@ -108,7 +110,9 @@ class CLI(LightningCLI):
         self.argv, self.trusted = trust.split(argv)
         self.command = command
         self.log: Any = log  # for Lightning's loop it is also a Callback
+        self.note = ""  # about the encoder, printed before the command runs
         self.ckpt_path: str | None = None
+        self.other_paths: list[str] = []  # of an ensemble
         self.saved: dict[str, Any] | None = None  # the job in the checkpoint
         self.status = 0
         super().__init__(
@@ -170,6 +174,8 @@ class CLI(LightningCLI):
         trust.allow_in_yaml(self.trusted)
         try:
             self.config = parser.parse_args(self.argv, namespace=stored)
+            if self.saved is None:
+                self._use_modules(parser)
         except InputError:
             raise
         except ValueError as error:  # Python's, about a NUL byte in what could be a path
@@ -178,11 +184,33 @@ class CLI(LightningCLI):
         plugins.check(self.config[name].trainer)
         trust.check_classes(self.config[name])
 
+    def _use_modules(self, parser: LightningArgumentParser) -> None:
+        """Parse again with what an encoder of sentence-transformers says as defaults."""
+        command = self.argv[0]
+        config = self.config[command]
+        encoder = config.model.encoder
+        if not (isinstance(encoder, Namespace) and encoder.name and encoder.pretrained):
+            return
+        module, _, name = config.task.class_path.rpartition(".")
+        on_tokens = getattr(sys.modules[module], name).on_tokens
+        modules = read_modules(encoder.name)
+        if modules is None:
+            return
+        defaults = modules.defaults(EncoderOptions(**encoder.as_dict()), on_tokens)
+        self._parser(command).set_defaults(defaults)
+        self.config = parser.parse_args(self.argv)
+        now = self.config[command]
+        taken = {key: value for key, value in defaults.items() if now[key] != config[key]}
+        self.note = modules.describe(taken, on_tokens)
+
     def _read_checkpoint(self) -> None:
         """Read the job in a checkpoint, whose values become the defaults of the options."""
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        parser.add_argument("--ckpt_path", nargs="?")
-        path = parser.parse_known_args(self.argv)[0].ckpt_path
+        parser.add_argument("--ckpt_path", nargs="?", action="append", default=[])
+        paths = _paths(parser.parse_known_args(self.argv)[0].ckpt_path)
+        path = paths[-1] if paths else None
+        if len(paths) > 1 and self.argv[0] == "predict":
+            path, *self.other_paths = paths
         if path and self.argv[0] in TRAINING:
             checkpoint.remove_unfinished(Path(path).parent)
             _refuse_links(Path(path).parent.parent)
@@ -200,7 +228,8 @@ class CLI(LightningCLI):
         """
         config = self.config[self.argv[0]]
         if self.ckpt_path:
-            config.ckpt_path = self.ckpt_path
+            several = [self.ckpt_path, *self.other_paths]
+            config.ckpt_path = several if self.other_paths else self.ckpt_path
         elif path := config.get("ckpt_path"):
             raise InputError(f"ckpt_path={path}: set it on the command line, not in a config")
 
@@ -332,7 +361,17 @@ class CLI(LightningCLI):
         config, values = self.plain_config(), self.config_init[subcommand]
         plain = {name: config[name] for name in self.option_names}
         options = {name: values[name] for name in self.option_names}
-        run = Run(self.trainer, self.model, self.job_config(), plain, self._write_config, self.log)
+        run = Run(
+            self.trainer,
+            self.model,
+            self.job_config(),
+            plain,
+            self._write_config,
+            self.trusted,
+            self.log,
+        )
+        if self.note and self.trainer.is_global_zero:
+            print(self.note)
         try:
             self.status = self.command(run, **options) or 0
         except OSError as error:
@@ -419,6 +458,15 @@ def _pooling_name(value: Any) -> str:
     """Return the name of a pooling's class, without its module."""
     path = value.get("class_path") if isinstance(value, Mapping | Namespace) else value
     return str(path).rpartition(".")[2]
+
+
+def _paths(values: Sequence[str | None]) -> list[str]:
+    """Return the paths in the values of an option; a value may be a list, such as `[a, b]`."""
+    paths: list[str] = []
+    for value in filter(None, values):
+        parts = yaml.safe_load(value) if value.startswith("[") and value.endswith("]") else [value]
+        paths += map(str, parts)
+    return paths
 
 
 def _job_name(file: Path) -> str:

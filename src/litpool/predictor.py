@@ -27,7 +27,7 @@ from litpool.model.encoder import EncoderOptions
 from litpool.model.markers import resolve
 from litpool.model.network import TextModel, build_network
 from litpool.tasks.similarity import Similarity
-from litpool.tasks.task import Task
+from litpool.tasks.task import Columns, Task
 
 DIGITS = 4  # of a probability; training again changes the others
 CHUNK = 64  # batches that are tokenized at once, and sorted by their number of tokens
@@ -93,7 +93,7 @@ class Predictor:
         columns = self._columns(rows)
         if not columns[self.task.texts[0]]:
             return []
-        answers = self.task.decode(self.outputs(columns, batch_size), columns)
+        answers = self.answers(columns, batch_size)
         return [round_probabilities(answer, top) for answer in answers]
 
     def encode(
@@ -131,31 +131,39 @@ class Predictor:
         vectors = self._compute(task, columns, self.network.embed, batch_size or self.batch_size)
         if normalize:
             vectors = F.normalize(vectors, dim=-1)
-        return vectors.reshape(len(vectors), -1).numpy()
+        return vectors.reshape(len(vectors), self.network.pooling.out_features).numpy()
 
-    def outputs(self, columns: Mapping[str, list[Any]], batch_size: int | None = None) -> Tensor:
-        """Return the prediction for each row of some columns, as `Task.decode` reads it.
+    def answers(
+        self, columns: Columns, batch_size: int | None = None, before: int = 0
+    ) -> list[dict[str, Any]]:
+        """Return the answer to each row of some columns, with exact probabilities.
 
         Args:
             columns: The values of each column; they are not checked.
             batch_size: Rows in a batch; by default as in training.
+            before: The number of rows before these, for error messages.
 
         Raises:
+            InputError: A text lacks a marker that the pooling needs, for example.
             JobError: The network's output is not finite.
         """
-        size = batch_size or self.batch_size
+        outputs = self._outputs(columns, batch_size or self.batch_size, before)
+        return self.task.decode(outputs, columns)
+
+    def _outputs(self, columns: Columns, size: int, before: int) -> Tensor:
+        """Return the prediction for each row, as `Task.decode` reads it."""
         task = self.task
         if not isinstance(task, Similarity) or task.gives_vectors:
-            return self._compute(task, columns, self._predictions, size)
+            return self._compute(task, columns, self._predictions, size, before)
         # The texts of a pair are encoded one by one. Where they get the same prefix, they are
         # computed together, so that each distinct text is computed only once.
         names = {self.prefixes.get(name, ""): name for name in reversed(task.texts)}
-        parts = {}
+        parts: dict[str, Tensor] = {}
         for prefix, first in names.items():
             same = [name for name in task.texts if self.prefixes.get(name, "") == prefix]
             texts = [text for name in same for text in columns[name]]
             single = _for_single_texts(task, first)
-            vectors = self._compute(single, {first: texts}, self.network.embed, size)  # (., 1, F)
+            vectors = self._compute(single, {first: texts}, self.network.embed, size, before)
             parts |= zip(same, vectors.squeeze(1).chunk(len(same)), strict=True)
         pairs = torch.stack([parts[name] for name in task.texts], dim=1)  # (N, K, F)
         with torch.inference_mode():
@@ -192,9 +200,10 @@ class Predictor:
     def _compute(
         self,
         task: Task,
-        columns: Mapping[str, list[Any]],
+        columns: Columns,
         function: Callable[[Batch], Tensor],
         batch_size: int,
+        before: int = 0,
     ) -> Tensor:
         """Return what a function returns for each row; rows with equal texts are computed once.
 
@@ -203,6 +212,7 @@ class Predictor:
             columns: The values of each column.
             function: From a batch to (B, ...).
             batch_size: B.
+            before: The number of rows before these, for error messages.
         """
         keys = list(zip(*(columns[name] for name in task.texts), strict=True))
         places: dict[tuple[str, ...], int] = {}
@@ -213,26 +223,33 @@ class Predictor:
             chunk = distinct[start : start + CHUNK * batch_size]
             rows = dict(zip(task.texts, map(list, zip(*chunk, strict=True)), strict=True))
             encoded = encode_rows(task, rows, self.tokenizer, self.max_length, self.prefixes)
-            self._check_markers(encoded, chunk)
+            self._check_markers(encoded, chunk, keys, before)
             numbers = [places[key] for key in chunk]
             encoded["index"] = [numbers[row] for row in encoded.pop("row")]
             for batch in EvaluationOrder(encoded.pop("length"), batch_size):
                 part = {name: [values[row] for row in batch] for name, values in encoded.items()}
                 results.append(self._run(part, function))
                 owners += [encoded["index"][row] for row in batch]
+        if not results:
+            return torch.empty(0, self.network.pooling.out_features)
         predictions = task.assemble(torch.cat(results), torch.tensor(owners))[torch.tensor(inverse)]
-        _check_finite(predictions, task)
+        _check_finite(predictions, task, before)
         return predictions
 
     def _check_markers(
-        self, encoded: Mapping[str, list[Any]], texts: Sequence[Sequence[str]]
+        self,
+        encoded: Columns,
+        texts: Sequence[tuple[str, ...]],
+        rows: Sequence[tuple[str, ...]],
+        before: int,
     ) -> None:
         """Refuse a text that lacks a marker of the pooling, such as one that was cut off."""
         for marker, number in self.markers.items():
-            for row, ids in zip(encoded["row"], encoded["input_ids"], strict=True):
+            for place, ids in zip(encoded["row"], encoded["input_ids"], strict=True):
                 several = ids if isinstance(ids[0], list) else [ids]
                 if not all(number in part for part in several):
-                    raise added.no_marker("rows", marker, " ".join(texts[row]))
+                    row = before + rows.index(texts[place]) + 1
+                    raise added.no_marker(f"row {row}", marker, " ".join(texts[place]))
 
     def _run(self, rows: Mapping[str, list[Any]], function: Callable[[Batch], Tensor]) -> Tensor:
         batch = {name: value.to(self.device) for name, value in self.collate(rows).items()}
@@ -257,29 +274,49 @@ def load(
     """
     file = _find_checkpoint(Path(path))
     content = checkpoint.load(str(file))
-    job = content["job"]
-    try:
-        task, pooling = build_classes(job["config"], trust)
-        task.load_state_dict(job["task"])
-        tokenizer = restore_tokenizer(job["tokenizer"])
-        network = build_network(
-            task,
-            pooling,
-            EncoderOptions(pretrained=False),
-            checkpoint.encoder_config(job),
-            tokenizer,
-            new_ids={},
-            device=torch.device("cpu"),
-            pretrained=False,
-        )
-        weights = content["state_dict"].items()
-        network.load_state_dict({key.removeprefix("network."): value for key, value in weights})
-    except (InputError, RuntimeError) as error:
-        raise InputError(f"ckpt_path={file}: {error}") from error
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    metrics = job["metrics"]
-    return Predictor(task, network, tokenizer, job["config"], metrics, file, torch.device(device))
+    return restore(content, content["job"]["config"], file, torch.device(device), trust)
+
+
+def restore(
+    content: dict[str, Any],
+    config: Mapping[str, Any],
+    file: Path,
+    device: torch.device,
+    trust: Sequence[str],
+) -> Predictor:
+    """Return the model in a checkpoint.
+
+    Args:
+        content: What `loops.checkpoint.load` returned.
+        config: The job in it, or one of the user's for the same task and pooling.
+        file: The checkpoint, for error messages.
+        device: Where to compute.
+        trust: See `load`.
+
+    Raises:
+        InputError: The checkpoint cannot be used.
+    """
+    job = content["job"]
+    try:
+        task, pooling = build_classes(config, trust)
+    except InputError as error:
+        raise InputError(f"ckpt_path={file}: {error}") from error
+    task.load_state_dict(job["task"])
+    tokenizer = restore_tokenizer(job["tokenizer"])
+    network = build_network(
+        task,
+        pooling,
+        EncoderOptions(pretrained=False),
+        checkpoint.encoder_config(job),
+        tokenizer,
+        new_ids={},
+        device=torch.device("cpu"),
+        pretrained=False,
+    )
+    checkpoint.load_weights(network, content, file)
+    return Predictor(task, network, tokenizer, config, job["metrics"], file, device)
 
 
 def _find_checkpoint(path: Path) -> Path:
@@ -305,6 +342,8 @@ def _texts(row: Row, columns: Sequence[str], number: int) -> Sequence[Any]:
 
             select_columns(list(row), list(columns), f"rows, row {number}")
         return [row[name] for name in columns]
+    if not isinstance(row, str | Sequence):
+        raise InputError(f"rows, row {number}: {str(row)[:40]} is no text; give texts or mappings")
     texts = [row] if isinstance(row, str) else list(row)
     if len(texts) != len(columns):
         raise InputError(
@@ -314,13 +353,13 @@ def _texts(row: Row, columns: Sequence[str], number: int) -> Sequence[Any]:
     return texts
 
 
-def _check_finite(predictions: Tensor, task: Task) -> None:
+def _check_finite(predictions: Tensor, task: Task, before: int) -> None:
     """Refuse to answer from NaN; minus infinity is the score of an impossible answer span."""
     wrong = predictions.isnan() if task.on_tokens else ~predictions.isfinite()
     if wrong.any():
         rows = wrong.reshape(len(wrong), -1).any(1).nonzero().flatten().tolist()
         more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
-        raise JobError(f"the output for row {rows[0] + 1}{more} is not finite")
+        raise JobError(f"the output for row {before + rows[0] + 1}{more} is not finite")
 
 
 def round_probabilities(answer: Mapping[str, Any], top: int | None) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class OwnSignalHandlers(Callback):
         if isinstance(launcher, _SubprocessScriptLauncher):
             interrupt.at_deadline.append(lambda: launcher.kill(signal.SIGKILL))
 
-    on_validation_start = on_test_start = on_predict_start = on_train_start
+    on_validation_start = on_test_start = on_train_start
 
 
 def _report(arguments: threading.ExceptHookArgs) -> None:

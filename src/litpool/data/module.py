@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +105,7 @@ class TextDataModule(LightningDataModule):
             self._load_tokenizer()
         if stage == "predict":
             return
-        if not self.rows.keys() - {"predict"}:
+        if not self.rows:
             splits = self._load_rows()
             self.task.learn(splits)
             self.rows |= splits
@@ -122,22 +121,6 @@ class TextDataModule(LightningDataModule):
         for split in needed:
             if split not in self.encoded:
                 self._encode(split)
-
-    def read_input(self, path: str, keep: Sequence[str] = ()) -> "Dataset":
-        """Read and tokenize the rows to predict, from a file or, for `-`, from standard input.
-
-        Returns:
-            The columns to show next to the answers: `keep` and the task's.
-        """
-        from litpool.data.source import read_rows
-
-        self.setup("predict")
-        task = self.task
-        rows = read_rows(path, self.source, task.texts, task.extras, keep)
-        used = [name for name in rows.column_names if name in [*task.texts, *task.extras]]
-        self.rows["predict"] = rows.select_columns(used)
-        self._encode("predict")
-        return rows.select_columns(list(dict.fromkeys([*keep, *task.display_columns])))
 
     def _load_tokenizer(self) -> None:
         if self.saved:
@@ -229,10 +212,6 @@ class TextDataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Return batches of the test split, longest texts first."""
         return self._evaluation_loader("test")
-
-    def predict_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """Return batches of the rows to predict, longest texts first."""
-        return self._evaluation_loader("predict")
 
     def _evaluation_loader(self, split: str) -> DataLoader[dict[str, Tensor]]:
         order = EvaluationOrder(self.encoded[split]["length"], self.batch_size, **self._share())
