@@ -85,7 +85,8 @@ def test_a_graph_gives_the_vectors_of_real_texts(cli, texts, format, side):
     for start in range(0, len(texts), 16):
         expected, batch = reference(texts[start : start + 16], side)
         if format == "torch":
-            output = program(**batch)
+            with torch.no_grad():
+                output = program(**batch)
         else:
             feed = {name: value.numpy() for name, value in batch.items()}
             output = torch.from_numpy(session.run(None, feed)[0])

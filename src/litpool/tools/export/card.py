@@ -21,11 +21,11 @@ LIBRARIES = {
     "sentence-transformers": "sentence-transformers",
     "huggingface": "transformers",
 }
-COLUMNS = {
-    "input_ids": "row.ids",
-    "attention_mask": "row.attention_mask",
-    "token_type_ids": "row.type_ids",
-    "special_tokens_mask": "row.special_tokens_mask",
+FIELDS = {  # of the tokenizers library
+    "input_ids": "ids",
+    "attention_mask": "attention_mask",
+    "token_type_ids": "type_ids",
+    "special_tokens_mask": "special_tokens_mask",
 }
 
 
@@ -168,9 +168,6 @@ def program(model: Model, inputs: list[str], runtime: str) -> str:
         inputs: The inputs of the graph.
         runtime: `onnx` or `torch`.
     """
-    columns = dict(COLUMNS)
-    if model.output == "spans":
-        columns["special_tokens_mask"] = "[int(part != 1) for part in row.sequence_ids]"
     array = "np.array" if runtime == "onnx" else "torch.tensor"
     lines = [
         "import json",
@@ -179,10 +176,13 @@ def program(model: Model, inputs: list[str], runtime: str) -> str:
         "from tokenizers import Tokenizer",
         f"texts = {json.dumps(_texts(model), ensure_ascii=False)}",
         'rows = Tokenizer.from_file("tokenizer.json").encode_batch(texts)',
-        "inputs = {",
-        *(f'    "{name}": {array}([{columns[name]} for row in rows]),' for name in inputs),
-        "}",
+        f"fields = {json.dumps({name: FIELDS[name] for name in inputs})}",
+        f"inputs = {{name: {array}([getattr(row, field) for row in rows])"
+        " for name, field in fields.items()}",
     ]
+    if model.output == "spans":  # 1 outside the context
+        mask = "[[int(part != 1) for part in row.sequence_ids] for row in rows]"
+        lines.append(f'inputs["special_tokens_mask"] = {array}({mask})')
     if runtime == "onnx":
         lines.append('output = onnxruntime.InferenceSession("model.onnx").run(None, inputs)[0]')
     else:
@@ -211,9 +211,8 @@ def _answers(model: Model) -> list[str]:
             "    allowed = np.triu(np.ones((len(start), len(end))))"
             f" - np.triu(np.ones((len(start), len(end))), {length})",
             "    scores = np.where(allowed > 0, start[:, None] + end, -np.inf)",
-            "    scores[0] = -np.inf  # the first token stands for no answer",
-            "    first, last = np.unravel_index(scores.argmax(), scores.shape)",
-            "    print(context[row.offsets[first][0] : row.offsets[last][1]])",
+            "    first, last = np.unravel_index(scores[1:].argmax(), scores[1:].shape)",
+            "    print(context[row.offsets[first + 1][0] : row.offsets[last][1]])",
         ]
     if model.output == "vectors":
         return [
