@@ -4,9 +4,9 @@
 
 Each repeat times, one after the other in one process: a plain encoding of the test split (the
 encoder with mean pooling, vectors kept in memory); the frozen study of that split with an empty
-cache (all layers x all poolings, vectors written, the cosines of all pairs in every cell and their
-Spearman correlation); and a second plain encoding with another pooling. A study that encodes the
-texts again for each cell would take as many plain encodings as there are cells.
+cache (all layers x all poolings, vectors written, all cells scored and compared); and a second
+plain encoding with another pooling. A study that encodes the texts again for each cell would take
+as many plain encodings as there are cells.
 """
 
 import os
@@ -22,19 +22,17 @@ os.environ["LITPOOL_CACHE"] = tempfile.mkdtemp(prefix="litpool-bench-")
 import shutil
 
 import torch
-from torch.nn import functional as F
 
 from litpool import CACHE
 from litpool.data.module import TextDataModule
+from litpool.loops.lightning import TextModule
 from litpool.model.encoder import Encoder, EncoderOptions, load_config
 from litpool.model.network import TextModel
 from litpool.model.pooling import ClsPooling, MeanPooling
 from litpool.tasks.similarity import Similarity
-from litpool.tools.study import vectors
-from litpool.tools.study.grid import Cell, list_cells
-from litpool.tools.study.probes import load
-from litpool.tools.study.scores import read
-from litpool.tools.study.statistics import observe
+from litpool.tools.study import frozen
+from litpool.tools.study.grid import list_cells
+from litpool.tools.study.options import StudyOptions
 
 REPEATS = 3
 
@@ -58,14 +56,9 @@ def plain(network: TextModel, data: TextDataModule) -> torch.Tensor:
     return torch.cat([network.embed(batch) for batch in data.test_dataloader()])
 
 
-def study(encoder: Encoder, cells: list[Cell], data: TextDataModule) -> None:
+def study(module: TextModule, data: TextDataModule) -> None:
     shutil.rmtree(CACHE / "vectors", ignore_errors=True)
-    files = vectors.encode(encoder, cells, data, "test", vectors.fingerprint(encoder))
-    score = read(data).score
-    for file in files.values():
-        for cell in file:
-            first, second = load(cell, slice(None), "cpu")
-            observe(F.cosine_similarity(first, second)[None].double().numpy(), score)
+    frozen.study(module, data, None, StudyOptions(), torch.device("cpu"), {})
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -76,26 +69,27 @@ def seconds(run: Callable[[], object]) -> float:
 
 def main(folder: str) -> None:
     data, options = read_data(Path(folder)), EncoderOptions()
+    module = TextModule(data.task, data, options)
     encoder = Encoder(
         options, load_config(options), True, pooler=True, all_layers=True, attention="eager"
-    ).eval()
-    cells = list_cells(encoder, True, [])
+    )
+    cells = len(list_cells(encoder, True, []))
     networks = [
         TextModel(data.task, pooling, options, load_config(options), True, attention="eager").eval()
         for pooling in (MeanPooling, ClsPooling)
     ]
     plain(networks[0], data)  # warm
     ratios, against = [], []
-    print(f"{len(data.rows['test'])} pairs, {len(cells)} cells, {torch.get_num_threads()} threads")
+    print(f"{len(data.rows['test'])} pairs, {cells} cells, {torch.get_num_threads()} threads")
     print("| plain encoding, s | study, s | study / plain | one encoding per cell / study |")
     print("|---|---|---|---|")
     for _ in range(REPEATS):
         before = seconds(lambda: plain(networks[0], data))
-        taken = seconds(lambda: study(encoder, cells, data))
+        taken = seconds(lambda: study(module, data))
         after = seconds(lambda: plain(networks[1], data))
         once = (before + after) / 2  # around the study, so other load affects both
         ratios.append(taken / once)
-        against.append(len(cells) * once / taken)
+        against.append(cells * once / taken)
         print(
             f"| {before:.1f}, {after:.1f} | {taken:.1f} | {ratios[-1]:.2f} | {against[-1]:.0f} |",
             flush=True,

@@ -9,13 +9,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from litpool import app
 from litpool.data.tokenizer import restore_tokenizer
 from litpool.loops.evaluation import Evaluation
-from litpool.plugins import RunFolder
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 DEBUG = str(CONFIGS / "debug.yaml")
@@ -65,7 +63,7 @@ def test_fit_writes_the_run_folder_and_ends_with_the_test_score(fitted):
     }
     metrics = json.loads((folder / "metrics.json").read_text())
     assert out.splitlines()[-1] == "wrote logs/debug/version_0"
-    assert f"accuracy {metrics['test/accuracy']:.4f}" in out
+    assert f"accuracy {metrics['test/accuracy']:.3f}" in out
     assert metrics["val/accuracy"] > 0.6  # the label stands in the words
 
 
@@ -283,10 +281,8 @@ def test_tensorboard_has_curves_matrix_wrong_answers_config_and_hparams(fitted):
         | {
             "val/accuracy",
             "val/f1",
-            "val/f1/good",
             "val/loss",
             "test/accuracy",
-            "final/test/accuracy",
         }
         <= scalars
     )
@@ -343,7 +339,8 @@ def test_a_fit_interrupted_in_a_validation_scores_the_whole_of_it(cli, rows, tmp
 
     monkeypatch.setattr(Evaluation, "feed", interrupted)
     assert cli(*arguments)[0] == 143
-    status, out, err = cli("fit", "--ckpt_path", "logs/debug/version_1/checkpoints/last.ckpt")
+    (last,) = tmp_path.glob("logs/debug/version_1-batch_size=3/checkpoints/last.ckpt")
+    status, out, err = cli("fit", "--ckpt_path", last)
     assert status == 0, err
     assert json.loads((tmp_path / out.split()[-1] / "metrics.json").read_text()) == whole
 
@@ -377,16 +374,6 @@ def test_dropout_is_active_in_fit(cli, rows, monkeypatch):
     cli("fit", "--config", DEBUG, "--data.source", rows, "--trainer.max_epochs", 2)
     assert len(differences) == 10
     assert min(differences) > 1e-4
-
-
-def test_help_comes_from_the_docstrings(cli):
-    status, out, _ = cli("fit", "--help")
-    text = " ".join(out.split())
-    assert status == 0
-    assert "--data.batch_size" in text
-    assert "Rows in a batch, on each device." in text
-    assert "The highest learning rate, that of the top layer." in text
-    assert "Train on the train split, keep the best checkpoint, score it on the test split." in text
 
 
 def test_pairs_of_texts_are_trained_and_answered(cli, tmp_path):
@@ -426,7 +413,7 @@ def test_several_labels_for_a_text_are_trained_and_answered(cli, tmp_path):
         "balanced",
     ]
     data = ["--task.label_smoothing", "0.1", "--data.source", "rows.jsonl"]
-    status, _, err = cli(
+    status, out, err = cli(
         "fit",
         "--config",
         DEBUG,
@@ -438,8 +425,9 @@ def test_several_labels_for_a_text_are_trained_and_answered(cli, tmp_path):
         4e-3,
     )
     assert status == 0, err
-    assert json.loads(Path("logs/debug/version_0/metrics.json").read_text())["test/f1"] > 0.9
-    checkpoint = "logs/debug/version_0/checkpoints/best.ckpt"
+    folder = Path(out.split()[-1])
+    assert json.loads((folder / "metrics.json").read_text())["test/f1"] > 0.9
+    checkpoint = folder / "checkpoints/best.ckpt"
     _, out, err = cli(
         "predict", "--ckpt_path", checkpoint, "--output", "-", stdin="good so\nnone\nbad\n"
     )
@@ -469,15 +457,14 @@ def test_added_tokens_live_on_in_the_checkpoint(cli, rows, tmp_path):
 @pytest.mark.parametrize("freeze", ["all", "embeddings", 1])
 def test_frozen_weights_stay_as_they_were(cli, rows, tmp_path, freeze):
     arguments = ["fit", "--config", DEBUG, "--data.source", rows, "--model.encoder.freeze", freeze]
-    status, _, err = cli(*arguments, "--model.recipe.layer_decay", 0.9, "--trainer.max_steps", 1)
+    arguments += ["--model.recipe.layer_decay", 0.9, "--trainer.max_steps"]
+    status, out, err = cli(*arguments, 1)
     assert status == 0, err
-    one = torch.load(tmp_path / "logs/debug/version_0/checkpoints/last.ckpt", weights_only=True)[
-        "state_dict"
-    ]
-    cli(*arguments, "--model.recipe.layer_decay", 0.9, "--trainer.max_steps", 4)
-    four = torch.load(tmp_path / "logs/debug/version_1/checkpoints/last.ckpt", weights_only=True)[
-        "state_dict"
-    ]
+    last = tmp_path / out.split()[-1] / "checkpoints/last.ckpt"
+    one = torch.load(last, weights_only=True)["state_dict"]
+    _, out, _ = cli(*arguments, 4)
+    last = tmp_path / out.split()[-1] / "checkpoints/last.ckpt"
+    four = torch.load(last, weights_only=True)["state_dict"]
     kept = {name for name in one if torch.equal(one[name], four[name])}
     prefixes = {
         "all": ("network.encoder.",),
@@ -498,9 +485,3 @@ def test_a_bar_is_shown_where_it_is_asked_for_or_there_is_a_terminal(cli, rows):
         )
         _, out, err = cli("fit", "--config", DEBUG, *arguments)
         assert ("loss=" in out + err) is shown
-
-
-def test_two_runs_that_start_together_take_different_folders(tmp_path, monkeypatch):
-    monkeypatch.setattr(TensorBoardLogger, "_get_next_version", lambda _: 0)  # both see no folder
-    versions = [RunFolder(str(tmp_path), "job").version for _ in range(2)]
-    assert versions == [0, 1]

@@ -102,9 +102,9 @@ def test_a_number_in_json_where_a_text_should_be_is_named(refused, tmp_path, mon
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--config", "{trainer: {max_epoch: 1}}"], "did you mean 'trainer.max_epochs'?"),
-        (["--config", "{model: {recipe: {lrr: 1}}}"], "did you mean 'model.recipe.lr'?"),
-        (["--data.batch", "3"], "did you mean 'data.batch_size'?"),
+        (["--config", "{trainer: {max_epoch: 1}}"], "did you mean --trainer.max_epochs?"),
+        (["--config", "{model: {recipe: {lrr: 1}}}"], "did you mean --model.recipe.lr?"),
+        (["--data.batch", "3"], "did you mean --data.batch_size?"),
         (
             ["--model.pooling", "MeenPooling"],
             "did you mean 'MeanPooling'? There are ClsPooling, PoolerOutput",
@@ -168,6 +168,50 @@ def test_a_wrong_option_is_told_with_what_is_right(refused, arguments, said, tmp
     monkeypatch.chdir(tmp_path)
     write("rows.csv", GOOD)
     assert said in refused("fit", "--config", DEBUG, "--data.source", "rows.csv", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("task: {class_path: Classification\nmodel:\n", "line 2, column 6 is not valid YAML"),
+        ("task:\n\tclass_path: Classification\n", "line 2, column 1 is not valid YAML"),
+        ("model: [\n", "is not valid YAML"),
+        ("seed_everything: 1\ndata: caf\u00e9".encode("latin-1"), "line 2 is not UTF-8; save it"),
+        ("task: Classification".encode("utf-16"), "line 1 is not UTF-8"),
+        (b"model: \x01", "not a YAML file"),
+    ],
+)
+def test_a_broken_config_is_named_with_the_place(refused, tmp_path, content, said):
+    path = tmp_path / "job.yaml"
+    write(path, content)
+    for option in (["--config", path], [f"--config={path}"], ["--config", DEBUG, "-c", path]):
+        err = refused("fit", *option)
+        assert err.startswith(f"error: config={path}: ")
+        assert said in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["fit", "--config", "."], "config=.: a folder; name a YAML file in it"),
+        (["fit", "--config="], "config: name a YAML file, such as"),
+        (["fit", "--ckpt_path="], "ckpt_path=: no such file; checkpoints are at"),
+        (["predict", "--ckpt_path", "."], "ckpt_path=.: a folder; checkpoints are at"),
+        (["fit", "--trainer.callbacks", "foo"], "trainer.callbacks=foo: unknown class; name one"),
+        (["fit", "--trainer.callbacks", "[EarlyStoping]"], "did you mean 'EarlyStopping'?"),
+    ],
+)
+def test_a_file_or_a_class_that_is_none_is_told_with_what_to_name(refused, arguments, said):
+    assert said in refused(*arguments)
+
+
+def test_a_wrong_label_column_is_not_told_to_be_the_text(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("rows.csv", GOOD)
+    job = ["fit", "--config", DEBUG, "--data.source", "rows.csv"]
+    said = refused(*job, "--task.label", "texts")
+    assert "no column 'texts', there is ['text', 'label']; did you mean" not in said
+    assert "did you mean 'label'?" in refused(*job, "--task.label", "labels")
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
@@ -379,7 +423,7 @@ def test_weights_of_another_network_are_refused_in_one_line(cli, tmp_path, monke
     status, _, err = cli("predict", "--ckpt_path", checkpoint, "--input", "rows.csv")
     assert status == 2
     assert re.fullmatch(
-        r"error: ckpt_path: its weights do not fit this network .*; leave out --model\n", err
+        r"error: ckpt_path=\S+: its weights do not fit this network .*; leave out --model\n", err
     )
 
 

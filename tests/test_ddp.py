@@ -19,6 +19,20 @@ WORDS = {
     "so": "plain usual even mild grey",
 }
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+SHARDED = [*TWO[:-1], "{class_path: cpu_fsdp.CpuFSDP}", "--trust", "cpu_fsdp"]
+OVERRIDES = (
+    "{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 64, "
+    "hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}"
+)
+JOB = ["fit", "--config", ROOT / "configs/debug.yaml", "--data.source", "."]
+JOB += [
+    "--trainer.max_epochs",
+    "3",
+    "--task.dropout",
+    "0.0",
+    "--model.encoder.overrides",
+    OVERRIDES,
+]
 
 
 def run(folder, *arguments):
@@ -97,27 +111,49 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ddp")
     for split, count in {"train": 96, "validation": 31, "test": 33}.items():
         write_rows(folder / f"{split}.csv", count, count)
-    overrides = (
-        "{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 64, "
-        "hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}"
-    )
-    command = ["fit", "--config", ROOT / "configs/debug.yaml", "--data.source", "."]
-    command += ["--trainer.max_epochs", "3", "--task.dropout", "0.0"]
-    command += ["--model.encoder.overrides", overrides]
-    one = run(folder, *command, "--data.batch_size", "32")
-    two = run(folder, *command, "--data.batch_size", "16", *TWO)
+    one = run(folder, *JOB, "--data.batch_size", "32")
+    two = run(folder, *JOB, "--data.batch_size", "16", *TWO)
     return folder, one, two
+
+
+def weights(run, name="last"):
+    return torch.load(run / f"checkpoints/{name}.ckpt", weights_only=True)["state_dict"]
+
+
+def check_close(run, other):
+    for name in ("best", "last"):
+        assert weights(run, name).keys() == weights(other, name).keys()
+        for key, weight in weights(run, name).items():
+            torch.testing.assert_close(weight, weights(other, name)[key], atol=1e-5, rtol=0)
 
 
 def test_two_processes_train_to_the_same_weights(trained):
     _, one, two = trained
-    weights = [
-        torch.load(path / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
-        for path in (one, two)
-    ]
-    assert weights[0].keys() == weights[1].keys()
-    for name, weight in weights[0].items():
-        torch.testing.assert_close(weight, weights[1][name], atol=1e-5, rtol=0)
+    check_close(one, two)
+
+
+@pytest.mark.slow
+def test_two_processes_that_shard_the_model_do_so_too(trained, monkeypatch):
+    """FSDP: train, gather the shards in whole checkpoints, score the best, resume, predict."""
+    folder, one, _ = trained
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}")
+    sharded = run(folder, *JOB, "--data.batch_size", "16", *SHARDED)
+    check_close(one, sharded)
+    scores = metrics(sharded)
+    assert scores == pytest.approx(metrics(one), abs=1e-5)
+    last = weights(sharded)
+    previous = sharded / "checkpoints/last.prev.ckpt"
+    assert torch.load(previous, weights_only=True)["global_step"] == 6
+    run(folder, "fit", "--ckpt_path", previous, "--trust", "cpu_fsdp")
+    assert all(weight.equal(last[name]) for name, weight in weights(sharded).items())
+    assert metrics(sharded) == scores
+    answers = []
+    for number, devices in enumerate(([], SHARDED)):
+        best = ["--ckpt_path", sharded / "checkpoints/best.ckpt", "--trust", "cpu_fsdp"]
+        options = ["--input", "test.csv", "--output", f"sharded-{number}.jsonl", *devices]
+        file = run(folder, "predict", *best, *options)
+        answers.append([json.loads(line)["label"] for line in file.read_text().splitlines()])
+    assert answers[0] == answers[1]
 
 
 def test_two_processes_report_exactly_the_metrics_of_one(trained):

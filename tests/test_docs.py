@@ -19,9 +19,10 @@ FENCE = re.compile(r"^```(python|bash|console|text)\n(.*?)^```", re.DOTALL | re.
 TEMPLATE = {"fit", "fit_hf", "fit_plain", "validate", "test", "predict"}  # the others are tools
 
 ROWS = ["--data.max_rows", "48"]
-TINY = [*ROWS, *"--trainer.max_epochs 1 --model.encoder.pretrained false".split()]
 SHAPE = "{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4}"
-TINY += ["--model.encoder.overrides", SHAPE]
+ENCODER = f"{{pretrained: false, overrides: {SHAPE}}}"
+# Unlike options, a config leaves the name of the run folder as it is.
+TINY = [*ROWS, "--trainer.max_epochs", "1", "--config", f"{{model: {{encoder: {ENCODER}}}}}"]
 # for pages about the encoder itself
 PRETRAINED = [*ROWS, *"--data.max_length 24 --trainer.max_steps 1".split()]
 SMALL = {

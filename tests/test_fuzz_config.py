@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 CONFIG = yaml.safe_load((Path(__file__).parent.parent / "configs/debug.yaml").read_text())
@@ -78,6 +78,8 @@ UNBOUNDED = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 @pytest.mark.filterwarnings("ignore::UserWarning")  # a warning is a good answer to an odd value
 @settings(max_examples=40, derandomize=True, database=None, **UNBOUNDED)
 @given(case=CASES)
+@example(case=(("model", "encoder", "name"), "x" * 5000))  # cannot be a path
+@example(case=(("data", "batch_size"), 2**57))  # times another number, too large for 64 bits
 def test_an_odd_value_is_refused_in_one_line_or_works(try_config, case):
     try_config(case)
 

@@ -21,6 +21,7 @@ from litpool.loops.divergence import FiniteCheck
 from litpool.model.network import TextModel
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+BEST, LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
 # Steps of two batches; in Lightning's loop, a validation falls into the middle of a step.
 LOOPS = {"fit": 3, "fit_plain": 4, "fit_hf": 4}
 HOOKS = {
@@ -170,6 +171,81 @@ def test_steps_are_saved_between_validations(cli, job, command, tmp_path, monkey
     assert torch.load(last, weights_only=True)["global_step"] >= 3
 
 
+@pytest.mark.parametrize("end", ["--trainer.max_epochs 3", "--trainer.max_steps 8"])
+@pytest.mark.parametrize("command", LOOPS)
+def test_the_last_step_is_saved_without_a_validation_after_it(cli, job, command, end, tmp_path):
+    """It holds what a validation after the last step would have saved."""
+    expected = {}
+    for name, interval in {"often": 1, "rarely": 6}.items():
+        often = ["--trainer.check_val_every_n_epoch", "null", "--trainer.val_check_interval"]
+        status, out, err = cli(command, *job, *end.split(), *often, interval)
+        assert status == 0, err
+        expected[name] = outcome(tmp_path / out.split()[-1])
+    assert expected["rarely"]["last"] == expected["often"]["last"]
+    assert expected["rarely"]["last"][1] in (8, 15)
+    status, out, err = cli(command, "--ckpt_path", tmp_path / out.split()[-1] / LAST)
+    assert status == 0, err
+    assert outcome(tmp_path / out.split()[-1]) == expected["rarely"]
+
+
+@pytest.mark.parametrize("end", ["--trainer.max_steps 8", "--trainer.check_val_every_n_epoch 5"])
+def test_a_run_that_has_ended_continues_in_the_same_way_in_all_loops(cli, job, end, tmp_path):
+    """Within the epoch, or without any validation until then."""
+    ends = set()
+    for command in LOOPS:
+        status, out, err = cli(command, *job, *end.split())
+        assert status == 0, err
+        run = tmp_path / out.split()[-1]
+        assert torch.load(run / LAST, weights_only=True)["global_step"] in (8, 10)
+        more = "--trainer.max_steps 27 --trainer.max_epochs 6"
+        status, _, err = cli(command, "--ckpt_path", run / LAST, *more.split())
+        assert status == 0, err
+        ends.add(outcome(run)["last"])
+    ((_, steps),) = ends
+    assert steps == 27
+
+
+@pytest.mark.parametrize(("interval", "steps"), [(2, 7), (1.0, 15)])
+@pytest.mark.parametrize("command", LOOPS)
+def test_a_run_that_stopped_early_is_done(cli, job, command, interval, steps, tmp_path):
+    """With hardly any learning rate, nothing improves after the first validation."""
+    stop = "{class_path: EarlyStopping, init_args: {monitor: val/accuracy, mode: max, patience: 2}}"
+    options = ["--trainer.callbacks", f"[{stop}]", "--trainer.val_check_interval", interval]
+    options += ["--trainer.max_epochs", 5, "--model.recipe.lr", 1e-12]
+    status, out, err = cli(command, *job, *options)
+    assert status == 0, err
+    run = tmp_path / out.split()[-1]
+    expected = outcome(run)
+    assert expected["last"][1] == steps  # of the first validation and two more
+    status, _, err = cli(command, "--ckpt_path", run / LAST)
+    assert status == 0, err
+    assert outcome(run) == expected
+
+
+@pytest.mark.parametrize("command", LOOPS)
+def test_a_resumed_epoch_may_end_without_a_validation(cli, job, command, monkeypatch, tmp_path):
+    """Although EarlyStopping looks for a metric."""
+    stop = "{class_path: EarlyStopping, init_args: {monitor: val/accuracy, mode: max}}"
+    options = ["--trainer.callbacks", f"[{stop}]", "--trainer.max_steps", 8]
+    status, out, err = cli(command, *job, *options)
+    assert status == 0, err
+    step = torch.optim.AdamW.step
+
+    def interrupt(optimizer, *arguments, **options):
+        step(optimizer, *arguments, **options)
+        if next(iter(optimizer.state.values()))["step"] == 6:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", interrupt)
+        status, _, err = cli(command, *job, *options)
+    assert status == 143, err
+    run = tmp_path / f"logs/{command}/version_1"
+    status, _, err = cli(command, "--ckpt_path", run / LAST)
+    assert status == 0, err
+    assert outcome(run) == outcome(tmp_path / out.split()[-1])
+
+
 @pytest.mark.parametrize(
     ("option", "value"), [("minutes", 0), ("minutes", -1), ("steps", 0), ("minutes", "nan")]
 )
@@ -197,44 +273,102 @@ def test_only_the_loop_that_wrote_a_checkpoint_resumes_it(cli, job, writer, comm
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", LOOPS)
-def test_fifty_kills(job, command, tmp_path):
-    """SIGKILL at a random moment; the resumed run ends with the same weights and metrics."""
+def test_a_resume_from_every_step(cli, job, csv_file, command, monkeypatch, tmp_path):
+    """From a copy of the run folder after each last.ckpt, of which a run writes one a step."""
+    copies, replace = [], os.replace
+
+    def replace_and_copy(source, target):
+        replace(source, target)
+        if Path(target).name == "last.ckpt":
+            run = Path(target).parent.parent
+            copies.append(tmp_path / f"copies/{len(copies)}/version_0")
+            shutil.copytree(run, copies[-1])
+
+    def predict(run):
+        best = run / "checkpoints/best.ckpt"
+        status, out, err = cli("predict", "--ckpt_path", best, "--input", csv_file, "--output", "-")
+        assert status == 0, err
+        return out
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace_and_copy)
+        status, out, err = cli(command, *job, *options(command), "--save.steps", 1)
+    assert status == 0, err
+    whole = tmp_path / out.split()[-1]
+    expected, predictions = outcome(whole), predict(whole)
+    steps = [torch.load(run / LAST, weights_only=True)["global_step"] for run in copies]
+    assert set(steps) == {*range(1, 7)}
+    for step, run in zip(steps, copies, strict=True):
+        status, _, err = cli(command, "--ckpt_path", run / LAST, "--save.steps", 1)
+        assert status == 0, (step, err)
+        assert outcome(run) == expected, step
+        assert predict(run) == predictions, step
+    print(f"{command}: {len(copies)} resumed, from the steps {steps}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", LOOPS)
+def test_fifty_kills(job, csv_file, command, tmp_path):
+    """SIGKILL at a random moment; the resumed run ends with equal weights, metrics, predictions.
+
+    One kill in five comes at any moment of the process, the others after the first checkpoint.
+    """
     rng = random.Random(command)
     server = ForkServer()
-    arguments = [command, *job, *options(command), "--save.steps", 1]
+    killed = tmp_path / "killed"
 
     def train(folder):
         folder.mkdir()
+        arguments = [command, *job, *options(command), "--save.steps", 1]
         return server.start(folder, *arguments), folder / f"logs/{command}/version_0"
 
-    seconds = 0.0
+    def finish(child):
+        assert child.wait() == 0, child.printed
+
+    def predict(folder, run):
+        arguments = ["--ckpt_path", run / BEST, "--input", csv_file, "--output", "answers.jsonl"]
+        finish(server.start(folder, "predict", *arguments))
+        return (folder / "answers.jsonl").read_text()
+
     for name in ("first", "whole"):  # the first one waits for the server's imports
         start = time.monotonic()
         child, run = train(tmp_path / name)
-        assert child.wait() == 0, child.printed
+        wait_for(run / LAST)
+        startup = time.monotonic() - start
+        finish(child)
         seconds = time.monotonic() - start
-    expected = outcome(run)
-    resumed = early = late = 0
+    expected, predictions = outcome(run), predict(tmp_path / "whole", run)
+    kills = resumed = early = late = 0
     while resumed < 50:
-        folder = tmp_path / "killed"
-        child, run = train(folder)
-        time.sleep(rng.uniform(0.5, 1) * seconds)
+        child, run = train(killed)
+        if kills % 5:
+            wait_for(run / LAST)
+            time.sleep(rng.random() * (seconds - startup))
+        else:
+            time.sleep(rng.random() * seconds)
         with contextlib.suppress(ProcessLookupError):  # it has ended already
             child.kill(signal.SIGKILL)
         child.wait()
-        last = run / "checkpoints/last.ckpt"
+        kills += 1
         if (run / "metrics.json").exists():
             late += 1
-        elif not last.exists() and not last.with_name("last.prev.ckpt").exists():
+        elif not (run / LAST).exists() and not (run / LAST).with_name("last.prev.ckpt").exists():
             early += 1
         else:
-            child = server.start(folder, command, "--ckpt_path", last, "--save.steps", 1)
-            assert child.wait() == 0, child.printed
+            finish(server.start(killed, command, "--ckpt_path", run / LAST, "--save.steps", 1))
             assert outcome(run) == expected
+            assert predict(killed, run) == predictions
             resumed += 1
-        shutil.rmtree(folder)
+        shutil.rmtree(killed)
     server.close()
     print(f"{command}: {resumed} resumed, {early} killed before the first save, {late} done")
+
+
+def wait_for(path):
+    end = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < end
+        time.sleep(0.002)
 
 
 # ---- what is refused at the start

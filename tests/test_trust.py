@@ -150,7 +150,7 @@ def test_a_pooling_of_the_users_own_works_from_yaml_and_needs_trust_from_a_check
     predict = [
         "predict",
         "--ckpt_path",
-        "logs/debug/version_0/checkpoints/best.ckpt",
+        "logs/debug/version_0-pooling=Pooling/checkpoints/best.ckpt",
         "--input",
         "rows.csv",
     ]

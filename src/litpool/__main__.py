@@ -4,7 +4,7 @@ import gc
 import sys
 from collections.abc import Sequence
 
-from litpool import disk, interrupt, toolbox
+from litpool import InputError, disk, help, interrupt, spelling, toolbox
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -23,7 +23,14 @@ def _run(arguments: list[str]) -> None:
         names = ", ".join(commands)
         print(f"error: unknown command {arguments[0]!r}; choose from {names}", file=sys.stderr)
         sys.exit(2)
+    elif {"-h", "--help", "--help-all"}.intersection(arguments):
+        help.show(arguments[0], arguments[1:])
     else:
+        try:
+            spelling.check(arguments[0], arguments[1:])
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
         with interrupt.exit_status():
             # Imports create almost no garbage, but collecting it takes a tenth of their time.
             gc.disable()

@@ -23,6 +23,7 @@ from litpool import (
     disk,
     interrupt,
     plugins,
+    spelling,
     toolbox,
     trust,
     values,
@@ -31,27 +32,34 @@ from litpool.classes import import_classes
 from litpool.commands import Run
 from litpool.data.module import TextDataModule
 from litpool.loops import checkpoint
+from litpool.loops.initial import Initial
 from litpool.loops.lightning import TextModule
 from litpool.loops.log import Log
 from litpool.loops.saving import LastCheckpoint, WholeCheckpoints
 from litpool.model.encoder import EncoderOptions
 from litpool.model.modules import read_modules
+from litpool.options import TRAINER_DEFAULTS
 from litpool.parser import Parser
-from litpool.plugins import RunFolder
+from litpool.runs import RunFolder, RunLogger, is_first, label
 from litpool.tasks.task import Task
-from litpool.terminal import OwnSignalHandlers, ProgressBar, quiet
+from litpool.terminal import Minutes, OwnSignalHandlers, ProgressBar, quiet
 
 import_classes()  # so that a config may name them without their modules
 
 TRAINING = ("fit", "fit_hf", "fit_plain")  # the commands that can resume
 
-TRAINER_DEFAULTS = {
-    "use_distributed_sampler": False,  # the data module shares the batches between devices
-    "num_sanity_val_steps": 0,
-    "enable_model_summary": False,
-    "enable_autolog_hparams": False,  # written once at the end, with the final metrics
-    "log_every_n_steps": 10,
-}
+NETWORK = (
+    "model.encoder.name",
+    "model.encoder.pretrained",
+    "model.encoder.overrides",
+    "model.encoder.allow_unsafe",
+    "model.encoder.new_tokens",
+    "data.tokenizer",
+    "data.add_tokens",
+    "data.add_special_tokens",
+    "data.pad_token",
+)
+"""The options that --init_from takes from the checkpoint."""
 
 
 def main(
@@ -91,8 +99,7 @@ def main(
 
 def _run_alone(function: Callable[..., Any], arguments: list[str]) -> int:
     """Run a command that needs no job; options without a default are positional."""
-    summary = (inspect.getdoc(function) or "").partition("\n")[0]
-    parser = Parser(prog=f"cli.py {arguments[0]}", description=summary)
+    parser = Parser(prog=f"cli.py {arguments[0]}")
     parser.add_function_arguments(function, as_group=False, as_positional=True)
     return function(**vars(parser.parse_args(arguments[1:]))) or 0
 
@@ -113,7 +120,8 @@ class CLI(LightningCLI):
         self.note = ""  # about the encoder, printed before the command runs
         self.ckpt_path: str | None = None
         self.other_paths: list[str] = []  # of an ensemble
-        self.saved: dict[str, Any] | None = None  # the job in the checkpoint
+        self.saved: dict[str, Any] | None = None  # the job in the checkpoint to resume or score
+        self.initial: Initial | None = None  # the checkpoint that a new run starts from
         self.status = 0
         super().__init__(
             TextModule,
@@ -131,8 +139,7 @@ class CLI(LightningCLI):
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         """Add only the command to run, as building the other commands' parsers takes seconds."""
         name = self.argv[0]
-        summary = (inspect.getdoc(self.command) or "").partition("\n")[0]
-        own = self.init_parser(description=summary, epilog=trust.HELP)
+        own = self.init_parser()
         self._add_arguments(own)
         self.option_names = own.add_function_arguments(self.command, skip={"run"}, as_group=False)
         self._subcommand_parsers = {name: own}
@@ -143,7 +150,11 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(pl.Trainer, "trainer")
         parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
         parser.add_class_arguments(
-            TextModule, "model", fail_untyped=False, sub_configs=True, skip={"saved", "config"}
+            TextModule,
+            "model",
+            fail_untyped=False,
+            sub_configs=True,
+            skip={"saved", "config", "initial"},
         )
         parser.add_class_arguments(
             TextDataModule, "data", fail_untyped=False, sub_configs=True, skip={"saved"}
@@ -160,7 +171,7 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; an explicit value beats the checkpoint's, which beats the default."""
         name = self.argv[0]
-        stored = None
+        stored = network = None
         self._read_checkpoint()
         if self.saved is not None:
             trust.allow_in_checkpoint(self.trusted)
@@ -169,20 +180,74 @@ class CLI(LightningCLI):
                 stored = parser.parse_object(config)
             except InputError as error:
                 raise InputError(f"ckpt_path={self.ckpt_path}: bad config: {error}") from error
+        elif self.initial is not None:
+            network = self._parse_network(parser, self.initial)
         elif name == "predict" and not {"-h", "--help"}.intersection(self.argv):
             raise InputError("predict needs --ckpt_path RUN/checkpoints/best.ckpt; `fit` writes it")
         trust.allow_in_yaml(self.trusted)
         try:
             self.config = parser.parse_args(self.argv, namespace=stored)
-            if self.saved is None:
-                self._use_modules(parser)
         except InputError:
             raise
+        except UnicodeDecodeError as error:
+            raise InputError(f"config: a file is not UTF-8 ({error}); save it as UTF-8") from error
         except ValueError as error:  # Python's, about a NUL byte in what could be a path
             raise InputError(f"config: {error}; remove it from the value") from error
+        if network is not None:
+            self._use_network(network)
         values.check(self.config[name], self._parser(name))
+        if self.saved is None and self.initial is None:
+            self._use_modules(parser)
         plugins.check(self.config[name].trainer)
         trust.check_classes(self.config[name])
+        if name in TRAINING:
+            self._check_training()
+
+    def _check_training(self) -> None:
+        """Set and check what only a training needs."""
+        config = self.config[self.argv[0]]
+        # A run that an earlier version started without a number of epochs keeps its 1,000.
+        epochs = values.set_epochs(config.trainer) if self.saved is None else None
+        if epochs and is_first():
+            print(f"training for {epochs} epochs, since trainer.max_epochs is not set")
+        values.check_end(config)
+        if self.saved is None and self.initial is None:
+            spelling.check_encoder(config.model.encoder.name)
+        if config.name and self.ckpt_path:
+            raise InputError(f"name={config.name}: a resumed run stays in its folder; leave it out")
+        if config.name and config.trainer.logger not in (None, True):
+            raise InputError(f"name={config.name}: trainer.logger names the folder; leave one out")
+
+    def _parse_network(self, parser: LightningArgumentParser, initial: Initial) -> Namespace:
+        """Return the options of a checkpoint's network, and refuse them on the command line."""
+        for key, value in spelling.pairs(self.argv):
+            if key in NETWORK:
+                raise InputError(
+                    f"{key}={value}: with --init_from, encoder and tokenizer come from the "
+                    "checkpoint; leave it out"
+                )
+        name = self.argv[0]
+        stored = _stored_config(initial.checkpoint["job"], "fit")
+        parts = {
+            "model": _selection(stored["model"], "encoder", "pooling"),
+            "data": _selection(
+                stored["data"], "tokenizer", "add_tokens", "add_special_tokens", "pad_token"
+            ),
+        }
+        trust.allow_in_checkpoint(self.trusted)
+        try:
+            return parser.parse_object({"subcommand": name, name: parts})[name]
+        except InputError as error:
+            raise InputError(f"init_from={initial.path}: bad config: {error}") from error
+
+    def _use_network(self, network: Namespace) -> None:
+        """Put the options of a checkpoint's network in the config, whatever a YAML file says."""
+        config = self.config[self.argv[0]]
+        for key in NETWORK:
+            config[key] = network[key]
+        typed = [key for key, _ in spelling.pairs(self.argv)]
+        if not any(f"{key}.".startswith("model.pooling.") for key in typed):
+            config.model.pooling = network.model.pooling
 
     def _use_modules(self, parser: LightningArgumentParser) -> None:
         """Parse again with what an encoder of sentence-transformers says as defaults."""
@@ -204,20 +269,36 @@ class CLI(LightningCLI):
         self.note = modules.describe(taken, on_tokens)
 
     def _read_checkpoint(self) -> None:
-        """Read the job in a checkpoint, whose values become the defaults of the options."""
+        """Read the job in a checkpoint, whose values become the defaults of the options.
+
+        Of the checkpoint that a new run starts from, only the network counts. The config files are
+        checked here as well, before the parser reads them.
+        """
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         parser.add_argument("--ckpt_path", nargs="?", action="append", default=[])
-        paths = _paths(parser.parse_known_args(self.argv)[0].ckpt_path)
+        parser.add_argument("--init_from", nargs="?")
+        parser.add_argument("-c", "--config", action="append", nargs="?", const="", default=[])
+        options = parser.parse_known_args(self.argv)[0]
+        for name in options.config:
+            values.check_file(name)
+        paths, first = _paths(options.ckpt_path), options.init_from
         path = paths[-1] if paths else None
         if len(paths) > 1 and self.argv[0] == "predict":
             path, *self.other_paths = paths
-        if path and self.argv[0] in TRAINING:
+        if first is not None and self.argv[0] in TRAINING:
+            if path is not None:
+                raise InputError(
+                    f"init_from={first}: starts a new run, and --ckpt_path resumes one; "
+                    "leave one of them out"
+                )
+            self.initial = Initial(first, checkpoint.load(first, "init_from"))
+        if path is not None and self.argv[0] in TRAINING:
             checkpoint.remove_unfinished(Path(path).parent)
             _refuse_links(Path(path).parent.parent)
             path, self.saved, reason = checkpoint.resumable(path, self.argv[0])
             if reason:
                 print(f"warning: {reason}; resuming from {path} instead", file=sys.stderr)
-        elif path:
+        elif path is not None:
             self.saved = checkpoint.read(path)
         self.ckpt_path = path
 
@@ -232,6 +313,8 @@ class CLI(LightningCLI):
             config.ckpt_path = several if self.other_paths else self.ckpt_path
         elif path := config.get("ckpt_path"):
             raise InputError(f"ckpt_path={path}: set it on the command line, not in a config")
+        if self.initial is None and (path := config.get("init_from")):
+            raise InputError(f"init_from={path}: set it on the command line, not in a config")
 
     # ---- the objects
 
@@ -273,10 +356,12 @@ class CLI(LightningCLI):
         self.trainer = self.instantiate_trainer()
 
     def _instantiate(self, kind: Any, *args: Any, **kwargs: Any) -> Any:
+        saved = self.saved if self.initial is None else self.initial.saved
         if issubclass(kind, TextModule):
-            return kind(*args, **kwargs, saved=self.saved, config=self.job_config())
+            parts = {"saved": saved, "config": self.job_config(), "initial": self.initial}
+            return kind(*args, **kwargs, **parts)
         if issubclass(kind, TextDataModule):
-            return kind(*args, **kwargs, saved=self.saved)
+            return kind(*args, **kwargs, saved=saved)
         task = kind(*args, **kwargs)
         if self.saved is not None:
             task.load_state_dict(self.saved["task"])
@@ -308,6 +393,8 @@ class CLI(LightningCLI):
         own_bars = [callback for callback in callbacks if isinstance(callback, AnyProgressBar)]
         if bar and not own_bars:
             callbacks.append(ProgressBar())
+        if not bar and flags.enable_progress_bar is None:
+            callbacks.append(Minutes())
         if not bar:
             callbacks = [callback for callback in callbacks if callback not in own_bars]
         kwargs |= {"plugins": parts, "callbacks": callbacks, "enable_progress_bar": bar}
@@ -325,21 +412,22 @@ class CLI(LightningCLI):
             monitor=task.monitor,
             mode=task.monitor_mode,
             enable_version_counter=False,
+            save_on_train_epoch_end=False,  # a resumed epoch may end without a validation
         )
         save = self._get(self.config_init, "save")
         last = LastCheckpoint(trust.options(self.job_config()), save, enable_version_counter=False)
         return [best, last]
 
     def _tensorboard(self) -> TensorBoardLogger:
-        """Log to a new run folder, logs/JOB/version_N; a resumed fit continues in its own."""
+        """Log to a new run folder in logs/JOB; a resumed fit continues in its own."""
         config = self.config[self.subcommand]
         if self.subcommand in TRAINING and self.ckpt_path:
             run = Path(self.ckpt_path).parent.parent
             folder, job, version = run.parent.parent, run.parent.name, run.name
-            return TensorBoardLogger(folder, job, version, default_hp_metric=False)
+            return RunLogger(folder, job, version, default_hp_metric=False)
         files = [str(path) for path in config.config or [] if path is not None]
         job = _job_name(Path(files[0])) if files else self.argv[0]
-        return RunFolder("logs", job, default_hp_metric=False)
+        return RunFolder("logs", job, config.get("name"), label(self.argv) if files else "")
 
     def plain_config(self) -> dict[str, Any]:
         """Return the configuration as plain values, including all defaults."""
@@ -437,6 +525,10 @@ def _stored_config(saved: dict[str, Any], command: str) -> dict[str, Any]:
     return stored
 
 
+def _selection(section: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: section[key] for key in keys if key in section}
+
+
 def _refuse_links(run: Path) -> None:
     """Refuse links in place of what a resumed run overwrites: the folder may be someone else's."""
     for name in ("config.yaml", "hparams.yaml", "metrics.json"):
@@ -463,7 +555,9 @@ def _pooling_name(value: Any) -> str:
 def _paths(values: Sequence[str | None]) -> list[str]:
     """Return the paths in the values of an option; a value may be a list, such as `[a, b]`."""
     paths: list[str] = []
-    for value in filter(None, values):
+    for value in values:
+        if value is None:
+            continue
         parts = yaml.safe_load(value) if value.startswith("[") and value.endswith("]") else [value]
         paths += map(str, parts)
     return paths

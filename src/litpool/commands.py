@@ -1,7 +1,6 @@
 """What each command does once the command line is parsed. A public function is a command."""
 
 import importlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +15,18 @@ from torch.utils.tensorboard import SummaryWriter
 from litpool import InputError, interrupt, toolbox, trust, values
 from litpool.data.module import TextDataModule
 from litpool.ensemble import Ensemble
-from litpool.loops import lightning, outputs, plain
+from litpool.loops import lightning, outputs, plain, tensorboard
 from litpool.loops.checkpoint import SaveOptions, load, load_weights
 from litpool.loops.flags import read_flags
 from litpool.loops.job import Flags, Job, Result
 from litpool.loops.lightning import TextModule
-from litpool.loops.log import Log
+from litpool.loops.log import Log, Logs
 from litpool.loops.prediction import Devices, predict_rows
 from litpool.loops.predictions import FORMATS
+from litpool.loops.progress import ProgressLines
+from litpool.loops.summary import score_lines
 from litpool.predictor import Predictor, restore
+from litpool.runs import hyperparameters
 from litpool.tasks.task import Task
 
 
@@ -77,7 +79,17 @@ class Run:
         self.model.read(stage)
         if stage == "fit":
             values.check_interval(self.trainer, self.data)
+            self._describe_start()
         self.warn(self.data)
+
+    def _describe_start(self) -> None:
+        """Say which weights a new run takes from the checkpoint of --init_from."""
+        if self.model.initial is None or not self.trainer.is_global_zero:
+            return
+        pooling = self.model.pooling_alone()
+        with torch.device("meta"):
+            head = self.model.task.head(pooling.out_features)
+        print(self.model.initial.describe(self.model.task, pooling, head))
 
     def warn(self, data: TextDataModule) -> None:
         """Warn if the tokenizer does not know the language of the rows, with the tool `check`."""
@@ -122,6 +134,11 @@ class Run:
         flags = self.flags(loop)
         self.read("fit")
         self.write_config()
+        recorder = self.recorder
+        if not flags.progress and self.config["trainer"]["enable_progress_bar"] is None:
+            steps = flags.steps(len(self.data.train_dataloader()))
+            lines = ProgressLines(steps, every=flags.log_steps or 10)
+            recorder = Logs(lines, recorder or Log())
         return Job(
             network=self.model.build(flags.device),
             recipe=self.model.recipe,
@@ -130,7 +147,7 @@ class Run:
             folder=self.folder,
             config=self.config,
             writer=self.writer,
-            recorder=self.recorder,
+            recorder=recorder,
             command=command,
             options=trust.options(self.config),
             save_options=save,
@@ -138,26 +155,32 @@ class Run:
         )
 
     def conclude(self, result: Result) -> None:
-        """Write metrics.json and the hparams tab; print the scores and the run folder."""
+        """Write metrics.json and the last of TensorBoard; print the scores and the run folder."""
         folder = self.folder
         logger = self.trainer.logger
         if not self.trainer.is_global_zero or logger is None:
             return
         outputs.write_metrics(folder, result.metrics)
         if isinstance(logger, TensorBoardLogger):
-            text = yaml.safe_dump(self.config, sort_keys=False)
-            logger.experiment.add_text("config", f"```yaml\n{text}```")
-            metrics = result.metrics.items()
-            final = {f"final/{name}": value for name, value in metrics if name.count("/") == 1}
-            logger.log_hyperparams(outputs.flatten(self.config), final)
+            self._complete(logger.experiment, result)
             logger.save()
-        _print_scores(result.metrics)
+        for line in score_lines(result.metrics):
+            print(line)
         if result.best:
             config = {key: value for key, value in self.config.items() if key != "trainer"}
             command = f"python cli.py predict --ckpt_path {result.best} --input FILE"
             print(f"predict     {command}{trust.options(config)}")
         print("curves      tensorboard --logdir logs")
         print(f"wrote {folder}")
+
+    def _complete(self, writer: SummaryWriter, result: Result) -> None:
+        """Write what is known at the end: config, hyperparameters, and the lengths of the texts."""
+        config = yaml.safe_dump(self.config, sort_keys=False)
+        writer.add_text("config", f"```yaml\n{config}```")
+        split = next(split for split in ("train", "test", "validation") if split in self.data.rows)
+        tensorboard.write_text_lengths(writer, self.data, split)
+        values = hyperparameters(self.config)
+        tensorboard.write_hyperparameters(writer, values, result.metrics, result.best)
 
 
 def _check_task(task: dict[str, Any], other: dict[str, Any], path: str) -> None:
@@ -170,27 +193,21 @@ def _check_task(task: dict[str, Any], other: dict[str, Any], path: str) -> None:
         )
 
 
-def _print_scores(metrics: dict[str, float]) -> None:
-    """Print a line for each split, without the metrics of single labels, such as val/f1/good."""
-    for split in ("val", "test"):
-        scores = [
-            f"{name.removeprefix(f'{split}/')} {value:.4f}"
-            for name, value in metrics.items()
-            if re.fullmatch(f"{split}/[^/]+", name)
-        ]
-        if scores:
-            print(f"{split:<12}{', '.join(scores)}")
-
-
 def fit(  # noqa: D417
     run: Run,
     ckpt_path: str | None = None,
+    init_from: str | None = None,
+    name: str | None = None,
     save: SaveOptions = SaveOptions(),  # noqa: B008 (the parser reads the default)
 ) -> None:
     """Train on the train split, keep the best checkpoint, score it on the test split.
 
     Args:
         ckpt_path: The checkpoint to resume from, such as RUN/checkpoints/last.ckpt.
+        init_from: The checkpoint whose encoder, pooling and, for the same labels, head a new run
+            starts from.
+        name: The name of the run folder in logs/JOB; by default `version_N`, with what the command
+            line changes.
         save: When to write last.ckpt.
     """
     run.read("fit")
@@ -200,12 +217,18 @@ def fit(  # noqa: D417
 def fit_hf(  # noqa: D417
     run: Run,
     ckpt_path: str | None = None,
+    init_from: str | None = None,
+    name: str | None = None,
     save: SaveOptions = SaveOptions(),  # noqa: B008 (the parser reads the default)
 ) -> None:
     """Train like `fit`, with the Hugging Face Trainer around the same network.
 
     Args:
         ckpt_path: The checkpoint to resume from, such as RUN/checkpoints/last.ckpt.
+        init_from: The checkpoint whose encoder, pooling and, for the same labels, head a new run
+            starts from.
+        name: The name of the run folder in logs/JOB; by default `version_N`, with what the command
+            line changes.
         save: When to write last.ckpt.
     """
     from litpool.loops import huggingface
@@ -217,12 +240,18 @@ def fit_hf(  # noqa: D417
 def fit_plain(  # noqa: D417
     run: Run,
     ckpt_path: str | None = None,
+    init_from: str | None = None,
+    name: str | None = None,
     save: SaveOptions = SaveOptions(),  # noqa: B008 (the parser reads the default)
 ) -> None:
     """Train like `fit`, with a hand-written loop.
 
     Args:
         ckpt_path: The checkpoint to resume from, such as RUN/checkpoints/last.ckpt.
+        init_from: The checkpoint whose encoder, pooling and, for the same labels, head a new run
+            starts from.
+        name: The name of the run folder in logs/JOB; by default `version_N`, with what the command
+            line changes.
         save: When to write last.ckpt.
     """
     job = run.job("the plain loop", "fit_plain", ckpt_path, save)

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from litpool import InputError, plugins, trust
+from litpool import InputError, plugins, spelling, trust
 from litpool.loops.checkpoint import short_names
 from litpool.model.pooling import Pooling
 from litpool.tasks.task import Task
@@ -53,9 +53,7 @@ class Parser(LightningArgumentParser):
         if match := DENIED.search(message):
             return trust.refusal(match[1])
         if match := UNKNOWN.search(message):
-            name = match[1] or match[2]
-            options = [option.dest for option in self._options()]
-            return f"{name}: unknown option; {_nearest(name, options)}"
+            return spelling.unknown(self._command(), match[1] or match[2])
         for key, base in self._class_options():
             if explanation := _explain_class(message, key, base):
                 return explanation
@@ -65,6 +63,11 @@ class Parser(LightningArgumentParser):
         if match := WRONG_TYPE.search(message):
             return f"{match[1]}={match[3]}: give {_in_words(match[2])}"
         return message[:500]
+
+    def _command(self) -> str:
+        """Return the command, which is the only one that the parser knows."""
+        subcommands = self._subcommands_action
+        return next(iter(subcommands._name_parser_map)) if subcommands else self.prog.split()[-1]
 
     def _options(self) -> list[Any]:
         """Return argparse's actions, those of the command included."""

@@ -1,5 +1,6 @@
 """Lightning's callbacks, loggers and strategies: what litpool refuses, and what others need."""
 
+import difflib
 import enum
 import importlib.util
 import math
@@ -12,10 +13,15 @@ from typing import Any
 import lightning
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import LightningModule, Trainer, strategies
+from lightning.pytorch import (
+    LightningModule,
+    Trainer,
+    callbacks,
+    loggers,
+    profilers,
+    strategies,
+)
 from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler, ModelPruning
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
 
 from litpool import InputError, JobError
 
@@ -112,10 +118,14 @@ def explain(message: str) -> str | None:
     if not reasons:
         return None
     reason = re.sub(r"Problem with given class_path '[\w.]+': ", "", reasons[0])
-    if reason.startswith("Expected a dot import path string"):
-        reason = "unknown class; name one of Lightning's, or your own as MODULE.CLASS"
     path = CLASS_PATH.search(match[3])
-    name = path[1].rpartition(".")[2] if path else match[3]
+    name = path[1].rpartition(".")[2] if path else match[3].strip("[']")
+    if reason.startswith("Expected a dot import path string"):
+        packages = (callbacks, loggers, profilers, strategies)
+        names = [name for package in packages for name in package.__all__]
+        nearest = difflib.get_close_matches(name, names, n=1)
+        question = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        reason = f"unknown class; name one of Lightning's, or your own as MODULE.CLASS{question}"
     option = f"{match[1]}={name}" if match[1] else name
     return f"{option}: {_refusal(name) or reason}"
 
@@ -172,25 +182,3 @@ def needed_first(callbacks: list[Callback]) -> list[Callback]:
     """Return what must come before these callbacks."""
     prunes = any(isinstance(callback, ModelPruning) for callback in callbacks)
     return [BuildNetwork()] if prunes else []
-
-
-class RunFolder(TensorBoardLogger):
-    """TensorBoardLogger in a version folder that no other run has.
-
-    Lightning takes the next free number, so two runs that start together would share a folder.
-    """
-
-    def _get_next_version(self) -> int:
-        version = super()._get_next_version()
-        if rank_zero_only.rank:  # type: ignore[attr-defined]
-            return version  # the trainer tells the others which folder it is
-        while True:
-            folder = Path(self.root_dir, self.name, f"version_{version}")
-            try:
-                folder.mkdir(parents=True)
-                return version
-            except FileExistsError:
-                version += 1
-            except OSError as error:
-                reason = error.strerror or type(error).__name__
-                raise JobError(f"{folder}: the run folder cannot be made ({reason})") from error

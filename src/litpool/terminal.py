@@ -1,4 +1,4 @@
-"""What the terminal shows: a progress bar, one-line warnings, and none of the libraries' notes."""
+"""What the user sees: progress, one-line warnings, and none of the libraries' notes."""
 
 import logging
 import signal
@@ -13,6 +13,8 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 from transformers.utils import logging as transformers_logging
 
 from litpool import interrupt
+from litpool.loops.progress import ProgressLines
+from litpool.plugins import optimizer_steps
 
 HARMLESS = (
     # Texts are tokenized beforehand, so workers only cost time.
@@ -26,6 +28,8 @@ HARMLESS = (
     ".*callbacks used to create the checkpoint need to be provided.*",
     # A correlation needs the whole split.
     ".*will save all targets and predictions in.* buffer.*",
+    # No installed font has the characters of a label; the tables beside the figures have them.
+    "Glyph .* missing from font.*",
     # Lightning uses an old name of torch's pytree.
     ".*isinstance.treespec, LeafSpec.*",
 )
@@ -37,6 +41,65 @@ class ProgressBar(TQDMProgressBar):
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Return the loss of the last batch."""
         return {"loss": f"{float(pl_module.loss_now):.3f}"} if trainer.training else {}  # type: ignore[arg-type]
+
+
+class Minutes(Callback):
+    """Prints a line a minute about Lightning's loops, for a run without a terminal.
+
+    Args:
+        lines: Prints them.
+    """
+
+    def __init__(self, lines: ProgressLines | None = None) -> None:
+        self.lines = lines or ProgressLines()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Print on the first device only."""
+        if not trainer.is_global_zero:
+            self.lines.print_line = lambda line: None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the steps."""
+        self.lines.steps = int(optimizer_steps(trainer))
+        self.lines.start(pl_module, trainer.optimizers[0])
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the rows."""
+        self.lines.batch(batch)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Report the step; `pl_module` is a TextModule."""
+        module: Any = pl_module
+        self.lines.step(trainer.global_step, module.loss_now, 0.0, 0.0, 0.0)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._report("validation", batch, batch_idx, trainer.num_val_batches)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._report("test", batch, batch_idx, trainer.num_test_batches)
+
+    def _report(self, name: str, batch: Any, batch_idx: int, totals: Any) -> None:
+        self.lines.scored(name, batch_idx + 1, int(totals[0]), len(batch["input_ids"]))
 
 
 class OwnSignalHandlers(Callback):

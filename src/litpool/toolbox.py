@@ -26,12 +26,15 @@ def tools() -> dict[str, str]:
 
 def function(command: str) -> Callable[..., Any]:
     """Import the function of a command."""
-    module = "commands"
-    if command in tools():
-        module = f"tools.{command}.command"
-    elif file := _other_commands().get(command):
-        module = f"tools.{file.parent.name}.{file.stem}"
+    module = ".".join(file(command).relative_to(HERE).with_suffix("").parts)
     return getattr(importlib.import_module(f"litpool.{module}"), command)
+
+
+def file(command: str) -> Path:
+    """Return the file that defines a command."""
+    if command in tools():
+        return HERE / "tools" / command / "command.py"
+    return _other_commands().get(command, HERE / "commands.py")
 
 
 def _other_commands() -> dict[str, Path]:

@@ -72,8 +72,6 @@ PLUGINS = (  # for the user's own YAML
     "litpool",
 )
 
-HELP = "--trust MODULE: let a checkpoint, or a class path in YAML, name classes of this module."
-
 TAKES_FUNCTIONS = {
     "lightning.pytorch.callbacks.LambdaCallback",
     "lightning.pytorch.callbacks.lambda_function.LambdaCallback",

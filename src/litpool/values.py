@@ -1,12 +1,16 @@
-"""Values that parse, but that do not work: null, NaN, and numbers that Lightning fails on."""
+"""Broken config files; values that parse but do not work, such as null and NaN."""
 
 import inspect
 import math
+import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from litpool import InputError
@@ -30,11 +34,45 @@ NOT_ZERO = (
     "limit_test_batches",
 )
 
+EPOCHS = 3  # the default; Lightning's is 1,000
+
 UNSUPPORTED = {
     "overfit_batches": "use data.max_rows instead",  # it would change the order of the rows
     "limit_predict_batches": "give `predict` a shorter --input",
     "barebones": "leave it out",
 }
+
+
+def check_file(name: str) -> None:
+    """Refuse a config that is a folder or a broken file; the parser would not say which, or where.
+
+    Args:
+        name: The config. What is neither file nor folder is left to the parser: it may be YAML.
+
+    Raises:
+        InputError: It is not a file of YAML in UTF-8.
+    """
+    if not name:
+        raise InputError("config: name a YAML file, such as --config configs/debug.yaml")
+    if os.path.isdir(name):
+        raise InputError(f"config={name}: a folder; name a YAML file in it")
+    if not os.path.isfile(name):
+        return
+    content = Path(name).read_bytes()
+    try:
+        yaml.safe_load(content.decode())
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"config={name}: line {line} is not UTF-8; save it as UTF-8") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "this file"
+        raise InputError(
+            f"config={name}: {place} is not valid YAML ({error.problem}); check the indentation, "
+            "brackets and quotes up to there"
+        ) from error
+    except yaml.YAMLError as error:
+        raise InputError(f"config={name}: not a YAML file ({error}); name another") from error
 
 
 def check(config: Namespace, parser: ArgumentParser) -> None:
@@ -56,7 +94,7 @@ def check(config: Namespace, parser: ArgumentParser) -> None:
             raise InputError(f"{key}=nan: give a number")
         if isinstance(value, str) and "\0" in value:
             raise InputError(f"{key}={value!r}: contains a NUL character; remove it")
-        if isinstance(value, int) and abs(value) >= 2**63:  # libraries count in 64 bits
+        if isinstance(value, int) and abs(value) >= 2**48:  # products must fit in 64 bits
             raise InputError(f"{key}={value}: too large; give a smaller number")
     for name in ("text", "label"):
         value = config.task.get("init_args", {}).get(name)
@@ -65,6 +103,43 @@ def check(config: Namespace, parser: ArgumentParser) -> None:
     _check_trainer(config.trainer)
     if not 0 <= int(config.seed_everything) < 2**32:
         raise InputError(f"seed_everything={config.seed_everything}: give 0 to {2**32 - 1}")
+
+
+def set_epochs(flags: Namespace) -> int | None:
+    """Train for a few epochs if nothing else ends the run; return their number, or else None.
+
+    Args:
+        flags: The parsed `trainer` section.
+    """
+    limits = (flags.max_epochs, flags.max_time, flags.fast_dev_run or None)
+    if limits != (None, None, None) or flags.max_steps != -1:
+        return None
+    flags.max_epochs = max(EPOCHS, flags.min_epochs or 0)
+    return int(flags.max_epochs)
+
+
+def check_end(config: Namespace) -> None:
+    """Refuse a training without a number of steps, unless its learning rate needs none.
+
+    Args:
+        config: The parsed config of a command that trains.
+
+    Raises:
+        InputError: Only `max_time` ends the run, or nothing does.
+    """
+    flags, recipe = config.trainer, config.model.recipe
+    if flags.max_epochs not in (None, -1) or flags.max_steps != -1 or flags.fast_dev_run:
+        return
+    if flags.max_time is None and flags.max_epochs == -1:
+        raise InputError(
+            "trainer.max_epochs=-1: nothing ends the run; set max_steps or max_time as well"
+        )
+    if flags.max_time and (recipe.schedule != "constant" or 0 < recipe.warmup < 1):
+        raise InputError(
+            f"trainer.max_time={flags.max_time}: the learning rate schedule needs a number of "
+            "steps; set trainer.max_epochs or trainer.max_steps as well, or "
+            "model.recipe.schedule=constant and model.recipe.warmup=0"
+        )
 
 
 def _check_nulls(config: Namespace, parser: ArgumentParser) -> None:
@@ -83,7 +158,7 @@ def _check_nulls(config: Namespace, parser: ArgumentParser) -> None:
 
 
 def _refuse_null(key: str, annotation: Any, default: Any) -> None:
-    if default is not None and "None" not in str(annotation):
+    if default is not None and not re.search(r"\bNone\b|\bOptional\b", str(annotation)):
         raise InputError(f"{key}=null: leave it out for the default, {default}")
 
 

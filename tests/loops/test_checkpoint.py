@@ -19,6 +19,7 @@ from litpool.data.tokenizer import dump_tokenizer, restore_tokenizer
 from litpool.loops.checkpoint import (
     contents,
     encoder_config,
+    not_finite,
     read,
     remove_unfinished,
     restore_rng,
@@ -250,6 +251,19 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path: Path, value: floa
     assert number_in(tmp_path / "last.ckpt") == 1
 
 
+def test_only_numbers_that_a_float32_can_hold_are_finite() -> None:
+    kinds = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64]
+    for kind in kinds:
+        good = torch.randn(3, 5).to(kind)
+        others = {"empty": torch.empty(0, 5), "ids": torch.arange(3)}
+        assert not_finite({**others, "network.weight": good}) is None
+        for value in (float("nan"), float("inf"), -float("inf")):
+            bad = good.clone()
+            bad[1, 2] = value
+            assert not_finite({**others, "network.weight": bad}) == "weight"
+    assert not_finite({"weight": torch.tensor([1e300], dtype=torch.float64)}) == "weight"
+
+
 def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(path: str, tmp_path: Path) -> None:
     torch.save({**torch.load(path, weights_only=True), "loops": {}}, path)
     complete = Path(path).read_bytes()
@@ -273,7 +287,7 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(path: str, tmp_p
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     assert "no such file; checkpoints are at RUN/checkpoints/" in refused(tmp_path / "best.ckpt")
-    assert "no such file" in refused(tmp_path)  # a folder
+    assert "a folder; checkpoints are at RUN/checkpoints/" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.00005, 0.01, 0.25, 0.5, 0.9, 0.999, 0.99999])

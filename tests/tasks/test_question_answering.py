@@ -577,7 +577,7 @@ def test_only_a_validation_of_questions_without_answers_sets_the_threshold(no_an
     for split in ("test", "validation", "test"):
         evaluation = Evaluation(task, split, rows)
         task.update(evaluation.metrics, predictions, {"index": torch.arange(60)})
-        evaluation.mean_loss.update(0.0)
+        evaluation.mean_loss.update(0.0, weight=60)
         evaluation.compute()
         thresholds.append(task.threshold)
     assert thresholds[0] == 0.0

@@ -53,6 +53,8 @@ class Source:
             `latin-1` or `cp949`.
         drop_empty: Whether to leave out rows with an empty text or label, with a warning, instead
             of stopping.
+        group: A column, such as the author: rows with equal values stay in one split where litpool
+            divides the rows, and a study resamples them together. Equal texts always stay together.
         max_rows: How many rows of each split to use at most, drawn by `seed`; all by default.
         seed: Determines which rows go to which split and which `max_rows` draws, independent of
             `seed_everything`.
@@ -67,6 +69,7 @@ class Source:
     quoting: bool = True
     encoding: str = "utf-8"
     drop_empty: bool = False
+    group: str | None = None
     max_rows: int | None = None
     seed: int = 0
 
@@ -356,7 +359,9 @@ def select_columns(
     """
     for name in required:
         if name not in columns:
-            near = difflib.get_close_matches(name, [*columns, *others], 1)
+            candidates = [*columns, *others]
+            unused = [column for column in candidates if column not in required]
+            near = difflib.get_close_matches(name, unused, 1)
             advice = (
                 f"did you mean {near[0]!r}?" if near else "set the task's columns, or data.columns"
             )

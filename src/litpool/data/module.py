@@ -19,6 +19,7 @@ from litpool.data import added
 from litpool.data.batches import Collator, EvaluationOrder, TrainOrder
 from litpool.data.encoding import encode_rows
 from litpool.data.files import Source
+from litpool.data.fingerprint import check, fingerprint
 from litpool.data.prefix import column_prefixes
 from litpool.data.tokenizer import dump_tokenizer, load_tokenizer, restore_tokenizer
 from litpool.tasks.task import Task
@@ -87,6 +88,7 @@ class TextDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.saved = saved
         self.new_ids: added.Pieces = {}
+        self.fingerprint: str | None = None  # of the training rows
         self.rows: dict[str, Dataset] = {}
         self.encoded: dict[str, Dataset] = {}
 
@@ -107,6 +109,9 @@ class TextDataModule(LightningDataModule):
             return
         if not self.rows:
             splits = self._load_rows()
+            if stage == "fit" and "train" in splits:
+                self.fingerprint = fingerprint(splits["train"])
+                check(self.fingerprint, self.saved, self.source.source)
             self.task.learn(splits)
             self.rows |= splits
         needed = NEEDED_SPLITS[stage]

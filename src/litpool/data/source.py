@@ -78,6 +78,8 @@ def load_splits(
     """
     if source.max_rows is not None and source.max_rows < 1:
         raise InputError(f"data.max_rows={source.max_rows}: give 1 or more, or leave it out")
+    if source.group:
+        extras, group = [*extras, source.group], [source.group]
     try:
         files = _find_files(source)
     except OSError as error:
@@ -89,8 +91,12 @@ def load_splits(
         splits = _read_files(files, source, texts, labels, extras, numeric)
     else:
         splits = _read_data_set(source, texts, labels, extras)
+    for rows in splits.values():
+        if source.group and source.group not in rows.column_names:
+            raise InputError(f"data.group={source.group}: the rows have no such column")
     divide = partial(
         _divide,
+        texts=texts,
         labels=labels,
         group=group,
         seed=source.seed,
@@ -289,12 +295,15 @@ def _replace(table: pa.Table, name: str, values: pa.ChunkedArray) -> pa.Table:
 def _divide(
     rows: Dataset,
     parts: int,
+    texts: list[str],
     labels: list[str],
     group: Sequence[str],
     seed: int,
     untyped: bool,
 ) -> tuple[Dataset, Dataset]:
     """Split off one row in `parts`: in proportion from each label, or in whole groups.
+
+    If equal texts would be on both sides, only texts that occur once are drawn.
 
     Not with a library's stratified split: that refuses a label that occurs only once.
     """
@@ -309,7 +318,14 @@ def _divide(
         drawn = _draw_groups(rows[column][:], size, seed)
     else:
         values = rows[labels[0]][:] if labels else [None] * len(rows)
-        drawn = _draw_rows(_parse_numbers(values) if untyped else values, size, seed)
+        values = _parse_numbers(values) if untyped else values
+        drawn = _draw_rows(values, size, seed)
+        contents = list(zip(*(rows[name][:] for name in texts), strict=True))
+        times = Counter(contents)
+        alone = [row for row, content in enumerate(contents) if times[content] == 1]
+        copies = Counter(contents[row] for row in drawn)
+        if any(times[text] > number for text, number in copies.items()) and len(alone) > size:
+            drawn = {alone[row] for row in _draw_rows([values[row] for row in alone], size, seed)}
     rest = [row for row in range(len(rows)) if row not in drawn]
     return rows.select(rest), rows.select(sorted(drawn))
 

@@ -33,6 +33,7 @@ def contents(
     tokenizer_files: Mapping[str, bytes],
     config: Mapping[str, Any],
     metrics: Mapping[str, float],
+    rows: str | None = None,
 ) -> dict[str, Any]:
     """Return what is needed besides the weights to rebuild the network and its answers anywhere.
 
@@ -48,6 +49,7 @@ def contents(
             "tokenizer": dict(tokenizer_files),
             "new_ids": network.encoder.new_ids,
             "metrics": dict(metrics),
+            "rows": rows,
             "rng": rng_state(),
         }
     }
@@ -174,7 +176,10 @@ def write(checkpoint: Mapping[str, Any], path: str | Path) -> None:
 
 
 def _save(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Save a file, and wait until it is on the disk; raise OSError if it cannot be written."""
+    """Save a file, and wait until it is on the disk; raise OSError if it cannot be written.
+
+    last.prev.ckpt stays as it is until then.
+    """
     with open(path, "wb") as file:
         try:
             torch.save(checkpoint, file)
@@ -218,7 +223,10 @@ def not_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
     """Return the name of the first weight that is not finite as a float32, if there is one."""
     for name, weight in weights.items():
         real = torch.view_as_real(weight) if weight.is_complex() else weight
-        if real.is_floating_point() and not real.float().isfinite().all():
+        if not real.is_floating_point() or not real.numel():
+            continue
+        extremes = torch.stack(real.float().aminmax())  # NaN if any is; quick, as it copies nothing
+        if not extremes.isfinite().all():
             return name.removeprefix("network.")
     return None
 
@@ -240,7 +248,7 @@ def resumable(path: str, command: str) -> tuple[str, dict[str, Any], str | None]
     try:
         checkpoint = load(path)
     except InputError as error:
-        previous = Path(path).with_name(PREVIOUS)
+        previous = Path(path).parent / PREVIOUS
         if Path(path).name != "last.ckpt" or not previous.is_file():
             raise
         path, checkpoint, reason = str(previous), load(str(previous)), str(error)
@@ -283,17 +291,21 @@ def read(path: str) -> dict[str, Any]:
     return load(path)["job"]
 
 
-def load(path: str) -> dict[str, Any]:
+def load(path: str, option: str = "ckpt_path") -> dict[str, Any]:
     """Load a checkpoint with its weights, on the CPU and mapped from the file.
+
+    Args:
+        path: The checkpoint.
+        option: The option that names it, for error messages.
 
     Raises:
         InputError: The file does not exist, is incomplete, was not written by litpool, or has
             weights that are not finite.
     """
     if not Path(path).is_file():
+        kind = "a folder" if os.path.isdir(path) else "no such file"
         raise InputError(
-            f"ckpt_path={path}: no such file; "
-            "checkpoints are at RUN/checkpoints/best.ckpt and last.ckpt"
+            f"{option}={path}: {kind}; checkpoints are at RUN/checkpoints/best.ckpt and last.ckpt"
         )
     try:
         _verify(path)
@@ -301,20 +313,20 @@ def load(path: str) -> dict[str, Any]:
     except Exception as error:  # the file may contain anything
         if _could_run_code(path, error):
             raise InputError(
-                f"ckpt_path={path}: contains more than plain values, which could run code, so it "
+                f"{option}={path}: contains more than plain values, which could run code, so it "
                 "was not loaded; use a checkpoint that `fit` wrote"
             ) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"ckpt_path={path}: damaged or incomplete ({reason[:120]}); train or copy it again"
+            f"{option}={path}: damaged or incomplete ({reason[:120]}); train or copy it again"
         ) from error
     if not isinstance(checkpoint, dict) or not _is_ours(upgrade(checkpoint)):
         raise InputError(
-            f"ckpt_path={path}: not written by litpool; use a checkpoint that `fit` wrote"
+            f"{option}={path}: not written by litpool; use a checkpoint that `fit` wrote"
         )
     if name := not_finite(checkpoint["state_dict"]):
         raise InputError(
-            f"ckpt_path={path}: {name} is not finite, because training diverged; "
+            f"{option}={path}: {name} is not finite, because training diverged; "
             "use an earlier checkpoint"
         )
     return checkpoint

@@ -9,7 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torchmetrics import MeanMetric
 
 from litpool import JobError
-from litpool.loops import outputs
+from litpool.loops import intervals, tensorboard
 from litpool.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Evaluation(nn.Module):
         self.prefix = "val" if split == "validation" else split
         self.metrics = task.metrics(rows)
         self.mean_loss = MeanMetric()
+        self.matrix: Tensor | None = None  # the confusion matrix, once computed
         self.predictions: list[tuple[Tensor, Tensor]] = []  # row numbers, predictions of a batch
 
     def feed(self, batch: Mapping[str, Tensor], output: Tensor) -> None:
@@ -45,7 +46,8 @@ class Evaluation(nn.Module):
     def compute(self) -> dict[str, float]:
         """Return every metric that is a single number, such as `val/accuracy`, in float32.
 
-        The metrics cover the split as a whole, on all devices.
+        The metrics cover the split as a whole, on all devices. Those with two slashes, such as
+        `test/accuracy/low` or `val/f1/good`, are details, which have no curve.
 
         Raises:
             JobError: The loss is not finite.
@@ -59,6 +61,11 @@ class Evaluation(nn.Module):
         if self.split == "validation":
             self.task.tune(self.metrics)
         values = {**self.metrics.compute(), "loss": loss}
+        self.matrix = values.get("confusion_matrix")
+        with self.mean_loss.sync_context():
+            rows = int(self.mean_loss.weight)  # on all devices
+        details = intervals.details(values, rows, interval=self.split == "test")
+        values |= {name: torch.tensor(value) for name, value in details.items()}
         return {
             f"{self.prefix}/{name}": value.float().item()
             for name, value in values.items()
@@ -66,10 +73,11 @@ class Evaluation(nn.Module):
         }
 
     def show(self, writer: SummaryWriter, step: int) -> None:
-        """Draw the confusion matrix and the wrong answers in TensorBoard."""
+        """Draw figures and tables in TensorBoard, after `compute`."""
         parts = zip(*self.predictions, strict=True)
         index, predictions = (torch.cat(part).cpu() for part in parts)
-        outputs.draw(writer, self.task, self.metrics, self.prefix, step)
         rows = self.rows.select(index.unique().tolist())  # with several devices, this one's rows
         predictions = self.task.assemble(predictions, index)
-        outputs.write_mistakes(writer, self.task, self.prefix, rows, predictions, step)
+        tensorboard.write_evaluation(
+            writer, self.task, self.matrix, self.prefix, rows, predictions, step
+        )

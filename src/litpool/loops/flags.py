@@ -63,11 +63,6 @@ def read_flags(section: Mapping[str, Any], trainer: pl.Trainer, task: Task, loop
     if not all(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
         fix = "use TensorBoardLogger or false"
         raise _no_counterpart(f"logger={section['logger']}", loop, fix)
-    if trainer.max_epochs == -1 and trainer.max_steps == -1:
-        raise InputError(
-            "trainer.max_epochs=-1: the learning rate schedule needs an end; "
-            "set max_epochs or max_steps"
-        )
     progress = section["enable_progress_bar"]
     connected: Any = trainer  # its connectors set attributes that mypy does not see
     return Flags(

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.tensorboard import SummaryWriter
 
 from litpool import InputError, interrupt
-from litpool.loops import outputs
+from litpool.loops import outputs, tensorboard
 from litpool.loops.checkpoint import (
     SaveClock,
     SaveOptions,
@@ -151,7 +151,7 @@ class Job:
     def __post_init__(self) -> None:
         curves = Log()
         if self.writer is not None:
-            curves = Curves(partial(outputs.write_scalars, self.writer), self.flags.log_steps)
+            curves = Curves(partial(tensorboard.write_scalars, self.writer), self.flags.log_steps)
         self.log = Logs(curves, self.recorder or Log())
         self.best: dict[str, float] = {}  # the metrics of best.ckpt
         self.progress = Progress()
@@ -217,6 +217,7 @@ class Job:
                 state.load_state_dict(stored[name])
         self.best = {name: float(value) for name, value in stored["best"].items()}
         self.progress = Progress(**stored["counts"])
+        self.clock.restart(self.progress.step)
         self.rng = checkpoint["job"]["rng"]
         restore_rng(self.rng)
 
@@ -283,14 +284,15 @@ class Job:
         loader = self.data.val_dataloader() if validates else self.data.test_dataloader()
         evaluation = Evaluation(self.task, split, self.data.rows[split]).to(self.flags.device)
         self.network.eval()
-        for batch in map(self.to_device, loader):
+        for number, batch in enumerate(map(self.to_device, loader), start=1):
             with self.autocast():
                 evaluation.feed(batch, self.network(batch))
+            self.log.scored(split, number, len(loader), len(batch["input_ids"]))
             self.stop_if_interrupted(save=validates)
         self.network.train()
         metrics = evaluation.compute()
         if self.writer is not None:
-            outputs.write_scalars(self.writer, metrics, step)
+            tensorboard.write_scalars(self.writer, metrics, step)
             evaluation.show(self.writer, step)
         return metrics
 
@@ -302,7 +304,14 @@ class Job:
             "epoch": 0,
             "global_step": self.progress.step,
             "state_dict": {f"network.{key}": value for key, value in weights.items()},
-            **contents(self.network, self.task, self.data.tokenizer_files, self.config, metrics),
+            **contents(
+                self.network,
+                self.task,
+                self.data.tokenizer_files,
+                self.config,
+                metrics,
+                self.data.fingerprint,
+            ),
         }
         if name == "last":
             states = {key: state.state_dict() for key, state in self.states.items() if state}
@@ -314,9 +323,10 @@ class Job:
         self.clock.restart(self.progress.step)
 
     def finish(self) -> Result:
-        """Score the best checkpoint on the test split, if both exist."""
-        if not self.best:  # training ended before its first evaluation
+        """Write last.ckpt unless that is done; score best.ckpt on the test split, if both exist."""
+        if self.clock.step < self.progress.step:  # no evaluation followed the last step
             self.save("last", {})
+        if not self.best:
             return Result()
         best = self.checkpoints / "best.ckpt"
         checkpoint = load(str(best))

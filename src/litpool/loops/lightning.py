@@ -27,11 +27,12 @@ from litpool.loops.checkpoint import (
 from litpool.loops.compatibility import check_compatibility
 from litpool.loops.divergence import FiniteCheck
 from litpool.loops.evaluation import Evaluation
+from litpool.loops.initial import Initial
 from litpool.loops.job import Batch, Result
 from litpool.loops.log import Curves
 from litpool.loops.optimizer import Recipe, configure
-from litpool.loops.saving import StepStart, drop_weights, move_paths, restart_validation
-from litpool.model.encoder import EncoderOptions, load_config
+from litpool.loops.saving import StepStart, drop_weights, move_paths, set_resume_point
+from litpool.model.encoder import EncoderOptions, check_freezing, load_config
 from litpool.model.markers import resolve
 from litpool.model.network import TextModel, build_network
 from litpool.model.pooling import MeanPooling, Pooling
@@ -50,6 +51,7 @@ class TextModule(LightningModule):
         recipe: Optimizer and schedule.
         saved: The job in the checkpoint whose weights will be loaded.
         config: The job as plain values, to be saved in checkpoints.
+        initial: The checkpoint whose weights a new run starts from.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class TextModule(LightningModule):
         recipe: Recipe = Recipe(),  # noqa: B008
         saved: dict[str, Any] | None = None,
         config: dict[str, Any] | None = None,
+        initial: Initial | None = None,
     ) -> None:
         super().__init__()
         self.task = task
@@ -70,6 +73,7 @@ class TextModule(LightningModule):
         self.recipe = recipe
         self.saved = saved
         self.config = config or {}
+        self.initial = initial
         self.loss_now = self.grad_norm = torch.tensor(torch.nan)
         self.step_start: StepStart | None = None
 
@@ -77,7 +81,11 @@ class TextModule(LightningModule):
 
     def encoder_config(self) -> PretrainedConfig:
         """Return the encoder's config: that in the checkpoint, or else that of the options."""
-        return load_config(self.encoder) if self.saved is None else encoder_config(self.saved)
+        if self.saved is None:
+            return load_config(self.encoder)
+        config = encoder_config(self.saved)
+        check_freezing(self.encoder, config)
+        return config
 
     def pooling_alone(self) -> Pooling:
         """Return the pooling on the meta device, so without weights."""
@@ -108,7 +116,7 @@ class TextModule(LightningModule):
     def build(self, device: torch.device) -> TextModel:
         """Build the network, whose shape depends on the labels and the tokenizer."""
         saved = self.saved
-        return build_network(
+        network = build_network(
             self.task,
             self.pooling,
             self.encoder,
@@ -118,6 +126,10 @@ class TextModule(LightningModule):
             device=device,
             pretrained=self.encoder.pretrained and saved is None,
         )
+        if self.initial is not None:
+            self.initial.load_into(network, self.task)
+            self.initial = None  # it holds another copy of the weights
+        return network
 
     def configure_model(self) -> None:
         """Build the network; Lightning calls this on each device, before each stage."""
@@ -134,10 +146,7 @@ class TextModule(LightningModule):
         """Create AdamW and its schedule, which changes the learning rate at each optimizer step."""
         steps = optimizer_steps(self.trainer)
         if steps == float("inf"):
-            raise InputError(
-                "trainer.max_epochs=-1: the learning rate schedule needs an end; "
-                "set max_epochs or max_steps"
-            )
+            steps = 0  # only trainer.max_time ends the run: the schedule is constant
         fused = self.trainer.precision != "16-mixed"
         optimizer, schedule = configure(self.network, self.recipe, int(steps), fused)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -155,7 +164,7 @@ class TextModule(LightningModule):
         batches = trainer.max_steps * trainer.accumulate_grad_batches
         if 0 < batches < (trainer.val_check_batch or 0):
             trainer.val_check_batch = batches  # validate a run of less than an epoch at its end
-        if self.saved is not None:
+        if self.saved is not None and "rng" in self.saved:
             restore_rng(self.saved["rng"])
         else:
             torch.manual_seed(torch.initial_seed())
@@ -253,12 +262,12 @@ class TextModule(LightningModule):
             raise JobError(f"{name} is not finite: training has diverged; lower model.recipe.lr")
         logged = self.trainer.callback_metrics.items()
         metrics = {name: value.item() for name, value in logged if not name.startswith("train/")}
-        files = self.data.tokenizer_files
-        checkpoint.update(contents(self.network, self.task, files, self.config, metrics))
+        files, rows = self.data.tokenizer_files, self.data.fingerprint
+        checkpoint.update(contents(self.network, self.task, files, self.config, metrics, rows))
         if "optimizer_states" in checkpoint:  # else it holds weights only
             if self.step_start is not None:
                 self.step_start.rewind(checkpoint)
-            restart_validation(checkpoint)
+            set_resume_point(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Load the task's state; drop head weights that the task's present options do not need."""
@@ -298,6 +307,8 @@ def fit(trainer: Trainer, module: TextModule, ckpt_path: str | None = None) -> R
         best = Path(ckpt_path).parent / best.name
     metrics = read(str(best))["metrics"]
     if "test" in data.rows:
+        if isinstance(trainer.strategy, FSDPStrategy):
+            del module.network  # its weights are shards, and Lightning would shard them again
         (scores,) = trainer.test(
             module, data, ckpt_path=str(best), verbose=False, weights_only=True
         )

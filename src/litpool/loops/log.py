@@ -31,6 +31,16 @@ class Log:
             grad_norm: The gradient norm before clipping.
         """
 
+    def scored(self, name: str, number: int, total: int, rows: int) -> None:
+        """A batch of an evaluation or a prediction is done.
+
+        Args:
+            name: Of what, such as `validation`.
+            number: Which batch, counted from 1.
+            total: How many batches there are.
+            rows: How many rows the batch has.
+        """
+
     def finish(self) -> None:
         """Training has ended."""
 
@@ -57,6 +67,10 @@ class Logs(Log):
     def step(self, step: int, loss: Number, window: Number, lr: float, grad_norm: Number) -> None:
         for log in self.logs:
             log.step(step, loss, window, lr, grad_norm)
+
+    def scored(self, name: str, number: int, total: int, rows: int) -> None:
+        for log in self.logs:
+            log.scored(name, number, total, rows)
 
     def finish(self) -> None:
         for log in self.logs:

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from tqdm import tqdm
 
 from litpool import JobError
 from litpool.data.rows import InputRows
 from litpool.ensemble import Ensemble
 from litpool.loops.predictions import prediction_file
 from litpool.predictor import round_probabilities
-from litpool.progress import Progress
+from litpool.terminal import Minutes
 
 
 class Devices:
@@ -101,8 +102,7 @@ def predict_rows(
     shown = list(dict.fromkeys([*keep, *task.display_columns]))
     used = [*task.texts, *task.extras]
     is_first = devices.trainer.is_global_zero
-    bar = devices.trainer.progress_bar_callback is not None
-    progress = Progress(len(rows), "predicting", bar, silent=not is_first)
+    progress = _progress(devices.trainer, len(rows))
     with prediction_file(output, len(rows)) if is_first else contextlib.nullcontext() as write:
         done = 0
         for block in rows.blocks():
@@ -122,8 +122,27 @@ def predict_rows(
                 }
                 write(block.select_columns(shown).rename_columns(names), answers)
             done += len(block)
-            progress.advance(len(block))
-    progress.close()
+            progress(done, len(block))
+
+
+def _progress(trainer: Any, total: int) -> Callable[[int, int], None]:
+    """Return a function that shows how many rows are done, and gets how many of them are new.
+
+    It draws a bar or prints a line a minute, as the trainer's options say, on the first device.
+    """
+    lines = [callback.lines for callback in trainer.callbacks if isinstance(callback, Minutes)]
+    is_first = trainer.is_global_zero
+    has_bar = is_first and trainer.progress_bar_callback is not None
+    bar = tqdm(total=total, desc="predicting", unit="row", disable=not has_bar)
+
+    def show(done: int, rows: int) -> None:
+        bar.update(rows)
+        if done == total:
+            bar.close()
+        for line in lines if is_first else []:
+            line.scored("prediction", done, total, rows, unit="row")
+
+    return show
 
 
 def _free_name(name: str, taken: Collection[str]) -> str:

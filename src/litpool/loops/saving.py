@@ -62,7 +62,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Writes last.ckpt: after validation, every few minutes, and when training is interrupted.
+    """Writes last.ckpt: after validation, every few minutes, and when training ends or is stopped.
 
     Args:
         options: Further options of the command that resumes, such as ` --trust my_poolings`.
@@ -71,9 +71,20 @@ class LastCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, options: str = "", save: SaveOptions | None = None, **settings: Any) -> None:
-        super().__init__(filename="last", save_on_exception=True, **settings)
+        super().__init__(
+            filename="last", save_on_exception=True, save_on_train_epoch_end=False, **settings
+        )
         self.options = options
         self.clock = SaveClock(save or SaveOptions())
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Train no further if EarlyStopping had ended the run, which Lightning does not save."""
+        super().on_train_start(trainer, pl_module)
+        for callback in trainer.early_stopping_callbacks:
+            if callback.wait_count >= callback.patience or callback.stopped_epoch:
+                trainer.should_stop = True
+            if callback.monitor.startswith("val/"):  # in a resumed epoch without validation, no
+                callback._check_on_train_epoch_end = False  # metric is there at its end
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -98,8 +109,10 @@ class LastCheckpoint(ModelCheckpoint):
             self._advise()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prepare for an interrupt that comes after training and before the test."""
+        """Write it unless that is done, and prepare for an interrupt before or in the test."""
         super().on_train_end(trainer, pl_module)
+        if not self._should_skip_saving_checkpoint(trainer):  # no validation followed the last step
+            self._save_checkpoint(trainer, self.format_checkpoint_name({}))
         self._advise()
 
     def _advise(self) -> None:
@@ -134,10 +147,20 @@ def move_paths(checkpoint: dict[str, Any], trainer: Trainer) -> None:
         }
 
 
-def restart_validation(checkpoint: dict[str, Any]) -> None:
-    """Make an interrupted validation start again, since its metrics so far are not saved."""
-    loop = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
-    loop["current"].update(ready=0, started=0, processed=0, completed=0)
+def set_resume_point(checkpoint: dict[str, Any]) -> None:
+    """Make a resumed run repeat an interrupted validation, and continue right after its last batch.
+
+    The metrics of an interrupted validation are not saved. Lightning counts an epoch that max_steps
+    cut short as done, and would leave out its other rows if the run gets more to do; after an epoch
+    without a validation it would leave out the next one.
+    """
+    loop = checkpoint["loops"]["fit_loop"]
+    validated = loop["epoch_loop.val_loop.batch_progress"]["current"]
+    validated.update(ready=0, started=0, processed=0, completed=0)
+    cut_short = not loop["epoch_loop.batch_progress"]["is_last_batch"]
+    for counts in loop["epoch_progress"].values():
+        if cut_short or counts["completed"] == counts["started"] == counts["ready"]:
+            counts["processed"] = counts["completed"] = max(counts["started"] - 1, 0)
 
 
 def drop_weights(checkpoint: dict[str, Any], prefix: str) -> None:

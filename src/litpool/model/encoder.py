@@ -73,13 +73,18 @@ def load_config(options: EncoderOptions) -> PretrainedConfig:
         config.validate()
     except StrictDataclassError as error:
         raise InputError(f"model.encoder.overrides: {reason(error)}") from error
+    check_freezing(options, config)
+    return config
+
+
+def check_freezing(options: EncoderOptions, config: PretrainedConfig) -> None:
+    """Refuse to freeze layers that the encoder does not have."""
     layers = config.num_hidden_layers
     if options.freeze not in ("none", "all", "embeddings", *range(1, layers + 1)):
         raise InputError(
             f"model.encoder.freeze={options.freeze}: use none, all, embeddings, "
             f"or 1 to {layers} layers"
         )
-    return config
 
 
 def _base_config(options: EncoderOptions) -> PretrainedConfig:

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,8 +13,9 @@ from litpool.tasks.labels import (
     label_names,
     label_weights,
     learn_labels,
-    rank_by_confidence,
 )
+from litpool.tasks.logits import label_answers, label_decisions, label_mistakes
+from litpool.tasks.outcome import Decisions
 from litpool.tasks.task import Columns, Mistake, Task, check_shares, linear_head
 
 if TYPE_CHECKING:
@@ -101,23 +101,6 @@ class Classification(Task):
         """Return the rows whose most probable label is wrong, most confident first."""
         return label_mistakes(predictions, self.targets(rows[self.label]), self.labels)
 
-
-def label_answers(logits: Tensor, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the most probable label and all probabilities of each row, from logits (N, C)."""
-    probabilities = logits.float().softmax(-1)  # (N, C)
-    answers = []
-    for best, row in zip(probabilities.argmax(-1).tolist(), probabilities.tolist(), strict=True):
-        by_label = dict(zip(labels, row, strict=True))
-        answers.append({"label": labels[best], "probabilities": by_label})
-    return answers
-
-
-def label_mistakes(logits: Tensor, targets: Sequence[int], labels: Sequence[str]) -> list[Mistake]:
-    """Return the rows whose most probable label, from logits (N, C), is wrong."""
-    true = torch.tensor(targets)  # (N,)
-    confidence, predicted = logits.float().softmax(-1).max(-1)  # each (N,)
-    mistakes = []
-    for row in rank_by_confidence(predicted != true, confidence):
-        names = labels[int(true[row])], labels[int(predicted[row])]
-        mistakes.append(Mistake(row, *names, float(confidence[row])))
-    return mistakes
+    def outcome(self, predictions: Tensor, rows: "Dataset") -> Decisions:
+        """Return the probability of the most probable label, and whether it is right."""
+        return label_decisions(predictions, self.targets(rows[self.label]))

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from litpool.tasks.objective import Objective, cosine
+from litpool.tasks.outcome import Scores
 from litpool.tasks.scores import Bounds, check_scores, score_mistakes
 from litpool.tasks.task import Columns, Mistake
 
@@ -61,3 +62,11 @@ class CosineObjective(Objective):
         """Return all rows, the largest error first."""
         true = torch.tensor(self.targets(rows[self.label]))  # (N,)
         return score_mistakes(predictions.float(), true)
+
+    def outcome(self, predictions: Tensor, rows: "Dataset") -> Scores:
+        """Return the cosines, with the scores scaled to cosines."""
+        true = torch.tensor(self.targets(rows[self.label]))  # (N,)
+        low, high = self.bounds
+        return Scores(
+            true, predictions.float(), f"true score ({low:g} to {high:g}, as 0 to 1)", "cosine"
+        )

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from litpool import InputError
 from litpool.tasks.labels import ClassWeights, label_weights, learn_labels, rank_by_confidence
+from litpool.tasks.outcome import Decisions
 from litpool.tasks.task import Columns, Mistake, Task, check_shares, linear_head
 
 if TYPE_CHECKING:
@@ -132,6 +133,12 @@ class MultiLabelClassification(Task):
             names = self._join_names(true[row]), self._join_names(predicted[row])
             mistakes.append(Mistake(row, *names, float(confidence[row])))
         return mistakes
+
+    def outcome(self, predictions: Tensor, rows: "Dataset") -> Decisions:
+        """Return how sure the model is that each label applies or not, and whether it is right."""
+        true = torch.tensor(self.targets(rows[self.label])).bool()  # (N, C)
+        confidence = (predictions.float().sigmoid() - 0.5).abs() + 0.5  # (N, C)
+        return Decisions(confidence.flatten(), ((predictions > 0) == true).flatten())
 
     def _join_names(self, flags: Tensor) -> str:
         names = [name for name, flag in zip(self.labels, flags.tolist(), strict=True) if flag]

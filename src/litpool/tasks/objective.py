@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from litpool.tasks.outcome import Outcome
 from litpool.tasks.task import Columns, Mistake
 
 if TYPE_CHECKING:
@@ -67,6 +68,10 @@ class Objective(ABC):
     @abstractmethod
     def mistakes(self, predictions: Tensor, rows: "Dataset") -> list[Mistake]:
         """Return the wrong answers, worst first."""
+
+    def outcome(self, predictions: Tensor, rows: "Dataset") -> Outcome | None:
+        """Return what to draw of the predictions next to the truth; None for nothing."""
+        return None
 
 
 def cosine(vectors: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from litpool import InputError
+from litpool.tasks.outcome import Scores
 from litpool.tasks.scores import check_scores, score_bounds, score_mistakes
 from litpool.tasks.task import Columns, Mistake, Task, check_shares, linear_head
 
@@ -111,5 +112,10 @@ class Regression(Task):
 
     def mistakes(self, predictions: Tensor, rows: "Dataset") -> list[Mistake]:
         """Return all rows, the largest error first."""
-        true = torch.tensor([float(score) for score in rows[self.label]])  # (N,)
-        return score_mistakes(self._scores(predictions), true)
+        return score_mistakes(self._scores(predictions), self._true_scores(rows))
+
+    def outcome(self, predictions: Tensor, rows: "Dataset") -> Scores:
+        return Scores(self._true_scores(rows), self._scores(predictions))
+
+    def _true_scores(self, rows: "Dataset") -> Tensor:
+        return torch.tensor([float(score) for score in rows[self.label]])  # (N,)

@@ -14,6 +14,7 @@ from litpool import InputError
 from litpool.tasks.contrastive import ContrastiveObjective
 from litpool.tasks.cosine import CosineObjective
 from litpool.tasks.objective import Objective
+from litpool.tasks.outcome import Outcome
 from litpool.tasks.scores import score_bounds
 from litpool.tasks.softmax import Part, SoftmaxObjective
 from litpool.tasks.task import Columns, Mistake, Task
@@ -150,3 +151,7 @@ class Similarity(Task):
     def mistakes(self, predictions: Tensor, rows: "Dataset") -> list[Mistake]:
         """Return errors of the cosine, wrong labels, or texts that are nearest to a wrong one."""
         return self.goal.mistakes(predictions, rows)
+
+    def outcome(self, predictions: Tensor, rows: "Dataset") -> Outcome | None:
+        """Return cosines and scores, or how sure the labels are; nothing for `contrastive`."""
+        return self.goal.outcome(predictions, rows)

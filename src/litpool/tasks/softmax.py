@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from litpool.tasks.classification import label_answers, label_mistakes
 from litpool.tasks.labels import label_name, label_names, learn_labels
+from litpool.tasks.logits import label_answers, label_decisions, label_mistakes
 from litpool.tasks.objective import Objective, cosine
+from litpool.tasks.outcome import Decisions
 from litpool.tasks.task import Columns, Mistake, linear_head
 
 if TYPE_CHECKING:
@@ -55,15 +56,20 @@ class SoftmaxObjective(Objective):
         return F.cross_entropy(output[:, 1:], labels)
 
     def metrics(self) -> "MetricCollection":
-        """Return accuracy and macro F1."""
+        """Return accuracy, macro F1 and the confusion matrix."""
         from torchmetrics import MetricCollection
-        from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+        from torchmetrics.classification import (
+            MulticlassAccuracy,
+            MulticlassConfusionMatrix,
+            MulticlassF1Score,
+        )
 
         count = len(self.labels)
         return MetricCollection(
             {
                 "accuracy": MulticlassAccuracy(count, average="micro"),
                 "f1": MulticlassF1Score(count, average="macro"),
+                "confusion_matrix": MulticlassConfusionMatrix(count),
             },
             compute_groups=False,
         )
@@ -80,6 +86,10 @@ class SoftmaxObjective(Objective):
     def mistakes(self, predictions: Tensor, rows: "Dataset") -> list[Mistake]:
         """Return the rows whose most probable label is wrong, most confident first."""
         return label_mistakes(predictions[:, 1:], self.targets(rows[self.label]), self.labels)
+
+    def outcome(self, predictions: Tensor, rows: "Dataset") -> Decisions:
+        """Return the probability of the most probable label, and whether it is right."""
+        return label_decisions(predictions[:, 1:], self.targets(rows[self.label]))
 
 
 class SoftmaxHead(nn.Module):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from litpool import InputError
+from litpool.tasks.outcome import Outcome
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -134,6 +135,10 @@ class Task(ABC):
     @abstractmethod
     def mistakes(self, predictions: Tensor, rows: "Dataset") -> list[Mistake]:
         """Return the wrong answers, worst first, from assembled predictions."""
+
+    def outcome(self, predictions: Tensor, rows: "Dataset") -> Outcome | None:
+        """Return what to draw of assembled predictions next to the truth; None for nothing."""
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """Return the `state_attributes` as plain values, for the checkpoint."""

@@ -6,10 +6,9 @@ import torch
 
 from litpool import InputError
 from litpool.tools.study import baselines
+from litpool.tools.study.baselines import Fit
 
-TEXTS = {
-    split: [["A fine film!", "film film", "dull"]] for split in ("train", "validation", "test")
-}
+TEXTS = [["A fine film!", "film film", "dull"]]
 
 
 @pytest.fixture
@@ -40,16 +39,16 @@ def test_glove_and_word2vec_files_are_read(write, header, end):
 
 def test_a_text_is_the_average_of_its_known_words_and_the_coverage_is_of_running_words(write):
     averages = baselines.average_words(write("film 1 2\nfine 3 6\nDULL 9 9\n"), TEXTS)
-    assert averages.vectors["test"].shape == (1, 1, 3, 2)
-    np.testing.assert_allclose(averages.vectors["test"][0, 0], [[2, 4], [1, 2], [0, 0]])
+    assert averages.vectors.shape == (1, 3, 2)
+    np.testing.assert_allclose(averages.vectors[0], [[2, 4], [1, 2], [0, 0]])
     # Of A fine film, film film, dull: fine and three times film.
     assert averages.coverage == pytest.approx(4 / 6)
 
 
 def test_a_word_is_tried_before_its_lower_case(write):
-    texts = {"test": [["Film", "Fine"]]}
+    texts = [["Film", "Fine"]]
     averages = baselines.average_words(write("film 1\nFilm 2\nfine 3\n"), texts)
-    np.testing.assert_allclose(averages.vectors["test"][0, 0], [[2], [3]])
+    np.testing.assert_allclose(averages.vectors[0], [[2], [3]])
 
 
 def test_a_file_without_a_word_of_the_texts_is_refused(write):
@@ -66,11 +65,8 @@ def test_a_file_with_fewer_words_than_its_first_line_promises_is_refused(write):
 
 
 def test_pairs_have_a_vector_for_each_text(write):
-    averages = baselines.average_words(write("a 1\nb 2\n"), {"test": [["a", "b"], ["b", "b"]]})
-    np.testing.assert_allclose(averages.vectors["test"], [[[[1], [2]], [[2], [2]]]])
-    np.testing.assert_allclose(
-        baselines.concatenate(averages.vectors)["test"], [[[[1, 2], [2, 2]]]]
-    )
+    averages = baselines.average_words(write("a 1\nb 2\n"), [["a", "b"], ["b", "b"]])
+    np.testing.assert_allclose(averages.vectors, [[[1], [2]], [[2], [2]]])
 
 
 @pytest.mark.parametrize(
@@ -98,36 +94,40 @@ def test_a_file_that_is_not_text_is_refused(write, tmp_path):
         baselines.read_vectors(str(tmp_path), {"film"})
 
 
-def test_the_majority_is_that_of_the_train_split():
-    test = torch.tensor([0, 1, 2, 1])
-    assert baselines.score_majority(torch.tensor([1, 1, 2, 0]), test).tolist() == [0, 1, 0, 1]
-    several = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 0.0]])
-    assert baselines.score_majority(several, torch.tensor([[1.0, 0.0], [0.0, 1.0]])).tolist() == [
-        1,
-        0,
-    ]
+def rows(*parts):
+    return Fit(*(np.array(part) for part in parts))
+
+
+def test_the_majority_is_that_of_the_rows_to_fit_on():
+    targets = torch.eye(3)[[1, 1, 2, 0, 2, 2]]
+    fits = [rows([0, 1, 2], [3], [4, 5]), rows([2, 4, 5], [3], [0, 1])]
+    answers = baselines.answer_majority(targets, fits, exclusive=True)
+    assert answers[[4, 5]].argmax(1).tolist() == [1, 1]
+    assert answers[[0, 1]].argmax(1).tolist() == [2, 2]
+    several = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    answers = baselines.answer_majority(several, [rows([0, 1, 2], [], [3])], exclusive=False)
+    assert answers[3].tolist() == [1, 0]
 
 
 def test_tfidf_cosines_are_those_worked_out_by_hand():
-    texts = {"train": [["a b", "a c"], ["a b", "a"]], "test": [["a b", "c"], ["a", "b"]]}
+    texts = [["a b", "a c", "a b", "c"], ["a b", "a", "a", "b"]]
     # Smoothed idf: log((1 + 4 texts) / (1 + n)) + 1, with a in all 4 texts and b in 2.
     a, b = 1.0, np.log(5 / 3) + 1
-    np.testing.assert_allclose(baselines.compare_tfidf(texts), [a / np.hypot(a, b), 0])
+    cosines = baselines.compare_tfidf(texts, slice(0, 2))
+    np.testing.assert_allclose(cosines[2:], [a / np.hypot(a, b), 0])
 
 
-def test_logistic_regression_on_tfidf_learns_the_words_that_matter():
-    texts = {
-        split: [["good x", "bad x", "good y", "bad y"] * 3]
-        for split in ("train", "validation", "test")
-    }
-    labels = {split: torch.tensor([1, 0, 1, 0] * 3) for split in texts}
-    assert baselines.score_tfidf(texts, labels).tolist() == [1.0] * 12
-    several = {
-        split: torch.stack([part, 1 - part], dim=1).float() for split, part in labels.items()
-    }
-    assert baselines.score_tfidf(texts, several).tolist() == [1.0] * 12
+@pytest.mark.parametrize("equal", [True, False])
+def test_ridge_on_tfidf_learns_the_words_that_matter(equal):
+    texts = [["good x", "bad x", "good y", "bad y"] * 6]
+    labels = torch.tensor([1, 0, 1, 0] * 6)
+    fit = rows(range(8), range(8, 12), range(12, 24))
+    for exclusive in (True, False):
+        targets = torch.eye(2)[labels]
+        answers = baselines.answer_tfidf(texts, targets, [fit], slice(0, 8), exclusive, equal)
+        assert (answers[12:] == targets[12:]).all()
 
 
 def test_texts_without_a_word_are_refused():
     with pytest.raises(InputError, match="contain no word"):
-        baselines.compare_tfidf({"train": [["!"], ["?"]], "test": [["!"], ["?"]]})
+        baselines.compare_tfidf([["!"], ["?"]], slice(None))

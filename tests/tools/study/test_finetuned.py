@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -281,18 +282,18 @@ def sets(pairs_file, tmp_path):
 def test_several_data_sets_are_one_study(study, sets):
     result = study(*sets)
     assert [data["name"] for data in result["data"]] == ["full", "bare"]
-    assert " of 2 data sets" in result["verdict"] or "any of the 2 data sets" in result["verdict"]
+    assert "chosen for each of the 2 data sets" in result["verdict"]
     bare = result["data"][1]
     assert bare["rows"] == {"test": 60}
     assert {cell["whitened"] for cell in bare["cells"]} == {False}
     chosen = {(cell["pooling"], cell["layer"]) for cell in bare["chosen"]}
     assert chosen >= {("MeanPooling", 2), ("ClsPooling", 2)}
-    assert any("No validation split to choose layers on" in note for note in bare["notes"])
+    assert bare["method"]["resampling"] == "kfold"  # there is nothing else to choose on
+    assert any("No train split to fit whitening" in note for note in bare["notes"])
     assert bare["paper"][0] == {"pooling": "MeanPooling", "test": 46.35}
     text = (result["folder"] / "study.md").read_text()
-    assert "| test score | full | bare |" in text
-    assert "(46.4 in the paper)" in text or "(46.3 in the paper)" in text
-    assert "58.0 in the paper" in text
+    assert "| data set | chosen | against [CLS] | 95% interval | claim |" in text
+    assert re.search(r"Published scores: MeanPooling 46\.[34], GloVe 58\.0\.", text)
     alone = study(*PAIRS, "--data.source", "pairs.csv")
     assert result["data"][0]["cells"] == alone["data"][0]["cells"]
 
@@ -304,7 +305,7 @@ def test_each_of_several_data_sets_is_fine_tuned(study):
     result = study(*TUNED, *PAIRS, "--study.tuned", "[MaxPooling]", "--study.data", data)
     assert result["verdict"].startswith("one: fine-tuned: MaxPooling of layer 2 ")
     assert "| two: fine-tuned: " in result["verdict"]
-    assert "(69.9 in the paper)" in (result["folder"] / "study.md").read_text()
+    assert "Published scores: MaxPooling 69.9." in (result["folder"] / "study.md").read_text()
 
 
 # ---- bad input

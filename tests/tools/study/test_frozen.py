@@ -37,13 +37,11 @@ from litpool.tasks.multilabel import MultiLabelClassification
 from litpool.tasks.question_answering import QuestionAnswering
 from litpool.tasks.regression import Regression
 from litpool.tasks.similarity import Similarity
-from litpool.tools.study import frozen, grid, vectors
-from litpool.tools.study.choice import choose, describe_cells, warn_of_baseline, warn_of_layer
+from litpool.tools.study import choice, frozen, grid, vectors
 from litpool.tools.study.command import empty_entry, rounded
 from litpool.tools.study.grid import Cell, list_cells
 from litpool.tools.study.options import StudyOptions
-from litpool.tools.study.scores import Row
-from litpool.tools.study.statistics import accuracy, observe, spearman
+from litpool.tools.study.statistics import spearman_values
 
 CONCAT = partial(ConcatPooling, poolings=[MeanPooling, MaxPooling])
 # Measured with independent code: all-MiniLM-L6-v2 on the test split of STS benchmark.
@@ -379,7 +377,7 @@ def study(encoder_folder, data):
 
 
 def test_pairs_are_scored_as_the_task_scores_them(study, encoder_folder, data):
-    entry = study()
+    entry = study(resampling="split")
     assert (entry["metric"], entry["unit"]) == ("spearman", "pairs")
     assert entry["rows"] == {"train": 120, "validation": 15, "test": 15}
     module, options = data(), EncoderOptions(encoder_folder)
@@ -402,8 +400,9 @@ def test_pairs_are_scored_as_the_task_scores_them(study, encoder_folder, data):
         assert cell["test"] == pytest.approx(points, abs=0.01)
 
 
-def test_each_pooling_has_the_layer_that_is_best_on_validation(study):
-    entry = study()
+def test_each_pooling_has_the_layer_that_is_best_on_the_rows_to_choose_on(study, monkeypatch):
+    monkeypatch.setattr(choice, "MIN_CHOOSING", 0)
+    entry = study(resampling="split")
     for chosen in entry["chosen"]:
         layers = [
             cell
@@ -416,51 +415,51 @@ def test_each_pooling_has_the_layer_that_is_best_on_validation(study):
         {(cell["pooling"], cell["whitened"]) for cell in entry[key]} for key in ("cells", "chosen")
     )
     assert names == chosen_names
-    # Too few examples do not stop the study.
-    assert entry["verdict"].startswith("15 test pairs are too few for intervals")
+    # Too few pairs do not stop the study.
+    assert entry["headline"]["claim"] in ("too few", "same")
+    assert entry["baseline"]["sentence"].startswith(
+        "Mind the baseline: 15 pairs are too few for intervals, 20 are needed"
+    )
 
 
-@pytest.mark.parametrize(("other", "warns"), [(0.80, True), (0.62, False)])
-def test_a_verdict_that_depends_on_the_layer_has_a_note(other, warns):
-    rng = np.random.default_rng(0)
-
-    def row(make, layer, validation, share):
-        cell = Cell(make.__name__, layer, make(4, 2))
-        return Row(cell, False, 1.0, validation, (rng.random(1000) < share).astype(float), None)
-
-    rows = [
-        row(ClsPooling, 1, 70.0, 0.60),
-        row(ClsPooling, 2, 69.0, other),
-        row(MeanPooling, 2, 70.0, 0.82),
-    ]
-    choice = choose(rows, False, accuracy, "examples", 0)
-    assert "beats ClsPooling of layer 1" in choice.analysis.verdict
-    notes = warn_of_layer(describe_cells(rows, [choice], accuracy, 0), choice)
-    assert bool(notes) == warns
-    if warns:
-        assert notes[0].startswith(
-            "The verdict depends on the choice of the layer: ClsPooling of layer 2 scores 80.0"
-        )
+def test_few_rows_choose_only_among_poolings_of_the_last_layer_and_say_so(study):
+    entry = study()
+    assert entry["method"]["last_layer_only"]
+    assert {cell["layer"] for cell in entry["chosen"]} <= {2, None}
+    assert "only the last layer is considered, as 200 pairs" in entry["headline"]["sentence"]
 
 
-@pytest.mark.parametrize(("share", "warns"), [(0.60, False), (0.80, True), (0.99, True)])
-def test_a_baseline_that_no_pooling_is_ahead_of_has_a_note(share, warns):
-    rng = np.random.default_rng(0)
+def test_rows_that_litpool_divided_are_all_scored_in_folds(study):
+    entry = study()
+    method = entry["method"]
+    assert (method["resampling"], method["folds"], method["scored_rows"]) == ("kfold", 5, 150)
+    split = study(resampling="split")["method"]
+    assert (split["resampling"], split["folds"], split["scored_rows"]) == ("split", 1, 15)
 
-    def answers(right):
-        return (rng.random(1000) < right).astype(float)
 
-    rows = [
-        Row(Cell(make.__name__, 1, make(4, 2)), False, 1.0, 70.0, answers(right), None)
-        for make, right in ((ClsPooling, 0.6), (MeanPooling, 0.8))
-    ]
-    choice = choose(rows, False, accuracy, "examples", 0)
-    outcomes = {"majority": np.zeros(1000), "TF-IDF": answers(share)}
-    notes = warn_of_baseline(choice, outcomes, accuracy, "examples", 0)
-    assert bool(notes) == warns
-    if warns:
-        assert "MeanPooling of layer 1 with" in notes[0]
-        assert "is not shown to be ahead of TF-IDF with" in notes[0]
+def test_what_is_announced_is_the_claim_about_the_choice(study):
+    entry = study(pairs=False)
+    headline = entry["headline"]
+    assert (headline["second"]["pooling"], headline["second"]["layer"]) == ("ClsPooling", 2)
+    assert not headline["second"]["whitened"]
+    assert entry["verdict"].startswith(headline["sentence"])
+    assert entry["published"] is None
+
+
+def test_the_published_pooling_is_read_in_old_and_new_configs(tmp_path):
+    (tmp_path / "1_Pooling").mkdir()
+    file = tmp_path / "1_Pooling/config.json"
+    old = {"word_embedding_dimension": 4, "pooling_mode_cls_token": False}
+    for settings, expected in (
+        ({**old, "pooling_mode_mean_tokens": True}, "MeanPooling"),
+        ({**old, "pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}, None),
+        ({"embedding_dimension": 4, "pooling_mode": "cls"}, "ClsPooling"),
+        ({"embedding_dimension": 4, "pooling_mode": "other"}, None),
+    ):
+        file.write_text(json.dumps(settings))
+        assert frozen.published_pooling(str(tmp_path)) == expected
+    shutil.rmtree(tmp_path / "1_Pooling")
+    assert frozen.published_pooling(str(tmp_path)) is None
 
 
 def test_classification_is_reported_with_its_baselines(study):
@@ -469,12 +468,13 @@ def test_classification_is_reported_with_its_baselines(study):
     assert [baseline["name"] for baseline in entry["baselines"]] == [
         "majority class",
         "static embeddings, mean",
-        "TF-IDF, logistic regression",
+        "TF-IDF, ridge",
     ]
+    chosen = {(cell["pooling"], cell["layer"]) for cell in entry["chosen"]}
     for cell in entry["cells"]:
-        assert cell["strength"]
-        assert cell["geometry"]["alignment"] is None
+        assert cell["C"]
         assert not cell["whitened"]
+        assert (cell["geometry"] is not None) == ((cell["pooling"], cell["layer"]) in chosen)
 
 
 def test_regression_of_pairs_is_studied_as_similarity():
@@ -527,7 +527,7 @@ def test_a_pooler_without_trained_weights_is_left_out_and_noted(tmp_path, tiny, 
     model = TextModule(Similarity(), module, EncoderOptions(str(tmp_path / "bare")))
     device = torch.device("cpu")
     entry = frozen.study(model, module, None, StudyOptions(), device, {}).entry
-    assert "PoolerOutput is left out: these weights have no pooler" in entry["notes"][0]
+    assert entry["notes"][0].startswith("PoolerOutput is left out: these weights have no pooler")
     assert "PoolerOutput" not in {cell["pooling"] for cell in entry["cells"]}
     options = StudyOptions(poolings=[PoolerOutput])
     with pytest.raises(InputError, match="PoolerOutput: these weights have no pooler"):
@@ -616,6 +616,9 @@ def test_a_killed_study_gives_the_same_result_when_run_again(job, tmp_path):
         ),
         (["--study.poolings", "[MeanPool]"], "MeanPool"),
         (["--study.seed", "-1"], "error: study.seed=-1: give 0 or more"),
+        (["--study.margin", "0"], "error: study.margin=0.0: give a number of points over 0"),
+        (["--study.score", "f1"], "study.score"),
+        (["--data.group", "author"], "error: data.group=author: the rows have no such column"),
         (
             ["--study.layers", "[1]"],
             "error: study.layers: only the arm finetuned uses it; add finetuned to study.arms",
@@ -632,7 +635,7 @@ def test_a_killed_study_gives_the_same_result_when_run_again(job, tmp_path):
             ["--data.source", "{train: a.csv, validation: a.csv, test: one.csv}"],
             "every row of the test split has label",
         ),
-        (["--study.sed", "1"], "study.sed: unknown option; did you mean 'study.seed'?"),
+        (["--study.sed", "1"], "study.sed: unknown option; did you mean --study.seed?"),
         (
             ["--task", "QuestionAnswering"],
             "error: task=QuestionAnswering: a study supports Classification",
@@ -789,5 +792,5 @@ def test_the_known_truths_of_stsb_come_from_one_pass():
             first, second = by_name[cell.name].astype(float)
             lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
             cosines = (first * second).sum(1) / lengths
-            points = observe(cosines[None], spearman(gold))[0]
+            points = spearman_values(cosines, gold).mean()
             assert points == pytest.approx(known, abs=0.01), cell.name

@@ -24,9 +24,6 @@ stop = threading.Event()
 thread = threading.Thread(target=watch)
 thread.start()
 from litpool.app import main
-from litpool.tools.study import probes
-
-probes.MEMORY = 2**21  # bytes per chunk of cells; 2**27 would hold all cells of so few texts
 
 try:
     main()

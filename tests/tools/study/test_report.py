@@ -1,4 +1,4 @@
-"""The report files of a made-up study: seven layers, two data sets, the second nearly empty."""
+"""The report files of made-up studies; test_page.py looks at the page in a browser."""
 
 import csv
 import io
@@ -11,183 +11,35 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sample_studies import (
+    HOSTILE,
+    LAYERS,
+    few,
+    find,
+    finetuned_only,
+    labels,
+    only_test,
+    published_split,
+    scores,
+    study,
+)
 
-from litpool.tools.study.report import heat_map, write
+from litpool.tools.study.report import LOWEST, PALETTE, color_range, heat_map, write
+from litpool.tools.study.summary import REFERENCES, method
 
 HERE = Path(__file__).parents[3]
-OF_A_LAYER = {
-    "ClsPooling": 73.5,
-    "MeanPooling": 82.0,
-    "MeanPooling without special tokens": 81.7,
-    "MaxPooling": 78.8,
-    "MinPooling": 78.3,
-    "MeanSqrtLenPooling": 82.0,
-    "WeightedMeanPooling": 81.6,
-    "LastTokenPooling": 78.0,
-}
-OF_NO_LAYER = {
-    "PoolerOutput": 73.1,
-    "FirstLastPooling": 81.6,
-    "LastNPooling n=2": 82.1,
-    "LastNPooling n=4": 81.2,
-}
-HOSTILE = "<script>alert('a|b')</script> & 'quoted' </script><!-- \n ``` 한국어"
-
-
-def make_cell(pooling: str, layer: int | None, whitened: bool, best: float) -> dict[str, Any]:
-    depth = 3 if layer is None else layer
-    test = best - 4.3 * (6 - depth) ** 0.8 + 1.37 * whitened
-    return {
-        "pooling": pooling,
-        "layer": layer,
-        "whitened": whitened,
-        "strength": None,
-        "validation": test + 1.234,
-        "test": test,
-        "low": None,
-        "high": None,
-        "geometry": {
-            "anisotropy": 0.72 / (1 + depth) * (not whitened),
-            "uniformity": -0.9 - 0.41 * depth,
-            "alignment": 0.3 + 0.031 * depth,
-            "effective_rank": 41.25 + 17.1 * depth + 90 * whitened,
-        },
-    }
-
-
-def choose(cell: dict[str, Any], cls: float) -> dict[str, Any]:
-    gain = cell["test"] - cls
-    p = 0.0001 if abs(gain) > 1.3 else 0.41
-    against = {"difference": gain, "low": gain - 1.2, "high": gain + 1.3, "p": p}
-    return {
-        **{name: cell[name] for name in ("pooling", "layer", "whitened", "test")},
-        "low": cell["test"] - 2.1,
-        "high": cell["test"] + 1.9,
-        "against_cls": None if cell["pooling"] == "ClsPooling" else against,
-    }
-
-
-def baseline(name: str, test: float, *interval: float, coverage: float | None = None) -> Any:
-    low, high = interval or (None, None)
-    return {"name": name, "test": test, "low": low, "high": high, "coverage": coverage}
-
-
-def pairs(name: str = "stsb") -> dict[str, Any]:
-    """Return a data set with all values."""
-    cells = [
-        make_cell(pooling, layer, whitened, best)
-        for whitened in (False, True)
-        for pooling, best in OF_A_LAYER.items()
-        for layer in range(7)
-    ]
-    cells += [
-        make_cell(pooling, None, whitened, best + 10.4)
-        for whitened in (False, True)
-        for pooling, best in OF_NO_LAYER.items()
-    ]
-    best = [
-        max((cell for cell in cells if cell["pooling"] == pooling), key=lambda cell: cell["test"])
-        for pooling in OF_A_LAYER | OF_NO_LAYER
-    ]
-    means = {"MeanPooling": 85.2, "ClsPooling": 84.9}
-    means |= {"AttentionPooling": 85.6, "LayerMixPooling": 84.2}
-    runs = [
-        {
-            "pooling": pooling,
-            "layer": 6,
-            "seed": seed,
-            "validation": mean + 3.03 * 0.31 * seed,
-            "test": mean + 0.37 * seed * (-1) ** seed,
-        }
-        for pooling, mean in means.items()
-        for seed in range(3)
-    ]
-    interval = "95% CI 7.1 to 9.9, p < 0.001"
-    verdict = f"Here MeanPooling of layer 6 beats ClsPooling of layer 6 by 8.5 points ({interval})"
-    return {
-        "name": name,
-        "task": "Similarity",
-        "metric": "spearman",
-        "unit": "pairs",
-        "layers": 6,
-        "rows": {"train": 5749, "validation": 1500, "test": 1379},
-        "cells": cells,
-        "chosen": [choose(cell, best[0]["test"]) for cell in best],
-        "lead": {
-            "first": "LastNPooling n=2",
-            "second": "MeanPooling of layer 6",
-            "difference": 0.123,
-            "low": -0.31,
-            "high": 0.56,
-            "p": 0.731,
-        },
-        "baselines": [
-            baseline("static embeddings, mean", 55.6, 51.9, 59.2),
-            baseline("average of word vectors", 47.93, 43.4, 52.1, coverage=0.9134),
-        ],
-        "finetuned": runs,
-        "verdict": f"{verdict} on {name}",
-        "notes": ["the whitening was fitted on train"],
-        "paper": [
-            {"pooling": "MeanPooling", "test": 54.81},
-            {"pooling": "ClsPooling", "test": 20.16},
-        ],
-    }
-
-
-def few(name: str = "few") -> dict[str, Any]:
-    """Return a data set too small for intervals, without a train split and alignment."""
-    cells = [
-        {**make_cell(pooling, layer, False, best), "strength": 0.1}
-        for pooling, best in OF_A_LAYER.items()
-        for layer in range(7)
-    ]
-    for row in cells:
-        row["geometry"]["alignment"] = None
-    keys = ("pooling", "layer", "whitened", "test", "low", "high")
-    return {
-        "name": name,
-        "task": "Classification",
-        "metric": "accuracy",
-        "unit": "examples",
-        "layers": 6,
-        "rows": {"train": 40, "validation": 12, "test": 12},
-        "cells": cells,
-        "chosen": [{**{key: row[key] for key in keys}, "against_cls": None} for row in cells[6::7]],
-        "lead": None,
-        "baselines": [baseline("majority class", 51.0)],
-        "finetuned": [],
-        "verdict": "12 test examples are too few for intervals, 20 are needed",
-        "notes": [],
-    }
-
-
-def study(*data: dict[str, Any]) -> dict[str, Any]:
-    encoder = {"name": "sentence-transformers/all-MiniLM-L6-v2", "pretrained": True}
-    return {
-        "verdict": data[0]["verdict"],
-        "data": list(data),
-        "command": "python cli.py study --config configs/studies/stsb.yaml --study.seed 0",
-        "config": {
-            "seed_everything": 0,
-            "model": {"encoder": encoder},
-            "data": {"batch_size": 32, "max_length": 128},
-        },
-        "versions": {"litpool": "0.1.0", "torch": "2.13.0"},
-        "seconds": {"encoding": 41.2, "total": 63.55},
-    }
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
-    write(folder, study(pairs(), few()))
+    write(folder, study(scores(), labels(), few()))
     return folder
 
 
 def write_hostile(folder: Path) -> None:
     """Write a study with markup, a line break and a table's bar in every text."""
-    data = {**pairs(HOSTILE), "task": HOSTILE, "verdict": HOSTILE, "notes": [HOSTILE]}
+    data = {**scores(HOSTILE), "task": HOSTILE, "verdict": HOSTILE, "notes": [HOSTILE]}
     data["baselines"] = [{**data["baselines"][0], "name": HOSTILE}]
     data["chosen"] = [{**cell, "pooling": HOSTILE} for cell in data["chosen"]]
     texts = {"command": HOSTILE, "config": {"text": HOSTILE}, "versions": {HOSTILE: HOSTILE}}
@@ -222,10 +74,18 @@ class Page(HTMLParser):
 # study.csv
 
 
+def lines_of(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO((folder / "study.csv").read_text())))
+
+
 def test_every_number_of_a_data_set_is_in_the_csv(written: Path) -> None:
-    fields = re.findall(r"[^,\n]+", (written / "study.csv").read_text())
+    fields = {field for line in lines_of(written) for field in line.values()}
     written_numbers = {float(field) for field in fields if is_number(field)}
-    assert numbers([{**data, "layers": None} for data in (pairs(), few())]) <= written_numbers
+    # how it was made, and what to do with it, are no results
+    left_out = dict.fromkeys(("layers", "method", "proposal"))
+    assert numbers([{**data, **left_out} for data in (scores(), labels(), few())]) <= (
+        written_numbers
+    )
 
 
 def is_number(field: str) -> bool:
@@ -233,24 +93,35 @@ def is_number(field: str) -> bool:
 
 
 def test_the_csv_has_one_line_per_cell_and_empty_fields_for_missing_values(written: Path) -> None:
-    lines = list(csv.DictReader(io.StringIO((written / "study.csv").read_text())))
-    cells = [line for line in lines if line["kind"] == "cell"]
-    assert len(cells) == 2 * (8 * 7 + 4) + 8 * 7
+    cells = [line for line in lines_of(written) if line["kind"] == "cell"]
+    assert len(cells) == 4 * (8 * (LAYERS + 1) + 4)
     for line in cells:
         if line["data"] == "few":
-            assert line["low"] == line["high"] == line["difference"] == ""
-    assert sum(line["chosen"] == "True" for line in cells) == 12 + 8
-    assert not {"None", "null", "nan"} & {field for line in lines for field in line.values()}
+            assert line["low"] == line["difference_high"] == line["p"] == ""
+    assert sum(line["chosen"] == "True" for line in cells) == 4 * 12
+    fields = {field for line in lines_of(written) for field in line.values()}
+    assert not {"None", "null", "nan"} & fields
 
 
-def test_a_chosen_cell_has_its_interval_and_difference_in_the_csv(written: Path) -> None:
-    lines = csv.DictReader(io.StringIO((written / "study.csv").read_text()))
-    key = ("stsb", "MaxPooling", "True")
-    (line,) = [row for row in lines if (row["data"], row["pooling"], row["chosen"]) == key]
-    (chosen,) = [cell for cell in pairs()["chosen"] if cell["pooling"] == "MaxPooling"]
+def test_the_csv_has_the_comparisons_and_the_interval_of_a_chosen_cell(written: Path) -> None:
+    lines = [line for line in lines_of(written) if line["data"] == "stsb"]
+    kinds = {line["kind"]: line for line in lines}
+    headline = scores()["headline"]
+    assert float(kinds["headline comparison"]["difference"]) == headline["difference"]
+    assert float(kinds["headline comparison"]["difference_low"]) == headline["low"]
+    assert kinds["headline comparison"]["claim"] == "beats"
+    assert kinds["published comparison"]["against"] == "MeanPooling of layer 6"
+    assert kinds["baseline comparison"]["against"] == "static embeddings, mean"
+    key = ("MaxPooling", "True", "False")
+    (line,) = [row for row in lines if (row["pooling"], row["chosen"], row["whitened"]) == key]
+    (chosen,) = [
+        cell
+        for cell in scores()["chosen"]
+        if cell["pooling"] == "MaxPooling" and not cell["whitened"]
+    ]
     assert (float(line["low"]), float(line["high"])) == (chosen["low"], chosen["high"])
     assert float(line["difference"]) == chosen["against_cls"]["difference"]
-    assert float(line["p"]) == 0.0001
+    assert float(line["p"]) == 0.0004
 
 
 # study.md
@@ -266,36 +137,79 @@ def test_the_markdown_starts_with_the_verdict_and_its_tables_are_proper(
 ) -> None:
     write_hostile(tmp_path)
     text = (written / "study.md").read_text()
-    assert text.startswith(f"**{pairs()['verdict']}**\n")
-    assert f"**{few()['verdict']}**" in text
+    assert text.startswith("**the verdict on all data sets**\n")
+    for data in (scores(), labels(), few()):
+        for name in ("headline", "published", "baseline"):
+            if data[name]:
+                assert f"- {data[name]['sentence']}\n" in text
     for table in tables(text) + tables((tmp_path / "study.md").read_text()):
         assert table[1] == ["---"] * len(table[0])
         assert {len(row) for row in table} == {len(table[0])}
-    assert "<script" not in (tmp_path / "study.md").read_text().split("## How this was made")[0]
-    assert len(tables(text)) == len(re.findall(r"^\|---", text, re.MULTILINE)) == 13
+    assert "<script" not in (tmp_path / "study.md").read_text().split("## How to repeat it")[0]
+    assert len(tables(text)) == len(re.findall(r"^\|---", text, re.MULTILINE)) == 10
 
 
-def test_the_markdown_shows_each_chosen_cell_with_interval_difference_and_the_papers_figure(
+def test_the_markdown_shows_each_chosen_cell_with_interval_difference_and_published_scores(
     written: Path,
 ) -> None:
     text = (written / "study.md").read_text()
-    row = "| MeanPooling | 6 | yes | 83.4 | 81.3 to 85.3 | +8.5 | +7.3 to +9.8 | < 0.001 | 54.8 |"
+    row = "| MeanPooling | 5 | 82.4 | 80.3 to 84.3 | +9.8 | +7.9 to +11.8 | < 0.001 |"
     assert row in text
-    assert "| MaxPooling | 6 | no | 78.8 | – | – | – | – |" in text  # noqa: RUF001
-    assert "| AttentionPooling | 6 | 3 | 85.7 | 85.2 to 86.3 | 0.57 |" in text
+    assert "| MaxPooling | 5 | 79.2 | – | +6.6 | – |" in text  # noqa: RUF001
+    assert "Published scores: MeanPooling 54.8" in text
+    assert "| AttentionPooling | 6 | 3 | 85.7 | 85.2 to 86.3 |" in text
     assert "| average of word vectors | 47.9 | 43.4 to 52.1 | 91.3% |" in text
+    assert "fit.yaml is the job with pooling: MeanPooling, num_hidden_layers: 5." in text
 
 
 def test_a_missing_value_is_an_en_dash_in_the_markdown(written: Path) -> None:
     assert not re.search(r"\b(None|null|nan)\b", (written / "study.md").read_text())
 
 
-def test_a_study_of_the_finetuned_arm_alone_has_only_its_tables(tmp_path: Path) -> None:
-    empty = {"cells": [], "chosen": [], "lead": None, "paper": [], "baselines": []}
-    write(tmp_path, study({**pairs(), **empty}))
-    heads = [table[0] for table in tables((tmp_path / "study.md").read_text())]
-    assert [head[0].strip() for head in heads] == ["pooling", "", ""]
-    assert len((tmp_path / "study.csv").read_text().splitlines()) == 1 + 4 * 3
+def test_a_study_of_the_finetuned_arm_alone_has_only_its_table(tmp_path: Path) -> None:
+    write(tmp_path, study(finetuned_only()))
+    heads = [table[0][0].strip() for table in tables((tmp_path / "study.md").read_text())]
+    assert heads == ["pooling"]
+    assert len((tmp_path / "study.csv").read_text().splitlines()) == 1 + 3 * 3
+
+
+# The method
+
+
+def test_the_method_says_what_was_done_and_nothing_else() -> None:
+    kfold, split = method(labels()), method(published_split())
+    assert "divided into 5 folds, 2 times" in kfold
+    assert "rows with the same package count together" in kfold
+    assert "rows with identical texts count together" in split
+    assert "One train split" not in kfold
+    assert "One train split was used" in split
+    assert "strength" in split
+    assert not re.search("train split|strength", method(scores()))  # nothing was trained
+    assert "5,749 train and 1,500 validation rows" in split
+    assert "McNemar" in split
+    assert "McNemar" in kfold
+    assert "McNemar" not in method(scores())
+    assert ("Selectivity" in kfold, "Selectivity" in split) == (True, False)
+    assert "validation" not in method(only_test())
+    assert method(finetuned_only()) == ""
+
+
+def test_a_wider_margin_and_too_few_rows_for_a_choice_are_told() -> None:
+    data = labels()
+    data["method"] |= {"margin": 2.5, "last_layer_only": True}
+    assert "2.5 points or less" in method(data)
+    assert "only the last one was a candidate" in method(data)
+
+
+def test_every_reference_that_is_cited_is_listed(written: Path) -> None:
+    listed = [text for text in REFERENCES.values() if text in (written / "study.md").read_text()]
+    cited = {
+        author
+        for data in (scores(), labels(), few())
+        for author in re.findall(r"(\w+)(?: and \w+)? \d{4}\)", method(data))
+    }
+    assert cited
+    assert len(listed) == len(cited)
 
 
 # study.html
@@ -325,20 +239,15 @@ def test_the_page_escapes_the_texts_in_the_data(tmp_path: Path) -> None:
     assert json.loads(page.scripts[0])["data"][0]["name"] == HOSTILE
 
 
-def test_the_page_has_the_study_and_each_verdict_with_and_without_scripts(written: Path) -> None:
+def test_the_page_has_the_study_and_each_sentence_with_and_without_scripts(written: Path) -> None:
     text = (written / "study.html").read_text()
     content = json.loads(Page(text).scripts[0])
-    assert content["data"] == json.loads(json.dumps([pairs(), few()]))
-    assert content["command"] == study(pairs())["command"]
+    for shown, data in zip(content["data"], (scores(), labels(), few()), strict=True):
+        assert data.items() <= shown.items()
+    assert content["command"] == study(scores())["command"]
     without = text[text.index("<noscript>") : text.index("</noscript>")]
-    assert "too few for intervals" in without
-    assert "by 8.5 points (95% CI 7.1 to 9.9, p &lt; 0.001) on stsb" in without
-
-
-def test_the_page_sorts_its_table_and_says_so_to_screen_readers(written: Path) -> None:
-    script = Page((written / "study.html").read_text()).scripts[1]
-    assert 'setAttribute("aria-sort"' in script
-    assert 'el("button", { type: "button", onclick: () => sort(at) }' in script
+    assert "too few for an interval" in without
+    assert "by 9.8 points (95% CI 7.7 to 11.9, p &lt; 0.001" in without
 
 
 def test_numbers_that_are_not_finite_do_not_break_the_page(tmp_path: Path) -> None:
@@ -359,27 +268,55 @@ def test_the_page_is_shipped_with_the_package() -> None:
     }
 
 
-# TensorBoard
+# The heat map
 
 
-def test_the_heat_map_has_the_test_score_of_each_cell() -> None:
-    figure = heat_map(pairs())
+def test_one_bad_layer_takes_no_colour_from_the_others() -> None:
+    data = scores()
+    others = [cell["test"] for cell in data["cells"] if cell["layer"] != 0]
+    low, high = color_range(data) or (0, 0)
+    assert high == max(others)
+    assert low >= min(others)
+    assert sum(cell["test"] < low for cell in data["cells"]) <= LOWEST * len(data["cells"])
+
+
+def test_page_and_figure_have_one_colour_scale(written: Path) -> None:
+    content = json.loads(Page((written / "study.html").read_text()).scripts[0])
+    image = heat_map(scores()).axes[0].images[0]
+    assert content["data"][0]["color_range"] == list(image.get_clim())
+    ends = [image.cmap(0.0), image.cmap(1.0)]
+    assert [rgb(color) for color in (PALETTE[0], PALETTE[-1])] == [
+        tuple(round(255 * part) for part in color[:3]) for color in ends
+    ]
+    assert content["palette"] == list(PALETTE)
+
+
+def rgb(color: str) -> tuple[int, ...]:
+    return tuple(int(color[at : at + 2], 16) for at in (1, 3, 5))
+
+
+def test_the_heat_map_has_the_score_of_each_cell_and_marks_the_announced_one() -> None:
+    figure = heat_map(scores())
     assert len(figure.axes) == 2
     for axes, whitened in zip(figure.axes, (False, True), strict=True):
         values = axes.images[0].get_array()
         assert values is not None
         names = [label.get_text() for label in axes.get_yticklabels()]
         layers = [label.get_text() for label in axes.get_xticklabels()]
-        assert layers == ["0", "1", "2", "3", "4", "5", "6", "no layer"]
-        cells = [cell for cell in pairs()["cells"] if cell["whitened"] == whitened]
+        assert layers == ["0", "1", "2", "3", "4", "5", "6", "none"]
+        cells = [cell for cell in scores()["cells"] if cell["whitened"] == whitened]
         for cell in cells:
-            column = layers.index("no layer" if cell["layer"] is None else str(cell["layer"]))
+            column = layers.index("none" if cell["layer"] is None else str(cell["layer"]))
             assert values[names.index(cell["pooling"]), column] == cell["test"]
         assert len(axes.texts) == len(cells)
+    (mark,) = figure.axes[0].patches
+    announced = find(scores()["cells"], "MeanPooling", 5)
+    assert (mark.get_x(), mark.get_y()) == (announced["layer"] - 0.5, 1 - 0.5)
+    assert not figure.axes[1].patches
 
 
 def test_the_heat_map_of_one_cell_can_be_drawn(tmp_path: Path) -> None:
     data = few()
     figure = heat_map({**data, "cells": data["cells"][:1]})
     figure.savefig(tmp_path / "one.png")
-    assert [text.get_text() for text in figure.axes[0].texts] == ["55.5"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["43.7"]

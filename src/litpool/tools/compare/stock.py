@@ -22,7 +22,7 @@ from transformers import (
 from litpool.commands import Run
 from litpool.data.module import TextDataModule
 from litpool.demo.encoder import locate
-from litpool.loops import outputs
+from litpool.loops import outputs, tensorboard
 from litpool.loops.evaluation import Evaluation
 from litpool.loops.job import Flags
 from litpool.loops.log import Log
@@ -130,7 +130,7 @@ class RecorderCallback(TrainerCallback):
         loss, lr, norm = logs["loss"], logs["learning_rate"], logs["grad_norm"]
         self.recorder.step(state.global_step, loss, loss, lr, norm)
         values = {"train/loss": loss, "train/lr": lr, "train/grad_norm": norm}
-        outputs.write_scalars(self.writer, values, state.global_step)
+        tensorboard.write_scalars(self.writer, values, state.global_step)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -2,26 +2,37 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.base import clone
 from torch import Tensor
+from torch.nn import functional as F
 
 from litpool import InputError
 
 WORD = re.compile(r"\w+?(?=n't\b)|n't\b|'\w+|\w+")  # splits like the Penn Treebank: do n't, she 's
-CS = (0.1, 1.0, 10.0, 100.0)  # higher than for the probes: TF-IDF features are small
-Texts = Mapping[str, Sequence[Sequence[str]]]  # by split: K columns of n texts
+ALPHAS = (10.0, 1.0, 0.1)  # strengths of the ridge on TF-IDF, the strongest first
+CS = (0.01, 0.1)  # of the logistic regression on vectors, the strongest first
+Texts = Sequence[Sequence[str]]  # K columns of n
+
+
+class Fit(NamedTuple):
+    """The numbers of the rows for one fit of a baseline."""
+
+    rows: NDArray[np.int64]
+    choosing: NDArray[np.int64]  # to choose the strength on
+    answered: NDArray[np.int64]
 
 
 class WordVectors(NamedTuple):
     """The average word vector of each text."""
 
-    vectors: dict[str, NDArray[np.float32]]  # by split: (1, K, n, d), zeros without a known word
+    vectors: NDArray[np.float32]  # (K, n, d), zeros without a known word
     coverage: float  # the share of the running words of all texts that have a vector
 
 
@@ -35,13 +46,12 @@ def average_words(path: str, texts: Texts) -> WordVectors:
 
     Args:
         path: A text file in one of the formats of `read_vectors`.
-        texts: The texts of all splits.
+        texts: The texts of all rows.
 
     Raises:
         InputError: The file cannot be read, or knows no word of the texts.
     """
-    columns = [column for part in texts.values() for column in part]
-    counts = Counter(word for column in columns for text in column for word in words(text))
+    counts = Counter(word for column in texts for text in column for word in words(text))
     known = read_vectors(path, {form for word in counts for form in (word, word.lower())})
     if not known:
         raise InputError(
@@ -49,10 +59,7 @@ def average_words(path: str, texts: Texts) -> WordVectors:
         )
     forms = {word: word if word in known else word.lower() for word in counts}
     by_word = {word: known[form] for word, form in forms.items() if form in known}
-    vectors = {
-        split: np.stack([_averages(column, by_word) for column in part])[None]
-        for split, part in texts.items()
-    }
+    vectors = np.stack([_averages(column, by_word) for column in texts])
     return WordVectors(vectors, sum(counts[word] for word in by_word) / counts.total())
 
 
@@ -145,74 +152,103 @@ def _numbers(parts: Sequence[str], where: str) -> NDArray[np.float32]:
     return np.array(parts, dtype=np.float32)
 
 
-def score_majority(train: Tensor, test: Tensor) -> NDArray[np.float64]:
-    """Score the most frequent label of train as the answer to every test example.
+def answer_majority(targets: Tensor, fits: Iterable[Fit], exclusive: bool) -> Tensor:
+    """Answer each row with the most frequent label of the rows to fit on: (n, labels), 0 and 1.
 
     Args:
-        train: Labels, (n,); or 0 and 1 for multi-label tasks, (n, labels), one majority per label.
-        test: The same for test.
-
-    Returns:
-        1 or 0 for each test example, (n,); for multi-label tasks, the share that is right.
+        targets: Labels, (n, labels), 0 or 1.
+        fits: Which rows to fit on, and which to answer.
+        exclusive: Whether a row has one label; otherwise, each label has a majority of its own.
     """
-    multilabel = train.ndim == 2
-    majority = train.float().mean(0) > 0.5 if multilabel else train.bincount().argmax()
-    return _correct(majority.expand_as(test), test)
+    answers = torch.zeros_like(targets)
+    for fit in fits:
+        share = targets[fit.rows].mean(0)
+        answers[fit.answered] = one_hot(share) if exclusive else (share > 0.5).to(targets.dtype)
+    return answers
 
 
-def _correct(predictions: Tensor, labels: Tensor) -> NDArray[np.float64]:
-    """Return what is right of (n,), or the share that is right of (n, labels): (n,)."""
-    correct: Tensor = (predictions == labels).double().view(len(labels), -1).mean(1)
-    return correct.numpy()
+def one_hot(values: Tensor) -> Tensor:
+    """Set the largest of (..., labels) to 1 and the others to 0."""
+    return F.one_hot(values.argmax(-1), values.shape[-1]).to(values.dtype)
 
 
-def _tfidf(texts: Texts) -> dict[str, list[Any]]:
-    """Compute K sparse matrices (n, words) for each split, with the word weights of train."""
+def _tfidf(texts: Texts, fitted: slice) -> list[Any]:
+    """Compute K sparse matrices (n, words), with the word weights of some rows."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     # Keeps one-letter words: some scripts have many.
     vectorizer = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b")
     try:
-        vectorizer.fit([text for column in texts["train"] for text in column])
+        vectorizer.fit([text for column in texts for text in column[fitted]])
     except ValueError as error:
         raise InputError(
             f"TF-IDF: the texts of the train split contain no word ({error}); fix the text columns"
         ) from error
-    return {
-        split: [vectorizer.transform(column) for column in columns]
-        for split, columns in texts.items()
-    }
+    return [vectorizer.transform(column) for column in texts]
 
 
-def score_tfidf(texts: Texts, labels: Mapping[str, Tensor]) -> NDArray[np.float64]:
-    """Score a logistic regression on TF-IDF, its C chosen on validation: (n,), as the majority."""
+def answer_tfidf(
+    texts: Texts, targets: Tensor, fits: Iterable[Fit], fitted: slice, exclusive: bool, equal: bool
+) -> Tensor:
+    """Answer each row by a ridge regression on TF-IDF: (n, labels), 0 and 1.
+
+    Args:
+        texts: K columns of n texts.
+        targets: Labels, (n, labels), 0 or 1.
+        fits: Which rows to fit on, which to choose the strength on, and which to answer.
+        fitted: The rows that the word weights come from.
+        exclusive: Whether a row has one label; otherwise, any number of them.
+        equal: Whether a rare label counts as much as a frequent one.
+    """
     from scipy.sparse import hstack
+    from sklearn.linear_model import RidgeClassifier
+
+    weight = "balanced" if equal and exclusive else None
+    models = [
+        RidgeClassifier(alpha=alpha, solver="sparse_cg", class_weight=weight) for alpha in ALPHAS
+    ]
+    features = hstack(_tfidf(texts, fitted), format="csr")
+    return _answer(features, targets, fits, models, exclusive)
+
+
+def answer_logistic(
+    vectors: NDArray[np.float32],
+    targets: Tensor,
+    fits: Iterable[Fit],
+    exclusive: bool,
+    equal: bool,
+) -> Tensor:
+    """Answer each row by a logistic regression on standardized vectors (n, d), as `answer_tfidf`.
+
+    It takes much longer than the ridge probes, so it is only for the cells of the verdict.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
 
-    features = {split: hstack(columns, format="csr") for split, columns in _tfidf(texts).items()}
-    best, outcomes = -1.0, np.zeros(0)
-    for C in CS:
-        model = LogisticRegression(C=C, max_iter=1000)
-        model = OneVsRestClassifier(model) if labels["train"].ndim == 2 else model
-        model.fit(features["train"], labels["train"].numpy())
-        correct = {
-            split: _correct(torch.as_tensor(model.predict(features[split])), labels[split])
-            for split in ("validation", "test")
-        }
-        if correct["validation"].mean() > best:
-            best, outcomes = correct["validation"].mean(), correct["test"]
-    return outcomes
+    weight = "balanced" if equal else None
+    models = [LogisticRegression(C=C, class_weight=weight, max_iter=1000, tol=1e-3) for C in CS]
+    if not exclusive:
+        models = [OneVsRestClassifier(model) for model in models]
+    return _answer(vectors, targets, fits, models, exclusive)
 
 
-def compare_tfidf(texts: Texts) -> NDArray[np.float64]:
-    """Return the cosines of the TF-IDF vectors of the test split's pairs, (n,)."""
-    first, second = _tfidf(texts)["test"]  # rows of length 1, or 0 without a known word
+def _answer(
+    features: Any, targets: Tensor, fits: Iterable[Fit], models: Sequence[Any], exclusive: bool
+) -> Tensor:
+    """Answer with the model that answers the rows to choose on best; the first of equals."""
+    labels = (targets.argmax(1) if exclusive else targets).numpy()
+    answers = torch.zeros_like(targets)
+    for fit in fits:
+        trained = [clone(model).fit(features[fit.rows], labels[fit.rows]) for model in models]
+        points = [model.score(features[fit.choosing], labels[fit.choosing]) for model in trained]
+        best = trained[int(np.argmax(points))]
+        predicted = torch.from_numpy(best.predict(features[fit.answered])).long()
+        given = F.one_hot(predicted, targets.shape[1]) if exclusive else predicted
+        answers[fit.answered] = given.to(targets.dtype)
+    return answers
+
+
+def compare_tfidf(texts: Texts, fitted: slice) -> NDArray[np.float64]:
+    """Return the cosines of the TF-IDF vectors of pairs, (n,)."""
+    first, second = _tfidf(texts, fitted)  # rows of length 1, or 0 without a known word
     return np.asarray(first.multiply(second).sum(1), dtype=np.float64).ravel()
-
-
-def concatenate(vectors: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-    """Join the K vectors of each row: (1, K, n, d) -> (1, 1, n, K * d)."""
-    return {
-        split: np.concatenate(list(part[0]), axis=-1)[None, None] for split, part in vectors.items()
-    }

@@ -1,187 +1,162 @@
-"""The choice of a layer for each pooling, and the entries of study.json on cells and baselines."""
+"""The choice of pooling and layer without the rows that score it, and what it is compared with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from litpool.tools.study import statistics
+from litpool.tools.study.examples import Examples
 from litpool.tools.study.scores import Row
-from litpool.tools.study.statistics import LEVEL, Analysis, Comparison, Estimate, Score
+from litpool.tools.study.statistics import Array, Estimate
 
 BASELINE = "ClsPooling"
-RESAMPLES = 2_000  # for all cells, only shown in tables; chosen cells get more
+MIN_CHOOSING = 200  # rows; with fewer, a choice among all layers is mostly noise
 Json = dict[str, Any]
 
 
-class Choice(NamedTuple):
-    """The best row of each pooling on validation (or that of its last layer), and a comparison."""
+class Pick(NamedTuple):
+    """The choice among some cells: anew for each fold, and once on all rows, to announce."""
 
-    rows: list[Row]
-    analysis: Analysis
+    row: Row  # of the choice on all rows
+    values: Array  # (R, n), of each fold's own choice
+    right: Array | None
 
-
-def choose(rows: Sequence[Row], whitened: bool, score: Score, unit: str, seed: int) -> Choice:
-    """Choose each pooling's layer and compare the poolings, all whitened or all raw.
-
-    Args:
-        rows: The rows of all cells.
-        whitened: Whether to choose among the whitened or the raw ones.
-        score: How to score outcomes.
-        unit: The word for examples in the verdict.
-        seed: The seed of the bootstrap.
-    """
-    best: dict[str, Row] = {}
-    for row in rows:
-        name = row.cell.pooling
-        if row.whitened == whitened and (name not in best or _rank(row) > _rank(best[name])):
-            best[name] = row
-    chosen = list(best.values())
-    outcomes = np.stack([row.outcomes for row in chosen])
-    baseline = [row.cell.pooling for row in chosen].index(BASELINE)
-    names = [row.cell.name for row in chosen]
-    return Choice(chosen, statistics.analyze(names, outcomes, score, baseline, unit, seed=seed))
+    @property
+    def test(self) -> float:
+        """The score in points."""
+        return float(self.values.mean())
 
 
-def _rank(row: Row) -> float:
-    """Return the validation score, or without that split the layer, so that the last one wins."""
-    return (row.cell.layer or 0) if row.validation is None else row.validation
+class Chooser(NamedTuple):
+    """Chooses and compares cells of a data set."""
 
+    rows: list[Row]  # of all cells
+    examples: Examples
+    last: int  # the number of the last layer
+    margin: float
+    seed: int
 
-def describe_cells(
-    rows: Sequence[Row], choices: Sequence[Choice], score: Score, seed: int
-) -> list[Json]:
-    """Describe every cell for study.json; a chosen one has the interval of its comparison."""
-    outcomes = np.stack([row.outcomes for row in rows])
-    estimates = statistics.estimates(outcomes, score, RESAMPLES, seed)
-    chosen = {
-        id(row): estimate
-        for choice in choices
-        for row, estimate in zip(choice.rows, choice.analysis.estimates, strict=True)
-    }
-    return [
-        _describe_cell(row, chosen.get(id(row), estimate))
-        for row, estimate in zip(rows, estimates, strict=True)
-    ]
+    @property
+    def last_only(self) -> bool:
+        """Whether there are too few rows to choose a layer on."""
+        return self.examples.choosing < MIN_CHOOSING
 
+    def candidates(self, whitened: bool, pooling: str | None = None) -> list[Row]:
+        """List the raw or the whitened cells to choose from, of one pooling or of all."""
+        return [
+            row
+            for row in self.rows
+            if row.whitened == whitened
+            and pooling in (None, row.cell.pooling)
+            and (not self.last_only or row.cell.layer in (None, self.last))
+        ]
 
-def _describe_cell(row: Row, estimate: Estimate) -> Json:
-    return {
-        "pooling": row.cell.pooling,
-        "layer": row.cell.layer,
-        "whitened": row.whitened,
-        "strength": row.C,
-        "validation": row.validation,
-        **describe_estimate(estimate),
-        "geometry": None if row.geometry is None else row.geometry._asdict(),
-    }
+    def cell(self, pooling: str, layer: int | None) -> Pick:
+        """Return a cell as it is."""
+        return self.pick(
+            [
+                row
+                for row in self.rows
+                if (row.cell.pooling, row.cell.layer, row.whitened) == (pooling, layer, False)
+            ]
+        )
 
+    def pick(self, rows: Sequence[Row]) -> Pick:
+        """Choose among rows, each fold by the score without it. Ties go to the last layer."""
+        rows = sorted(
+            rows, key=lambda row: -self.last if row.cell.layer is None else -row.cell.layer
+        )
+        best = np.stack([row.inner for row in rows]).argmax(0)  # (R, K), the first of equals
+        chosen = np.take_along_axis(best, self.examples.design.folds, axis=1)  # (R, n)
+        values = np.zeros(chosen.shape)
+        right = None if rows[0].right is None else np.zeros(chosen.shape)
+        for index in np.unique(best):
+            here = chosen == index
+            values[here] = rows[index].values[here]
+            part = rows[index].right
+            if right is not None and part is not None:
+                right[here] = part[here]
+        return Pick(max(rows, key=lambda row: round(row.overall, 6)), values, right)
 
-def describe_estimate(estimate: Estimate) -> Json:
-    """Describe the test score with its interval."""
-    return {"test": estimate.value, "low": estimate.low, "high": estimate.high}
+    def difference(self, first: Pick, second: Pick) -> Estimate:
+        """Estimate how many points `first` is ahead of `second`."""
+        right = None
+        if first.right is not None and second.right is not None:
+            right = first.right - second.right
+        return statistics.estimate(first.values - second.values, self.examples.design, right)
 
+    def score(self, pick: Pick) -> Estimate:
+        """Estimate a score."""
+        if pick.right is None:
+            return statistics.estimate(pick.values, self.examples.design)
+        # As the difference from answers that are always right, which few errors leave uncertain.
+        estimate = statistics.estimate(pick.values - 100, self.examples.design, pick.right - 1)
+        return estimate._replace(value=estimate.value + 100)
 
-def describe_chosen(choice: Choice) -> list[Json]:
-    """Describe the chosen cells; given enough examples, all others are compared with [CLS]."""
-    against = {comparison.first: comparison for comparison in choice.analysis.against_baseline}
-    return [
-        {
-            "pooling": row.cell.pooling,
-            "layer": row.cell.layer,
-            "whitened": row.whitened,
-            **describe_estimate(estimate),
-            "against_cls": describe_comparison(against.get(row.cell.name)),
+    def table(self, picks: Sequence[Pick], against: Pick | None = None) -> list[Json]:
+        """Describe scores, or differences to `against`, with intervals that hold at once."""
+        if not self.examples.design.is_enough:
+            return [
+                {"test": pick.test, "low": None, "high": None}
+                if against is None
+                else {"difference": pick.test - against.test, "low": None, "high": None, "p": None}
+                for pick in picks
+            ]
+        estimates = [
+            self.score(pick) if against is None else self.difference(pick, against)
+            for pick in picks
+        ]
+        lines = statistics.simultaneous(estimates, self.seed)
+        if against is None:
+            return [{"test": line.value, "low": line.low, "high": line.high} for line in lines]
+        names = ("difference", "low", "high", "p")
+        return [dict(zip(names, line, strict=True)) for line in lines]
+
+    def against_cls(self, picks: Sequence[Pick], cls: Pick) -> list[Json]:
+        """Describe scores and differences to [CLS] of the last layer; its own is None."""
+        others = [pick for pick in picks if pick.row is not cls.row]
+        differences = iter(self.table(others, cls))
+        return [
+            {**score, "against_cls": None if pick.row is cls.row else next(differences)}
+            for pick, score in zip(picks, self.table(picks), strict=True)
+        ]
+
+    def describe(self) -> Json:
+        """Describe all cells, the choice for each pooling, and all poolings of the last layer."""
+        cls = self.cell(BASELINE, self.last)
+        families = dict.fromkeys((row.whitened, row.cell.pooling) for row in self.rows)
+        picks = [self.pick(self.candidates(*family)) for family in families]
+        same = [
+            self.pick([row])
+            for row in self.rows
+            if row.cell.layer == self.last and not row.whitened
+        ]
+        return {
+            "cells": [_describe_cell(row) for row in self.rows],
+            "chosen": [
+                {**_place(pick.row), **line}
+                for pick, line in zip(picks, self.against_cls(picks, cls), strict=True)
+            ],
+            "same_layer": {
+                "layer": self.last,
+                "poolings": [
+                    {"pooling": pick.row.cell.pooling, **line}
+                    for pick, line in zip(same, self.against_cls(same, cls), strict=True)
+                ],
+            },
         }
-        for row, estimate in zip(choice.rows, choice.analysis.estimates, strict=True)
-    ]
 
 
-def describe_comparison(comparison: Comparison | None, names: bool = False) -> Json | None:
-    """Describe the difference, its interval and p; with `names`, also the two poolings."""
-    if comparison is None:
-        return None
-    keys = ("first", "second") if names else ()
-    return {key: getattr(comparison, key) for key in (*keys, "difference", "low", "high", "p")}
+def _place(row: Row) -> Json:
+    return {"pooling": row.cell.pooling, "layer": row.cell.layer, "whitened": row.whitened}
 
 
-def warn_of_layer(cells: Sequence[Json], choice: Choice) -> list[str]:
-    """Note that another layer of [CLS] would take away most of the verdict's difference.
-
-    Args:
-        cells: The result of `describe_cells`.
-        choice: The raw one, which the verdict is about.
-    """
-    wins = [
-        comparison
-        for comparison in choice.analysis.against_baseline
-        if comparison.p < LEVEL and comparison.difference > 0
-    ]
-    if not wins:
-        return []
-    largest = max(comparison.difference for comparison in wins)
-    cls_cells = [cell for cell in cells if cell["pooling"] == BASELINE and not cell["whitened"]]
-    rival = max(cls_cells, key=lambda cell: cell["test"])
-    place = [row.cell.pooling for row in choice.rows].index(BASELINE)
-    gain = rival["test"] - choice.analysis.estimates[place].value
-    if gain <= largest / 2:
-        return []
-    return [
-        f"The verdict depends on the choice of the layer: {BASELINE} of layer {rival['layer']} "
-        f"scores {rival['test']:.1f} on test, {gain:.1f} points more than the layer that was best "
-        "on validation; more validation examples would make the choice more reliable"
-    ]
-
-
-def warn_of_baseline(
-    choice: Choice, baselines: Mapping[str, NDArray[np.float64]], score: Score, unit: str, seed: int
-) -> list[str]:
-    """Note that the best pooling on test is not shown to be ahead of the best baseline.
-
-    Args:
-        choice: The raw one, which the verdict is about.
-        baselines: The outcomes of each on test, (n,).
-        score: How to score outcomes.
-        unit: The word for examples in the verdict.
-        seed: The seed of the bootstrap.
-    """
-    best, ours = max(
-        zip(choice.rows, choice.analysis.estimates, strict=True), key=lambda pair: pair[1].value
-    )
-    scores = {
-        name: float(statistics.observe(outcomes[None], score)[0])
-        for name, outcomes in baselines.items()
-    }
-    rival = max(scores, key=scores.__getitem__)
-    names = [best.cell.name, rival]
-    outcomes = np.stack([best.outcomes, baselines[rival]])
-    analysis = statistics.analyze(names, outcomes, score, 1, unit, seed=seed)
-    if not analysis.against_baseline:  # too few examples for intervals
-        return []
-    comparison = analysis.against_baseline[0]
-    if comparison.difference > 0 and comparison.p < LEVEL:
-        return []
-    return [
-        f"Mind the baseline: the best pooling on test, {best.cell.name} with {ours.value:.1f}, "
-        f"is not shown to be ahead of {rival} with {scores[rival]:.1f} (p = {comparison.p:.3f})"
-    ]
-
-
-def describe_baselines(
-    outcomes: Mapping[str, NDArray[np.float64]], coverage: float | None, score: Score, seed: int
-) -> list[Json]:
-    """Describe the baselines' scores; `coverage` is that of the word vectors."""
-    estimates = statistics.estimates(np.stack(list(outcomes.values())), score, seed=seed)
-    return [
-        {
-            "name": name,
-            **describe_estimate(estimate),
-            "coverage": coverage if name.startswith("word vectors") else None,
-        }
-        for name, estimate in zip(outcomes, estimates, strict=True)
-    ]
+def _describe_cell(row: Row) -> Json:
+    validation = None if np.isnan(row.overall) else row.overall
+    values = {"C": row.C, "validation": validation, "test": row.test}
+    return {**_place(row), **values, "selectivity": row.selectivity, "geometry": None}
 
 
 def summarize_tuned(runs: Sequence[Json]) -> str:

@@ -22,12 +22,12 @@ from litpool.loops.lightning import TextModule
 from litpool.loops.outputs import versions
 from litpool.model.encoder import load_config
 from litpool.model.markers import resolve
-from litpool.tools.study import finetuned, frozen, sets
+from litpool.tools.study import finetuned, frozen, proposal, sets
 from litpool.tools.study.choice import Json, summarize_tuned
+from litpool.tools.study.examples import SPLITS
 from litpool.tools.study.frozen import timed
 from litpool.tools.study.grid import PoolingFactory, check_poolings
 from litpool.tools.study.options import StudyOptions
-from litpool.tools.study.scores import SPLITS
 from litpool.tools.study.sets import DataSet
 from litpool.tools.study.vectors import check_cache, order
 
@@ -69,7 +69,7 @@ def _prepare(run: Run, options: StudyOptions) -> list[DataSet]:
     if "frozen" in options.arms:
         frozen.studied_task(module.task)
         check_poolings(options.poolings, module.encoder, load_config(module.encoder))
-    if "finetuned" in options.arms:
+    if "finetuned" in options.arms or options.confirm:
         finetuned.check(module, run.config["trainer"], options)
     data_sets = sets.read(module, run.config, options)
     for data_set in data_sets:
@@ -85,8 +85,12 @@ def _prepare(run: Run, options: StudyOptions) -> list[DataSet]:
 def _check_options(options: StudyOptions) -> None:
     if not options.arms:
         raise InputError("study.arms=[]: name frozen, finetuned or both")
+    if options.margin <= 0:
+        raise InputError(f"study.margin={options.margin}: give a number of points over 0")
     if options.seed < 0:
         raise InputError(f"study.seed={options.seed}: give 0 or more")
+    if options.confirm and "frozen" not in options.arms:
+        raise InputError("study.confirm=true: the arm frozen proposes; add frozen to study.arms")
     for arm, name in (
         ("frozen", "poolings"),
         ("frozen", "word_vectors"),
@@ -135,7 +139,7 @@ def _report(run: Run, data_sets: list[DataSet], options: StudyOptions) -> None:
         for data_set in data_sets
     ]
     config = {**run.config, **run.options}
-    if "finetuned" not in options.arms:
+    if "finetuned" not in options.arms and not options.confirm:
         del config["trainer"]  # has no effect
     result = {
         "verdict": sets.verdict(entries),
@@ -177,11 +181,20 @@ def _study(
             prefix = f"{data_set.name} " if several else ""
             for name, vectors in result.projected.items():
                 _project(run.writer, data, f"{prefix}{name}", vectors)
-    if data_set.tuned:
+        if not several:
+            sentence = entry["headline"]["sentence"]
+            entry["proposal"] = proposal.propose(run, result.proposed, options, sentence)
+        if data_set.tuned and options.confirm:
+            with timed(seconds, "confirm"):
+                entry["confirm"] = proposal.confirm(run, result.proposed, data_set.tuned, options)
+            entry["notes"].append(entry["confirm"]["sentence"])
+    if data_set.tuned and "finetuned" in options.arms:
         with timed(seconds, "fine-tune"):
-            entry["finetuned"] = finetuned.tune(
-                module, run.config, data_set.tuned, options, run.parent
-            )
+            runs = finetuned.tune(module, run.config, data_set.tuned, options, run.parent)
+        # Without the seconds, so that a study gives the same result again.
+        entry["finetuned"] = [
+            {key: value for key, value in result.items() if key != "seconds"} for result in runs
+        ]
         summary = summarize_tuned(entry["finetuned"])
         if data_set.frozen:
             entry["notes"].append(summary)
@@ -201,9 +214,15 @@ def empty_entry(data: TextDataModule) -> Json:
         "layers": 0,
         "cells": [],
         "chosen": [],
-        "lead": None,
+        "same_layer": None,
+        "method": None,
+        "headline": None,
+        "published": None,
+        "baseline": None,
         "baselines": [],
         "finetuned": [],
+        "proposal": None,
+        "confirm": None,
         "verdict": "",
         "notes": [],
         "paper": [],

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -167,7 +168,7 @@ def tune(
         parent: Where the folder with the results is.
 
     Returns:
-        The entries of study.json: pooling, layer, seed, and validation and test in points.
+        The entries of study.json: pooling, layer, seed, validation and test in points, seconds.
     """
     first_seed = _first_seed()
     folder = _folder(module, config, data, options, parent)
@@ -197,9 +198,12 @@ def _result(module: TextModule, config: Json, loop: Loop, run: Training, file: P
         shutil.rmtree(scratch, ignore_errors=True)  # left by an interrupted training
         make_folder(scratch)
         try:
+            start = time.perf_counter()
             validation, test = training.train(module, config, loop, run.seed, scratch)
+            seconds = round(time.perf_counter() - start, 3)
             scores = {"validation": 100 * validation, "test": 100 * test}
             result = {"pooling": run.pooling, "layer": run.layer, "seed": run.seed, **scores}
+            result["seconds"] = seconds
             write_text(file, json.dumps(result))
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -214,17 +218,24 @@ def build_module(
     """Build a fresh module for a training; cut the encoder after the layer if that is equal."""
     options, make, layer = module.encoder, run.make, run.layer
     if layer is not None and layer < config.num_hidden_layers:
-        # ALBERT assigns a layer to a group of weights by the number of all layers.
-        grouped = getattr(config, "num_hidden_groups", 1) > 1
-        if layer > 0 and config.model_type in CUT and not grouped:
-            overrides = {**options.overrides, "num_hidden_layers": layer}
-            freeze = options.freeze
-            if isinstance(freeze, int):
-                freeze = min(freeze, layer)
-            options = dataclasses.replace(options, overrides=overrides, freeze=freeze)
-        else:
+        shorter = cut(options, config, layer)
+        options = shorter or options
+        if shorter is None:
             make = partial(OfLayer, pooling=make, layer=layer)
     return TextModule(data.task, data, options, make, module.recipe, config=module.config)
+
+
+def cut(options: EncoderOptions, config: PretrainedConfig, layer: int) -> EncoderOptions | None:
+    """Return the options of the first layers alone; None if they would give something else."""
+    # ALBERT assigns a layer to a group of weights by the number of all layers.
+    grouped = getattr(config, "num_hidden_groups", 1) > 1
+    if layer == 0 or config.model_type not in CUT or grouped:
+        return None
+    overrides = {**options.overrides, "num_hidden_layers": layer}
+    freeze = options.freeze
+    if isinstance(freeze, int):
+        freeze = min(freeze, layer)
+    return dataclasses.replace(options, overrides=overrides, freeze=freeze)
 
 
 def _folder(
@@ -249,6 +260,7 @@ def _folder(
         },
         "loop": options.loop,
         "versions": versions(),
+        "keys": "seconds",
         "cuda": torch.cuda.is_available(),
     }
     return parent / f"study-{_hash(facts)}"

@@ -3,6 +3,7 @@
 Baselines show what the encoder has to beat.
 """
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,9 +14,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers.utils import cached_file
 
 from litpool import InputError
 from litpool.data.module import TextDataModule
+from litpool.demo.encoder import locate
 from litpool.loops.lightning import TextModule
 from litpool.model.encoder import Encoder, load_config
 from litpool.model.markers import resolve
@@ -26,22 +29,34 @@ from litpool.tasks.similarity import Similarity
 from litpool.tasks.task import Task
 from litpool.tools.study import baselines, vectors
 from litpool.tools.study.baselines import WordVectors
-from litpool.tools.study.choice import (
-    BASELINE,
-    Choice,
-    Json,
-    choose,
-    describe_baselines,
-    describe_cells,
-    describe_chosen,
-    describe_comparison,
-    warn_of_baseline,
-    warn_of_layer,
-)
+from litpool.tools.study.choice import BASELINE, Chooser, Json, Pick
+from litpool.tools.study.examples import Examples, fits, read
 from litpool.tools.study.grid import Cell, list_cells
 from litpool.tools.study.options import StudyOptions
-from litpool.tools.study.scores import Examples, Parts, Row, compare_cells, probe_cells, read
+from litpool.tools.study.scores import (
+    Row,
+    measure_geometry,
+    score,
+    score_answers,
+    score_cosines,
+    score_logistic,
+)
+from litpool.tools.study.sentences import compare, join
+from litpool.tools.study.statistics import DRAWS
 
+PREFIX = "pooling_mode_"
+PUBLISHED = {  # sentence-transformers' names, in its old and its new configs
+    "cls_token": "ClsPooling",
+    "cls": "ClsPooling",
+    "mean_tokens": "MeanPooling",
+    "mean": "MeanPooling",
+    "max_tokens": "MaxPooling",
+    "max": "MaxPooling",
+    "mean_sqrt_len_tokens": "MeanSqrtLenPooling",
+    "weightedmean_tokens": "WeightedMeanPooling",
+    "weightedmean": "WeightedMeanPooling",
+    "lasttoken": "LastTokenPooling",
+}
 ANY_SCORE = (-1e300, 1e300)
 
 
@@ -50,6 +65,7 @@ class FrozenResult(NamedTuple):
 
     entry: Json  # its keys of the data set's entry in study.json
     projected: dict[str, NDArray[np.float32]]  # test vectors (K, n, d) for TensorBoard, by cell
+    proposed: Cell  # the choice, or [CLS] of the last layer where that is ahead of it
 
 
 def studied_task(task: Task) -> Task:
@@ -100,7 +116,7 @@ def study(
     Raises:
         InputError: The encoder cannot be loaded, or the cache is not writable.
     """
-    examples = read(data)
+    examples = read(data, options)
     with timed(seconds, "load the encoder"):
         encoder, pooler_note = load_encoder(module, data, options, device)
     cells = list_cells(encoder, not pooler_note, options.poolings)
@@ -109,25 +125,38 @@ def study(
     with timed(seconds, "encode the texts"):
         salt = vectors.fingerprint(encoder)
         files = {
-            split: vectors.encode(encoder, cells, data, split, salt) for split in examples.texts
+            split: vectors.encode(encoder, cells, data, split, salt) for split in examples.splits
         }
     with timed(seconds, "score the cells"):
-        rows = _score_cells(cells, files, examples, options.seed, device)
+        rows = _score_cells(cells, files, examples, device)
     with timed(seconds, "score the baselines"):
-        outcomes = _score_baselines(rows, averages, examples, options, device)
+        references = _score_baselines(rows, averages, examples, options, device)
+    rows = [row for row in rows if not row.cell.static]
+    chooser = Chooser(
+        rows, examples, encoder.config.num_hidden_layers, options.margin, options.seed
+    )
     with timed(seconds, "compare"):
-        rows = [row for row in rows if not row.cell.static]
-        entry, choices = _compare(rows, examples, options.seed)
-        entry["baselines"] = describe_baselines(
-            outcomes, averages.coverage if averages else None, examples.score, options.seed
-        )
-    entry["notes"] = [
-        *warn_of_layer(entry["cells"], choices[0]),
-        *warn_of_baseline(choices[0], outcomes, examples.score, examples.unit, options.seed),
-        *([pooler_note] if pooler_note else []),
-        *_notes(examples, choices, averages),
-    ]
-    return FrozenResult(entry, _projected(cells, files["test"], choices[0]))
+        best = chooser.pick(chooser.candidates(whitened=False))
+        entry = chooser.describe()
+        entry |= _compare(chooser, best, references, published_pooling(module.encoder.name))
+        entry["baselines"] = [
+            {"name": row.cell.pooling, **line, "coverage": coverage}
+            for (row, coverage), line in zip(
+                references,
+                chooser.table([chooser.pick([row]) for row, _ in references]),
+                strict=True,
+            )
+        ]
+        shown = [best.row.cell, chooser.cell(BASELINE, chooser.last).row.cell]
+        _add_details(entry, rows, cells, files, examples, shown)
+    entry |= {
+        "metric": examples.metric,
+        "unit": examples.unit,
+        "method": _method(chooser, data.source.group),
+        "notes": [*([pooler_note] if pooler_note else []), *_notes(examples, averages)],
+    }
+    proposed = shown[entry["headline"]["claim"] == "behind"]
+    return FrozenResult(entry, _projected(cells, files["test"], shown), proposed)
 
 
 @contextmanager
@@ -179,27 +208,36 @@ def _restart_random_numbers() -> None:
     torch.manual_seed(torch.initial_seed())
 
 
+def published_pooling(name: str) -> str | None:
+    """Return the pooling that an encoder was published with, as sentence-transformers stores it."""
+    file = cached_file(
+        locate(name),
+        "config.json",
+        subfolder="1_Pooling",
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if file is None:
+        return None
+    settings = json.loads(Path(file).read_text(encoding="utf-8"))
+    modes = [mode for mode, is_on in settings.items() if mode.startswith(PREFIX) and is_on is True]
+    modes = [mode.removeprefix(PREFIX) for mode in modes] or [settings.get("pooling_mode")]
+    return PUBLISHED.get(modes[0]) if len(modes) == 1 else None
+
+
 def _score_cells(
     cells: Sequence[Cell],
     files: Mapping[str, vectors.Files],
     examples: Examples,
-    seed: int,
     device: torch.device,
 ) -> list[Row]:
     """Score all cells, in their order."""
     rows: list[Row] = []
     for size, group in vectors.by_size(cells).items():
         parts = {split: part[size] for split, part in files.items()}
-        rows += _score(group, parts, examples, seed, device)
+        rows += score(group, parts, examples, device)
     return sorted(rows, key=lambda row: cells.index(row.cell))
-
-
-def _score(
-    cells: Sequence[Cell], parts: Parts, examples: Examples, seed: int, device: torch.device
-) -> list[Row]:
-    if examples.gold:
-        return compare_cells(cells, parts, examples.gold, seed, device)
-    return probe_cells(cells, parts, examples.labels, seed, device)
 
 
 def _score_baselines(
@@ -208,70 +246,120 @@ def _score_baselines(
     examples: Examples,
     options: StudyOptions,
     device: torch.device,
-) -> dict[str, NDArray[np.float64]]:
-    """Return the outcomes of each baseline on test, (n,)."""
-    texts, labels = examples.texts, examples.labels
-    outcomes: dict[str, NDArray[np.float64]] = {}
+) -> list[tuple[Row, float | None]]:
+    """Score the baselines; word vectors come with the share of the words that they cover."""
+    texts, labels, splits = examples.texts, examples.labels, examples.splits
+    static = next(row for row in rows if row.cell.static and not row.whitened)
+    references: list[tuple[Row, float | None]] = [(static, None)]
+    fitted = (
+        splits["train"] if examples.resampling == "split" and "train" in splits else slice(None)
+    )
+
+    def cell(name: str) -> Cell:
+        return static.cell._replace(pooling=name)
+
     if labels:
-        outcomes["majority class"] = baselines.score_majority(labels["train"], labels["test"])
-    for row in rows:
-        if row.cell.static and not row.whitened:
-            outcomes[row.cell.pooling] = row.outcomes
+        kind = (labels.targets, list(fits(examples)))
+        answers = baselines.answer_majority(*kind, labels.exclusive)
+        references.insert(0, (score_answers(cell("majority class"), answers, examples), None))
     if averages:
         name = f"word vectors of {Path(str(options.word_vectors)).name}, mean"
-        cell = rows[-1].cell._replace(pooling=name)
-        parts = averages.vectors if examples.gold else baselines.concatenate(averages.vectors)
-        outcomes[name] = _score([cell], parts, examples, options.seed, device)[0].outcomes
+        both = averages.vectors if labels is None else np.concatenate(averages.vectors, -1)[None]
+        parts = {split: both[None, :, part] for split, part in splits.items()}
+        references.append((score([cell(name)], parts, examples, device)[0], averages.coverage))
     if labels:
-        outcomes["TF-IDF, logistic regression"] = baselines.score_tfidf(texts, labels)
-    elif "train" in texts:  # train tells how rare a word is
-        outcomes["TF-IDF, cosine"] = baselines.compare_tfidf(texts)
-    return outcomes
+        equal = labels.score != "accuracy"
+        answers = baselines.answer_tfidf(texts, *kind, fitted, labels.exclusive, equal)
+        references.append((score_answers(cell("TF-IDF, ridge"), answers, examples), None))
+    elif "train" in splits:  # train tells how rare a word is
+        cosines = baselines.compare_tfidf(texts, fitted)
+        references.append((score_cosines(cell("TF-IDF, cosine"), False, cosines, examples), None))
+    return references
 
 
-def _compare(rows: Sequence[Row], examples: Examples, seed: int) -> tuple[Json, list[Choice]]:
-    """Choose layers and compare poolings, among the raw and, if any, the whitened vectors."""
-    families = (False, True) if examples.gold and "train" in examples.texts else (False,)
-    choices = [choose(rows, whitened, examples.score, examples.unit, seed) for whitened in families]
-    raw = choices[0].analysis
-    entry = {
-        "metric": "spearman" if examples.gold else "accuracy",
-        "unit": examples.unit,
-        "cells": describe_cells(rows, choices, examples.score, seed),
-        "chosen": [cell for choice in choices for cell in describe_chosen(choice)],
-        "lead": describe_comparison(raw.lead, names=True),
-        "verdict": raw.verdict,
+def _compare(
+    chooser: Chooser,
+    best: Pick,
+    references: Sequence[tuple[Row, float | None]],
+    published: str | None,
+) -> Json:
+    """Compare the choice with [CLS], the published pooling and the best baseline."""
+    own = None
+    if published in {row.cell.pooling for row in chooser.rows} - {BASELINE}:
+        own = compare(chooser, "published", best, chooser.cell(str(published), chooser.last))
+    comparisons = {
+        "headline": compare(chooser, "headline", best, chooser.cell(BASELINE, chooser.last)),
+        "published": own,
+        "baseline": compare(
+            chooser, "baseline", best, chooser.pick([row for row, _ in references])
+        ),
     }
-    return entry, choices
+    return {**comparisons, "verdict": join(list(comparisons.values()))}
 
 
-def _notes(
-    examples: Examples, choices: Sequence[Choice], averages: WordVectors | None
-) -> list[str]:
+def _add_details(
+    entry: Json,
+    rows: Sequence[Row],
+    cells: Sequence[Cell],
+    files: Mapping[str, vectors.Files],
+    examples: Examples,
+    shown: Sequence[Cell],
+) -> None:
+    """Add what takes longer.
+
+    The chosen cells get the geometry of their text vectors; those of the verdict, `shown`, also the
+    score of a logistic regression.
+    """
+    places = {
+        cell: (size, place)
+        for size, group in vectors.by_size(cells).items()
+        for place, cell in enumerate(group)
+    }
+    chosen = {(line["pooling"], line["layer"], line["whitened"]): line for line in entry["chosen"]}
+    for line, row in zip(entry["cells"], rows, strict=True):
+        choice = chosen.get((line["pooling"], line["layer"], line["whitened"]))
+        if choice is None:
+            continue
+        size, place = places[row.cell]
+        parts = {split: part[size][place] for split, part in files.items()}
+        line["geometry"] = measure_geometry(
+            row.whitened, parts["test"], parts.get("train"), examples
+        )._asdict()
+        choice["logistic"] = None
+        if examples.labels and row.cell in shown:
+            choice["logistic"] = score_logistic(row.cell, parts, examples).test
+
+
+def _method(chooser: Chooser, group: str | None) -> Json:
+    design, examples = chooser.examples.design, chooser.examples
+    return {
+        "resampling": examples.resampling,
+        "folds": design.fold_count,
+        "repeats": len(design.folds),
+        "groups": f"data.group={group}" if group else "identical texts",
+        "clusters": int(design.clusters.max()) + 1,
+        "scored_rows": len(design.clusters),
+        "choosing_rows": examples.choosing,
+        "last_layer_only": chooser.last_only,
+        "margin": chooser.margin,
+        "probe": "ridge classification in closed form" if examples.labels else None,
+        "resamples": DRAWS,
+    }
+
+
+def _notes(examples: Examples, averages: WordVectors | None) -> list[str]:
     notes = []
-    if "validation" not in examples.texts:
-        notes.append("No validation split to choose layers on: each pooling uses its last layer")
-    if "train" not in examples.texts:
+    if examples.gold is not None and "train" not in examples.splits:
         notes.append("No train split to fit whitening and TF-IDF on: both are left out")
-    elif examples.gold:
-        notes.append(
-            "Whitened vectors, fitted on train and compared with each other: "
-            f"{choices[1].analysis.verdict}"
-        )
-    if examples.gold:
-        notes.append("Alignment is measured on the pairs in the top quarter of scores")
     if averages:
         notes.append(f"The word vectors cover {100 * averages.coverage:.1f}% of the running words")
     return notes
 
 
 def _projected(
-    cells: Sequence[Cell], test: vectors.Files, choice: Choice
+    cells: Sequence[Cell], test: vectors.Files, shown: Sequence[Cell]
 ) -> dict[str, NDArray[np.float32]]:
-    """Return the test vectors of the best pooling on test and of [CLS], at their chosen layers."""
-    scores = [estimate.value for estimate in choice.analysis.estimates]
-    best = choice.rows[scores.index(max(scores))]
-    shown = [row.cell for row in choice.rows if row.cell.pooling == BASELINE or row is best]
+    """Return the test vectors of some cells."""
     return {
         cell.name: test[size][place]
         for size, group in vectors.by_size(cells).items()

@@ -15,6 +15,8 @@ from litpool.model.pooling import (
 
 Arm = Literal["frozen", "finetuned"]
 Loop = Literal["lightning", "huggingface"]
+Resampling = Literal["auto", "split", "kfold"]
+Score = Literal["auto", "accuracy", "macro_f1", "balanced_accuracy"]
 TUNED: list[Callable[[int, int], Pooling]] = [
     ClsPooling,
     MeanPooling,
@@ -43,7 +45,15 @@ class StudyOptions:
         data: Several data sets to study in turn, by name. Each lists the keys of `data` in which it
             differs; under `task`, those of the task; and under `paper`, published figures to show
             next to ours, such as `[{pooling: MeanPooling, test: 46.35}]`.
-        seed: The seed of the bootstrap, and of the pairs sampled for the geometry.
+        resampling: `split`: choose on validation and score once on test. `kfold`: score all rows by
+            repeated K-fold, the choice nested in it. By default K-fold where litpool divided the
+            rows, and the split where it came with the data.
+        score: What to measure of labels; by default accuracy, or macro-F1 where more than 80% of
+            the rows have the same label. Pairs have Spearman's correlation.
+        margin: The difference, in points, below which it does not matter which pooling one takes.
+        confirm: Whether to fine-tune the proposed pooling and [CLS] of the last layer as well, with
+            `seeds` seeds each.
+        seed: The seed of folds and draws.
     """
 
     arms: list[Arm] = field(default_factory=lambda: ["frozen"])
@@ -54,4 +64,8 @@ class StudyOptions:
     loop: Loop = "lightning"
     word_vectors: str | None = None
     data: dict[str, dict[str, Any]] | None = None
+    resampling: Resampling = "auto"
+    score: Score = "auto"
+    margin: float = 1.0
+    confirm: bool = False
     seed: int = 0

@@ -1,8 +1,7 @@
 """The report for people: study.csv for a spreadsheet, study.md to paste, study.html to look at.
 
-A data set's cells are (pooling, layer, whitened). The chosen cell of each pooling is that of the
-layer that was best on validation. Scores are in points. A missing value is an en dash, or an empty
-field in study.csv.
+A data set's cells are (pooling, layer, whitened). Scores are in points. A missing value is an en
+dash, or an empty field in study.csv.
 """
 
 import csv
@@ -15,17 +14,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from litpool.disk import write_text
-from litpool.tools.study.choice import Json
 from litpool.tools.study.summary import (
-    GEOMETRY,
-    NO_LAYER,
-    Grid,
+    COMPARISONS,
+    Json,
     chosen,
     config_text,
-    grid_of,
     key_of,
+    method,
     number,
+    references,
     summarize,
 )
 
@@ -33,17 +33,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# To [CLS]; in the line `lead`, of the best two poolings.
-DIFFERENCE = ("difference", "difference_low", "difference_high", "p")
+# Light for low scores, dark for high ones; the page and the figure both draw with it.
+PALETTE = ("#f6f1dc", "#c5dfc9", "#71b9bb", "#2f7fa8", "#1d3f73")
+DARK = 0.75  # white text is easier to read from here on, as a share of the palette
+MARK = "#d6286b"  # around the planned choice
+LOWEST = 0.2  # the share of cells that have the first colour, so that a bad layer takes no other
 # The columns of study.csv; any others in study.json follow.
-FIELDS = [
-    *("data", "kind", "pooling", "layer", "whitened", "chosen", "strength", "seed"),
-    *("validation", "test", "low", "high", *DIFFERENCE, *GEOMETRY, "coverage"),
+FIELDS = (
+    *("data", "kind", "pooling", "layer", "whitened", "chosen", "C", "seed", "validation"),
+    *("test", "low", "high", "logistic", "difference", "difference_low", "difference_high", "p"),
+    *("against", "claim", "equivalence_p", "rows_needed", "selectivity"),
+    *("anisotropy", "uniformity", "alignment", "effective_rank", "coverage"),
     *("rows_train", "rows_validation", "rows_test"),
-]
+)
 
 
-def write(folder: Path, result: dict[str, Any]) -> None:
+def write(folder: Path, result: Json) -> None:
     """Write study.csv, study.md and study.html.
 
     Args:
@@ -63,16 +68,19 @@ def write(folder: Path, result: dict[str, Any]) -> None:
 
 
 def _lines(data: Json) -> list[Json]:
-    """Return one line per cell, baseline, training and published figure, and one for the lead."""
+    """Return one line per cell, comparison, baseline, training and published figure."""
     lines = [_cell(cell, chosen(data).get(key_of(cell))) for cell in data["cells"]]
+    if same := data.get("same_layer"):
+        place = {"kind": "same layer", "layer": same["layer"]}
+        lines += [{**place, **_scores(cell)} for cell in same["poolings"]]
+    lines += [_comparison(name, data[name]) for name in COMPARISONS if data.get(name)]
     for baseline in data.get("baselines") or []:
         values = {key: value for key, value in baseline.items() if key != "name"}
         lines.append({"kind": "baseline", "pooling": baseline["name"], **values})
-    for kind in ("finetuned", "paper"):
-        lines += [{"kind": kind, **values} for values in data.get(kind) or []]
-    if lead := data.get("lead"):
-        names = f"{lead['first']} - {lead['second']}"
-        lines.append({"kind": "lead", "pooling": names, **_difference(lead)})
+    confirmed = (data.get("confirm") or {}).get("runs")
+    others = {"finetuned": data.get("finetuned"), "confirm": confirmed, "paper": data.get("paper")}
+    for kind, entries in others.items():
+        lines += [{"kind": kind, **entry} for entry in entries or []]
     rows = {f"rows_{split}": count for split, count in data["rows"].items()}
     return [{"data": data["name"], **line, **rows} for line in lines]
 
@@ -81,23 +89,45 @@ def _cell(cell: Json, choice: Json | None) -> Json:
     """Return a cell's line; a chosen one has its interval and difference to [CLS]."""
     line = {"kind": "cell", **cell, "chosen": choice is not None, **(cell.get("geometry") or {})}
     line.pop("geometry", None)
-    if choice is None:
-        return line
-    interval = {name: choice[name] for name in ("low", "high") if choice.get(name) is not None}
-    return {**line, **interval, **_difference(choice.get("against_cls") or {})}
+    return line | _scores(choice or {})
+
+
+def _scores(cell: Json) -> Json:
+    """Return a cell's values with those of its comparison to [CLS] beside them."""
+    values = {name: value for name, value in cell.items() if name != "against_cls"}
+    return values | _difference(cell.get("against_cls") or {})
 
 
 def _difference(comparison: Json) -> Json:
-    values = map(comparison.get, ("difference", "low", "high", "p"))
-    return dict(zip(DIFFERENCE, values, strict=True))
+    names = {"low": "difference_low", "high": "difference_high"}
+    return {names.get(name, name): value for name, value in comparison.items()}
 
 
-def _page(result: dict[str, Any], text: str) -> str:
+def _comparison(kind: str, comparison: Json) -> Json:
+    values = dict(comparison)
+    first, second = values.pop("first"), values.pop("second")
+    values.pop("sentence")
+    place = {name: first[name] for name in ("pooling", "layer", "whitened")}
+    return {"kind": f"{kind} comparison", **place, "against": second["name"], **_difference(values)}
+
+
+def _page(result: Json, text: str) -> str:
     """Return a page that draws itself from the data in it; without scripts it shows the text."""
-    content = json.dumps(_finite({**result, "config": config_text(result)}), ensure_ascii=False)
-    names = ", ".join(data["name"] for data in result["data"])
+    entries = [
+        {**data, "method_text": method(data), "color_range": color_range(data)}
+        for data in result["data"]
+    ]
+    content = {
+        **result,
+        "data": entries,
+        "config": config_text(result),
+        "references": references(entries),
+        "palette": PALETTE,
+    }
+    names = ", ".join(data["name"] for data in entries)
     parts = {"TITLE": html.escape(f"Study: {names}"), "TEXT": html.escape(text)}
-    parts["DATA"] = content.replace("<", "\\u003c")  # so that no text can end the script
+    encoded = json.dumps(_finite(content), ensure_ascii=False, separators=(",", ":"))
+    parts["DATA"] = encoded.replace("<", "\\u003c")  # so that no text can end the script
     page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], page)
 
@@ -111,34 +141,55 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def color_range(data: Json) -> tuple[float, float] | None:
+    """Return the scores that get the first and the last colour; None if there are no cells."""
+    scores = [cell["test"] for cell in data["cells"]]
+    return (float(np.quantile(scores, LOWEST)), max(scores)) if scores else None
+
+
 def heat_map(data: Json) -> "Figure":
-    """Draw the test scores of a data set, poolings by layers, the whitened ones below the raw."""
+    """Draw the scores of a data set, poolings by layers, the whitened ones below the raw."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     families = sorted({bool(cell["whitened"]) for cell in data["cells"]})
-    grids = {whitened: grid_of(data, whitened) for whitened in families}
-    width = 4 + 0.6 * max(len(grid.layers) for grid in grids.values())
-    height = sum(0.35 * len(grid.poolings) + 0.8 for grid in grids.values())
-    figure = Figure((width, height), layout="constrained")
+    poolings = {cell["pooling"] for cell in data["cells"]}
+    layers = {cell["layer"] for cell in data["cells"]}
+    size = (4 + 0.6 * len(layers), len(families) * (0.35 * len(poolings) + 0.8))
+    figure = Figure(size, layout="constrained")
     FigureCanvasAgg(figure)  # draws without a window
-    scores = [cell["test"] for cell in data["cells"]]
-    rows = figure.subplots(len(grids), squeeze=False)[:, 0]
-    for axes, (whitened, grid) in zip(rows, grids.items(), strict=True):
-        _draw(axes, grid, min(scores), max(scores))
-        axes.set_title(f"{data['name']}: test score{', whitened' * whitened}")
+    rows = figure.subplots(len(families), squeeze=False)[:, 0]
+    for axes, whitened in zip(rows, families, strict=True):
+        _draw(axes, data, whitened)
+        axes.set_title(f"{data['name']}: score in points{', whitened' * whitened}")
     return figure
 
 
-def _draw(axes: "Axes", grid: Grid, low: float, high: float) -> None:
-    values = [[math.nan if score is None else score for score in row] for row in grid.scores]
-    axes.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto")
-    layers = [NO_LAYER if layer is None else str(layer) for layer in grid.layers]
-    axes.set_xticks(range(len(layers)), layers)
-    axes.set_yticks(range(len(grid.poolings)), grid.poolings)
-    for row, scores in enumerate(values):
-        for column, score in enumerate(scores):
-            if not math.isnan(score):
-                color = "black" if score > (low + high) / 2 else "white"
-                text = axes.text(column, row, number(score), color=color, fontsize=8)
-                text.set(ha="center", va="center")
+def _draw(axes: "Axes", data: Json, whitened: bool) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.patches import Rectangle
+
+    cells = [cell for cell in data["cells"] if bool(cell["whitened"]) == whitened]
+    poolings = list(dict.fromkeys(cell["pooling"] for cell in cells))
+    layers = sorted(
+        {cell["layer"] for cell in cells},
+        key=lambda layer: math.inf if layer is None else layer,
+    )
+    values = np.full((len(poolings), len(layers)), math.nan)
+    low, high = color_range(data) or (0, 0)
+    colors = LinearSegmentedColormap.from_list("study", PALETTE)
+    announced = key_of(data["headline"]["first"]) if data.get("headline") else None
+    for cell in cells:
+        row, column = poolings.index(cell["pooling"]), layers.index(cell["layer"])
+        values[row, column] = cell["test"]
+        dark = cell["test"] > low + DARK * (high - low)
+        label = axes.text(column, row, number(cell["test"]), fontsize=8)
+        label.set(ha="center", va="center", color="white" if dark else "black")
+        if key_of(cell) == announced:
+            corner = (column - 0.5, row - 0.5)
+            axes.add_patch(
+                Rectangle(corner, 1, 1, fill=False, edgecolor=MARK, linewidth=3, zorder=3)
+            )
+    axes.imshow(values, cmap=colors, vmin=low, vmax=high, aspect="auto")
+    axes.set_xticks(range(len(layers)), ["none" if at is None else str(at) for at in layers])
+    axes.set_yticks(range(len(poolings)), poolings)

@@ -1,4 +1,4 @@
-"""The score of each cell: a linear probe's accuracy, or Spearman's correlation of cosines."""
+"""The score of each cell: a linear probe's answers, or Spearman's correlation of cosines."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,161 +9,295 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from litpool.data.module import TextDataModule
-from litpool.tasks.similarity import Similarity
-from litpool.tools.study import geometry, statistics
+from litpool import InputError
+from litpool.tools.study import geometry
+from litpool.tools.study.baselines import answer_logistic
+from litpool.tools.study.examples import Examples, Labels, fits
 from litpool.tools.study.geometry import Geometry
 from litpool.tools.study.grid import Cell
-from litpool.tools.study.probes import Split, load, probe
-from litpool.tools.study.statistics import Score
-from litpool.tools.study.vectors import order, progress_bar, release
+from litpool.tools.study.ridge import STRENGTHS, Sums, solve, standardize, sum_up
+from litpool.tools.study.statistics import (
+    Array,
+    Design,
+    Numbers,
+    label_score,
+    label_values,
+    spearman_values,
+)
+from litpool.tools.study.vectors import progress_bar, release
 
-SPLITS = ("train", "validation", "test")
-MAX_GEOMETRY = 2_000  # test texts that the geometry is computed from
+MAX_GEOMETRY = 2_000  # texts that the geometry is computed from
 MAX_WHITENING = 20_000  # train texts that the whitening is fitted on, which bounds its memory
 
 Parts = Mapping[str, NDArray[np.float32]]  # by split: (cells, K, n, d)
-
-
-class Examples(NamedTuple):
-    """The examples of each split. Pairs have `gold`, all others `labels`."""
-
-    texts: dict[str, list[list[str]]]  # K columns of n
-    gold: dict[str, NDArray[np.float64]]  # (n,)
-    labels: dict[str, Tensor]  # (n,), or (n, labels) for multi-label tasks
-    score: Score  # of the outcomes on test
-
-    @property
-    def unit(self) -> str:
-        """The word for examples in the verdict."""
-        return "pairs" if self.gold else "examples"
+Tally = tuple[Tensor, Tensor, Tensor]  # hits, answers, truths; each (..., labels)
 
 
 class Row(NamedTuple):
-    """A cell and its score."""
+    """A cell, or a baseline, and its score on R repeats of the scored rows."""
 
     cell: Cell
     whitened: bool
     C: float | None  # the probe's inverse regularization strength
-    validation: float | None  # points; None without a validation split
-    outcomes: NDArray[np.float64]  # (n,), on test: 1 right, 0 wrong; for pairs the cosines
-    geometry: Geometry | None
+    values: Array  # (R, n), points; their mean is the score
+    right: Array | None  # (R, n), labels: 1 right, 0 wrong, or the share that is right
+    inner: Array  # (R, K), the score without each fold, which a choice for that fold goes by
+    overall: float  # the score that the choice on all rows goes by
+    selectivity: float | None = None  # points more than with the labels of other texts
+
+    @property
+    def test(self) -> float:
+        """The score in points."""
+        return float(self.values.mean())
 
 
-def read(data: TextDataModule) -> Examples:
-    """Read the texts and labels of the tokenized splits, in the order of their vectors."""
-    task = data.task
-    texts, answers = {}, {}
-    for split in SPLITS:
-        if split in data.encoded:
-            rows = data.rows[split].select(order(data.encoded[split]))
-            texts[split] = [list(rows[column]) for column in task.texts]
-            answers[split] = list(rows[task.label])
-    if not isinstance(task, Similarity):
-        labels = {split: torch.tensor(task.targets(part)) for split, part in answers.items()}
-        return Examples(texts, {}, labels, statistics.accuracy)
-    gold = {split: np.array([float(score) for score in part]) for split, part in answers.items()}
-    return Examples(texts, gold, {}, statistics.spearman(gold["test"]))
+def load(vectors: NDArray[np.float32], device: str | torch.device) -> Tensor:
+    """Copy a cell's vectors (..., d) from the file.
+
+    Raises:
+        InputError: A vector is not finite.
+    """
+    part = torch.from_numpy(np.array(vectors)).to(device)
+    if not part.isfinite().all():
+        raise InputError(
+            "some vectors are not finite; compute them in float32 instead of half precision"
+        )
+    return part
 
 
-def probe_cells(
-    cells: Sequence[Cell],
-    parts: Parts,
-    labels: Mapping[str, Tensor],
-    seed: int,
-    device: str | torch.device,
+def score(
+    cells: Sequence[Cell], parts: Parts, examples: Examples, device: str | torch.device
 ) -> list[Row]:
-    """Fit a linear probe on each cell.
+    """Score cells of the same size of vectors; only one cell's vectors are in memory at a time.
 
     Args:
         cells: The cells.
-        parts: Their vectors, with K = 1.
-        labels: By split, (n,) or (n, labels).
-        seed: The seed of the pairs sampled for the geometry.
+        parts: Their vectors.
+        examples: The rows.
         device: Where to compute.
     """
-    train, validation, test = (Split(parts[split][:, 0], labels[split]) for split in SPLITS)
-    with progress_bar(len(cells), "probing") as bar:
-
-        def progress(count: int) -> None:
-            bar.update(count)
-            release(parts.values())
-
-        probes = probe(train, validation, test, device=device, progress=progress)
+    score_cell = score_labels if examples.gold is None else _score_pairs
     rows = []
-    for index, cell in enumerate(cells):
-        shape = geometry.measure(_sample(load(test.vectors, index, device)), seed=seed)
-        release(parts.values())
-        C, validation_score = float(probes.C[index]), float(probes.validation[index])
-        outcomes = probes.correct[index].double().numpy()
-        rows.append(Row(cell, False, C, validation_score, outcomes, shape))
-    return rows
-
-
-def compare_cells(
-    cells: Sequence[Cell],
-    parts: Parts,
-    gold: Mapping[str, NDArray[np.float64]],
-    seed: int,
-    device: str | torch.device,
-) -> list[Row]:
-    """Compute the cosines of pairs in each cell, raw and, if there is a train split, whitened.
-
-    Only one cell's vectors are in memory at a time.
-
-    Args:
-        cells: The cells.
-        parts: Their vectors, with K = 2; at least those of test.
-        gold: The scores of each split.
-        seed: The seed of the pairs sampled for the geometry.
-        device: Where to compute.
-    """
-    rows = []
-    with progress_bar(len(cells), "comparing") as bar:
+    with progress_bar(len(cells), "scoring") as bar:
         for index, cell in enumerate(cells):
-            vectors = {
-                split: load(parts[split], index, device)  # (2, n, d)
-                for split in ("validation", "test")
-                if split in parts
-            }
-            rows.append(_compare(cell, False, vectors, gold, seed))
-            if "train" in parts:
-                train = load(parts["train"], index, device).flatten(0, 1)
-                whitening = geometry.fit_whitening(_sample(train, MAX_WHITENING))
-                vectors = {split: whitening.apply(part) for split, part in vectors.items()}
-                rows.append(_compare(cell, True, vectors, gold, seed))
+            vectors = {split: load(parts[split][index], device) for split in examples.splits}
+            rows += score_cell(cell, vectors, examples)
             release(parts.values())
             bar.update(1)
     return rows
 
 
-def _compare(
-    cell: Cell,
+def score_labels(cell: Cell, parts: Mapping[str, Tensor], examples: Examples) -> list[Row]:
+    """Fit the probes of a cell, all strengths, and answer each scored row without its fold."""
+    assert examples.labels
+    vectors = standardize(torch.cat([part[0] for part in parts.values()]))
+    labels = examples.labels.to(vectors.device)
+    if examples.design.fold_count == 1:
+        repeats = [_probe_split(vectors, labels, list(examples.splits.values()))]
+    else:
+        repeats = [_probe_folds(vectors, labels, split) for split in examples.design.folds]
+    control = labels._replace(targets=labels.control)
+    scored = [_values(repeat.answers, labels, examples) for repeat in repeats]
+    controls = [_values(repeat.control, control, examples)[0].mean() for repeat in repeats]
+    values, right = (np.stack(parts) for parts in zip(*scored, strict=True))
+    overall = torch.stack([repeat.overall for repeat in repeats]).mean(0)  # (strengths,)
+    best = int(overall.argmax())  # the first of equals, the strongest
+    inner = np.stack([repeat.inner for repeat in repeats]).round(4)
+    selectivity = float(values.mean() - np.mean(controls))
+    C = 1 / STRENGTHS[best]
+    return [Row(cell, False, C, values, right, inner, float(overall[best]), selectivity)]
+
+
+def _values(answers: Tensor, labels: Labels, examples: Examples) -> tuple[Array, Array]:
+    """Return the values of the scored rows, and the share of each row's labels that is right."""
+    gold = labels.indicators(labels.targets)[examples.scored].cpu().numpy()
+    given = answers.cpu().numpy()
+    wrong = np.abs(given - gold).sum(1) / (2 if labels.exclusive else gold.shape[1])
+    return label_values(given, gold, labels.score), 1 - wrong
+
+
+def score_answers(cell: Cell, answers: Tensor, examples: Examples) -> Row:
+    """Score the answers (n, labels), 0 and 1, of a baseline to all rows.
+
+    In K-fold, a fold's choice goes by the other folds' rows.
+    """
+    labels, design = examples.labels, examples.design
+    assert labels
+    answers = labels.indicators(answers)
+    values, right = _values(answers[examples.scored], labels, examples)
+    if design.fold_count == 1:
+        part = examples.splits["validation"]
+        gold = labels.indicators(labels.targets)[part]
+        overall = float(label_score(*_tally(answers[None, part], gold), labels.score)[0])
+        inner = np.full((1, 1), overall)
+    else:
+        overall, inner = float(values.mean()), _without_folds(values, design)
+    values, right = (np.broadcast_to(part, design.folds.shape) for part in (values, right))
+    return Row(cell, False, None, values, right, inner, overall)
+
+
+def score_logistic(cell: Cell, parts: Mapping[str, NDArray[np.float32]], examples: Examples) -> Row:
+    """Score a logistic regression on a cell's vectors, by split (1, n, d)."""
+    labels = examples.labels
+    assert labels
+    vectors = standardize(torch.cat([load(part[0], "cpu") for part in parts.values()])).numpy()
+    equal = labels.score != "accuracy"
+    answers = answer_logistic(vectors, labels.targets, fits(examples), labels.exclusive, equal)
+    return score_answers(cell, answers, examples)
+
+
+def _without_folds(values: Array, design: Design) -> Array:
+    """Return the mean of values (n,) over the rows outside each fold: (R, K)."""
+    return np.array(
+        [
+            [values[split != fold].mean() for fold in range(design.fold_count)]
+            for split in design.folds
+        ]
+    )
+
+
+class _Repeat(NamedTuple):
+    """The answers of one repeat of the folds, or of one split."""
+
+    answers: Tensor  # (n, columns), indicators
+    control: Tensor  # the same for the control task
+    inner: Array  # (K,)
+    overall: Tensor  # (strengths,)
+
+
+def _probe_split(vectors: Tensor, labels: Labels, parts: Sequence[slice]) -> _Repeat:
+    """Fit on train, choose the strength on validation, and answer test."""
+    train, validation, test = parts
+    targets = torch.cat([labels.targets, labels.control], dim=1)
+    probes = solve(sum_up(vectors[train], targets[train]), labels.score != "accuracy")
+    count = labels.targets.shape[1]
+    gold = labels.indicators(labels.targets)
+    overall = label_score(
+        *_tally(labels.answers(probes.outputs(vectors[validation])[..., :count]), gold[validation]),
+        labels.score,
+    )
+    outputs = probes.outputs(vectors[test])[overall.argmax()]
+    return _Repeat(
+        labels.answers(outputs[:, :count]),
+        labels.answers(outputs[:, count:]),
+        np.array([float(overall.max())]),
+        overall,
+    )
+
+
+def _probe_folds(vectors: Tensor, labels: Labels, split: Numbers) -> _Repeat:
+    """Answer each fold with fits on the others; choose its strength without it.
+
+    A fit without two folds serves the choice for both: it answers the one for the other.
+    """
+    count = labels.targets.shape[1]
+    targets = torch.cat([labels.targets, labels.control], dim=1)
+    gold = labels.indicators(labels.targets)
+    folds = [torch.from_numpy(np.flatnonzero(split == fold)) for fold in range(split.max() + 1)]
+    parts = [vectors[fold] for fold in folds]
+    sums = [sum_up(part, targets[fold]) for part, fold in zip(parts, folds, strict=True)]
+    total = Sums(*(torch.stack(values).sum(0) for values in zip(*sums, strict=True)))
+    equal = labels.score != "accuracy"
+    tallies: list[list[Tally]] = [[] for _ in folds]  # for each fold, of the answers to others
+    for one in range(len(folds)):
+        for two in range(one):
+            probes = solve(total.without(sums[one], sums[two]), equal)
+            for fold, other in ((one, two), (two, one)):
+                outputs = probes.outputs(parts[other])[..., :count]
+                tally = _tally(labels.answers(outputs), gold[folds[other]])
+                tallies[fold].append(tally)
+    answers, control = torch.zeros_like(gold), torch.zeros_like(gold)
+    inner, outer = [], []
+    for fold, (rows, part) in enumerate(zip(folds, parts, strict=True)):
+        outputs = solve(total.without(sums[fold]), equal).outputs(part)
+        everything = labels.answers(outputs[..., :count])  # (strengths, n, columns)
+        outer.append(_tally(everything, gold[rows]))
+        score = label_score(*_add(tallies[fold]), labels.score)  # (strengths,)
+        best = score.argmax()
+        inner.append(float(score[best]))
+        answers[rows] = everything[best]
+        control[rows] = labels.answers(outputs[best, :, count:])
+    overall = label_score(*_add(outer), labels.score)
+    return _Repeat(answers, control, np.array(inner), overall)
+
+
+def _tally(answers: Tensor, gold: Tensor) -> Tally:
+    """Count hits, answers and truths: each (strengths, columns)."""
+    return (answers * gold).sum(-2), answers.sum(-2), gold.sum(-2).expand(len(answers), -1)
+
+
+def _add(tallies: Sequence[Tally]) -> Tally:
+    hits, predicted, gold = (torch.stack(parts).sum(0) for parts in zip(*tallies, strict=True))
+    return hits, predicted, gold
+
+
+def _score_pairs(cell: Cell, parts: Mapping[str, Tensor], examples: Examples) -> list[Row]:
+    """Rank the pairs by their cosines, raw and, if there is a train split, whitened."""
+    rows = [score_cosines(cell, False, cosines(parts), examples)]
+    if "train" in parts:
+        train = sample(parts["train"].flatten(0, 1), MAX_WHITENING)
+        whitening = geometry.fit_whitening(train)
+        whitened = {split: whitening.apply(part) for split, part in parts.items()}
+        rows.append(score_cosines(cell, True, cosines(whitened), examples))
+    return rows
+
+
+def cosines(parts: Mapping[str, Tensor]) -> Array:
+    """Return the cosines (n,) of all pairs, from vectors (2, n, d) by split."""
+    values = [F.cosine_similarity(first, second) for first, second in parts.values()]
+    return torch.cat(values).double().cpu().numpy()
+
+
+def score_cosines(cell: Cell, whitened: bool, cosines: Array, examples: Examples) -> Row:
+    """Score the cosines (n,) of all pairs. The choice goes by the pairs that are not scored.
+
+    In K-fold, a fold's choice goes by the other folds' pairs.
+    """
+    design, scored, gold = examples.design, examples.scored, examples.gold
+    assert gold is not None
+    values = spearman_values(cosines[scored], gold[scored])
+    if design.fold_count == 1:
+        rest = slice(0, scored.start)
+        overall = float(spearman_values(cosines[rest], gold[rest]).mean())
+        inner = np.full((1, 1), overall)
+    else:
+        overall, inner = float(values.mean()), _without_folds(values, design)
+    values = np.broadcast_to(values, design.folds.shape)
+    return Row(cell, whitened, None, values, None, inner.round(4), overall)
+
+
+def measure_geometry(
     whitened: bool,
-    vectors: Mapping[str, Tensor],
-    gold: Mapping[str, NDArray[np.float64]],
-    seed: int,
-) -> Row:
-    cosines = {
-        split: F.cosine_similarity(first, second, dim=1).double().cpu().numpy()  # (n,)
-        for split, (first, second) in vectors.items()
-    }
-    validation = None
-    if "validation" in cosines:
-        score = statistics.spearman(gold["validation"])
-        validation = float(statistics.observe(cosines["validation"][None], score)[0])
-    texts = vectors["test"].transpose(0, 1).flatten(0, 1)  # (2n, d), pair by pair
-    positives = _closest(vectors["test"], gold["test"])
-    shape = geometry.measure(_sample(texts), positives, seed=seed)
-    return Row(cell, whitened, None, validation, cosines["test"], shape)
+    vectors: NDArray[np.float32],
+    train: NDArray[np.float32] | None,
+    examples: Examples,
+) -> Geometry:
+    """Measure the geometry of a cell's test vectors (K, n, d), of at most 2,000 texts.
+
+    Args:
+        whitened: Whether to whiten them first, as fitted on train.
+        vectors: The cell's vectors of the test split.
+        train: Its vectors of the train split, if there are any.
+        examples: The rows.
+    """
+    test = load(vectors, "cpu")
+    if whitened:
+        assert train is not None
+        whitening = geometry.fit_whitening(sample(load(train, "cpu").flatten(0, 1), MAX_WHITENING))
+        test = whitening.apply(test)
+    texts = test.transpose(0, 1).flatten(0, 1)  # row by row
+    positives = None
+    if examples.gold is not None:
+        positives = _closest(test, examples.gold[examples.splits["test"]])
+    return geometry.measure(sample(texts), positives)
 
 
-def _sample(vectors: Tensor, size: int = MAX_GEOMETRY) -> Tensor:
+def sample(vectors: Tensor, size: int = MAX_GEOMETRY) -> Tensor:
     """Take at most `size` rows of (n, d), evenly spaced."""
     return vectors[:: -(-len(vectors) // size)]
 
 
-def _closest(pairs: Tensor, gold: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+def _closest(pairs: Tensor, gold: Array) -> tuple[Tensor, Tensor]:
     """Take the pairs (2, n, d) with the top quarter of scores: two of (m, d)."""
     count = max(1, min(MAX_GEOMETRY, len(gold) // 4))
     top = np.argsort(-gold, kind="stable")[:count]

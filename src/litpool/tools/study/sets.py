@@ -13,11 +13,19 @@ from litpool.data.module import TextDataModule
 from litpool.loops.lightning import TextModule
 from litpool.tasks.similarity import Similarity
 from litpool.tasks.task import Task
-from litpool.tools.study import baselines, frozen, scores
+from litpool.tools.study import baselines, examples, frozen
 from litpool.tools.study.baselines import WordVectors
-from litpool.tools.study.choice import BASELINE, Json
+from litpool.tools.study.choice import Json
 from litpool.tools.study.options import StudyOptions
-from litpool.tools.study.statistics import LEVEL
+
+OUTCOMES = (
+    ("beats", "ahead"),
+    ("behind", "behind"),
+    ("equivalent", "no difference worth having"),
+    ("not shown", "no difference shown"),
+    ("same", "the same"),
+    ("too few", "too few rows"),
+)
 
 
 class DataSet(NamedTuple):
@@ -131,7 +139,7 @@ def _read(
 ) -> DataSet:
     """Read and tokenize a data set for each arm."""
     frozen_data = averages = tuned_data = None
-    if "finetuned" in options.arms:
+    if "finetuned" in options.arms or options.confirm:
         tuned_data = data
         data.setup("fit")
         data.setup("test")
@@ -142,7 +150,7 @@ def _read(
         frozen_data.task = studied_task
         _set_up_frozen(frozen_data)
         if options.word_vectors is not None:
-            texts = scores.read(frozen_data).texts
+            texts = examples.read(frozen_data, options).texts
             averages = baselines.average_words(options.word_vectors, texts)
     return DataSet(name, frozen_data, averages, tuned_data, paper)
 
@@ -158,34 +166,14 @@ def _set_up_frozen(data: TextDataModule) -> None:
 
 def verdict(entries: list[Json]) -> str:
     """Summarize all data sets, from their entries in study.json, in one sentence."""
-    if len(entries) == 1:
-        return str(entries[0]["verdict"])
-    if all(entry["chosen"] for entry in entries):
-        return _count_wins(entries)
-    # Fine-tuned only: the means over a few seeds support no joint verdict.
-    return " | ".join(f"{entry['name']}: {entry['verdict']}" for entry in entries)
-
-
-def _count_wins(entries: list[Json]) -> str:
-    """Name the pooling that is significantly ahead of [CLS] most often."""
-    ahead: Counter[str] = Counter()
-    behind: Counter[str] = Counter()
-    for entry in entries:
-        for cell in entry["chosen"]:
-            name, comparison = cell["pooling"], cell["against_cls"]
-            if cell["whitened"] or name == BASELINE:
-                continue
-            differs = comparison is not None and comparison["p"] < LEVEL
-            ahead[name] += differs and comparison["difference"] > 0
-            behind[name] += differs and comparison["difference"] < 0
-    count = len(entries)
-    best = max(ahead, key=lambda name: (ahead[name] - behind[name], ahead[name]), default=None)
-    worst = max(behind, key=lambda name: behind[name] - ahead[name], default=None)
-    if best is None or not ahead[best]:
-        losses = f"; {worst} is behind on {behind[worst]}" if worst and behind[worst] else ""
-        return f"no pooling is ahead of {BASELINE} on any of the {count} data sets{losses}"
+    if len(entries) == 1 or not all(entry["headline"] for entry in entries):
+        # Fine-tuned only: the means over a few seeds support no joint verdict.
+        parts = [f"{entry['name']}: {entry['verdict']}" for entry in entries]
+        return " | ".join(parts) if len(entries) > 1 else str(entries[0]["verdict"])
+    claims = Counter(entry["headline"]["claim"] for entry in entries)
+    counts = ", ".join(f"{text} on {claims[claim]}" for claim, text in OUTCOMES if claims[claim])
+    reference = entries[0]["headline"]["second"]["name"]
     return (
-        f"{best} is ahead of {BASELINE} on {ahead[best]} of {count} data sets and behind on "
-        f"{behind[best]} (p < {LEVEL}, corrected within each data set; of {len(ahead)} poolings "
-        "the one that is ahead most often)"
+        f"Against {reference}, the pooling and layer chosen for each of the {len(entries)} data "
+        f"sets: {counts}"
     )

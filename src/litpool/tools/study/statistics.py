@@ -1,302 +1,265 @@
-"""What a study's test scores show: bootstrap intervals, paired comparisons, and a verdict.
+"""What scores show: standard errors, planned comparisons, tables with simultaneous intervals.
 
-A cell is a pooling of a layer; its outcomes are one number for each of n test examples. Intervals
-are percentiles over B resamples of the examples (Efron and Tibshirani, An Introduction to the
-Bootstrap, 1993). All cells share the resamples, so that differences are paired. A resample is
-stored as how often it drew each example, (n,): a mean is then a matrix product, and ranks are sums
-over examples that were sorted once. Scores and differences are in points.
+Every score is written as the mean of one value per row. For accuracy that is 100 or 0. For a score
+that is no mean (macro-F1, balanced accuracy, Spearman's correlation) it is the score plus the row's
+influence on it (the infinitesimal jackknife; Jaeckel 1972, Efron 1982). So a difference of any two
+scores is the mean of paired differences, and its standard error needs no resampling.
 
-There are two questions, and each corrects for the number of cells in its own way:
+- Rows of one cluster (an author, equal texts) count together.
+- With K folds, the train sets overlap. The variance of the mean over K x R folds is
+  (1 / KR + 1 / (K - 1)) s^2 (Nadeau and Bengio 2003), where s^2 is the variance of the folds'
+  differences, and at least what the rows alone would give: a fold's share of K times the variance
+  of the mean over all rows.
+- Few discordant rows leave a normal approximation too certain. The standard error is at least that
+  of Bonett and Price (2012), one more row discordant in each direction, within each label where the
+  score weights labels equally; and with fewer than 25, p is at least that of the exact McNemar
+  test.
+- The intervals of a table hold for all its lines at once: their critical value is the 95% quantile
+  of the largest |t| of all lines under their joint distribution (single-step max-T; Romano and Wolf
+  2005, Hothorn et al. 2008). The adjusted p comes from the same draws, so the two agree.
 
-- Which poolings differ from the baseline? One test each, Holm-corrected (Holm, 1979) over all of
-  them. The interval next to p is not corrected, so that of the largest difference is somewhat too
-  high.
-- Is the best pooling really the best? It was picked by its test score, so it must differ from each
-  of the others: p is the largest of these paired tests, which is valid after such a pick without
-  further correction (arXiv 1610.03944, 2503.01065).
-
-Layers and the probes' C must have been chosen on other examples. The intervals do not cover what
-another train split would change.
+Scores, differences and standard errors are in points.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from statistics import NormalDist
-from typing import NamedTuple
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-from litpool import InputError
+from scipy.stats import binomtest, multivariate_t, rankdata, t
+from torch import Tensor
 
 Array = NDArray[np.float64]
-Score = Callable[[Array, Array], Array]  # outcomes (cells, n), counts (n, B) -> points
+Numbers = NDArray[np.int64]
+LabelScore = Literal["accuracy", "macro_f1", "balanced_accuracy"]
+Claim = Literal["beats", "behind", "equivalent", "not shown"]
 
-MIN_EXAMPLES = 20  # test examples; with fewer there are no intervals
+MIN_ROWS = 20  # with fewer rows there are no intervals
+MIN_CLUSTERS = 10  # nor with fewer clusters
 LEVEL = 0.05
-CHUNK = 2**21  # entries of an array of resamples, 16 MiB
+POWER = 0.8
+FEW = 25  # discordant rows, below which the exact test counts
+DRAWS = 19_999  # of the largest |t|
+
+
+class Design(NamedTuple):
+    """How the n scored rows hang together."""
+
+    folds: Numbers  # (R, n), the fold of each row in R repeats, from 0; all 0 for one split
+    clusters: Numbers  # (n,), from 0
+    strata: Numbers | None = None  # (n,), the labels, where the score weights them equally
+
+    @property
+    def fold_count(self) -> int:
+        """The number of folds, K."""
+        return int(self.folds.max()) + 1
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether there are enough rows and clusters for an interval."""
+        return len(self.clusters) >= MIN_ROWS and self.clusters.max() + 1 >= MIN_CLUSTERS
 
 
 class Estimate(NamedTuple):
-    """A cell's score in points, with its 95% interval if there are enough examples."""
+    """A score or a difference of two, with its standard error."""
 
     value: float
-    low: float | None = None
-    high: float | None = None
-
-
-class Comparison(NamedTuple):
-    """How many points `first` is ahead of `second`: 95% interval, standard error, two-sided p."""
-
-    first: str
-    second: str
-    difference: float
-    low: float
-    high: float
     error: float
-    p: float
+    df: int  # degrees of freedom
+    influence: Array  # (clusters,), the deviations that the error comes from
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+        """Return the interval that covers the truth in 1 - level of all studies."""
+        reach = float(t.isf(level / 2, self.df)) * self.error
+        return self.value - reach, self.value + reach
+
+    def p(self, points: float = 0.0) -> float:
+        """Return the two-sided p value of `points` as the truth."""
+        if self.error == 0:
+            return float(self.value == points)
+        return float(2 * t.sf(abs(self.value - points) / self.error, self.df))
+
+    def equivalence_p(self, margin: float) -> float:
+        """Return twice the p value of two one-sided tests (Schuirmann 1987) that |truth| < margin.
+
+        Twice, so that it is under 0.05 where the 95% interval lies within the margin.
+        """
+        if self.error == 0:
+            return float(abs(self.value) >= margin)
+        return min(1.0, float(2 * t.sf((margin - abs(self.value)) / self.error, self.df)))
+
+    def claim(self, margin: float) -> Claim:
+        """Return what the estimate of a difference shows."""
+        if self.p() < LEVEL:
+            return "beats" if self.value > 0 else "behind"
+        return "equivalent" if self.equivalence_p(margin) < LEVEL else "not shown"
+
+    def rows_needed(self, rows: int, points: float) -> int:
+        """Return how many rows show `points` with 80% power, to two digits.
+
+        The standard error shrinks as 1 / sqrt(rows).
+        """
+        reach = float(t.isf(LEVEL / 2, self.df) + t.isf(1 - POWER, self.df))
+        return int(float(f"{rows * (reach * self.error / points) ** 2:.1e}"))
 
 
-class Analysis(NamedTuple):
-    """The results; without comparisons if there are too few examples or only one cell."""
+class Line(NamedTuple):
+    """A line of a table: simultaneous interval, adjusted p."""
 
-    estimates: list[Estimate]  # one per cell
-    against_baseline: list[Comparison]  # every other cell - baseline; p is Holm-corrected
-    lead: Comparison | None  # best - runner-up by test score; p is against all others
-    verdict: str
-
-
-def accuracy(outcomes: Array, counts: Array) -> Array:
-    """Return the mean x 100 of outcomes (cells, n): 1 right, 0 wrong, or a share."""
-    return 100 * (outcomes @ counts) / counts.sum(0)
+    value: float
+    low: float | None
+    high: float | None
+    p: float | None
 
 
-def spearman(gold: Array) -> Score:
-    """Return a score of predictions (cells, n): Spearman's correlation x 100 with `gold` (n,).
-
-    Each resample ranks anew, and ties share their mean rank. Without variation the score is 0.
-    """
-
-    def score(outcomes: Array, counts: Array) -> Array:
-        right = _centered_ranks(gold, counts)  # (n, B)
-        weighted = right * counts
-        spread = np.einsum("nb,nb->b", weighted, right)  # (B,)
-        return np.stack(
-            [
-                _correlation(_centered_ranks(row, counts), weighted, spread, counts)
-                for row in outcomes
-            ]
-        )
-
-    return score
+# Values per row
 
 
-def _centered_ranks(values: Array, counts: Array) -> Array:
-    """Rank `values` (n,) in each resample, minus the mean rank: `counts` (n, B) -> (n, B)."""
-    # group (n,), size (groups,)
-    _, group, size = np.unique(values, return_inverse=True, return_counts=True)
-    starts = np.cumsum(size) - size
-    drawn = np.add.reduceat(counts[np.argsort(group, kind="stable")], starts, axis=0)  # (groups, B)
-    ranks = np.cumsum(drawn, axis=0) - drawn / 2 - counts.sum(0) / 2
-    return ranks[group]
+def label_score(hits: Tensor, predicted: Tensor, gold: Tensor, score: LabelScore) -> Tensor:
+    """Return a score of labels in points from their counts.
 
-
-def _correlation(left: Array, weighted_right: Array, spread_right: Array, counts: Array) -> Array:
-    """Return Pearson's correlation x 100 of centered `left` and right, (B,).
-
-    Right comes as its product with `counts` (n, B), and as its spread (B,).
-    """
-    spread = np.einsum("nb,nb,nb->b", left, left, counts) * spread_right
-    covariance = np.einsum("nb,nb->b", left, weighted_right)
-    return 100 * np.divide(covariance, np.sqrt(spread), out=np.zeros_like(spread), where=spread > 0)
-
-
-def observe(outcomes: Array, score: Score) -> Array:
-    """Return the scores (cells,) of outcomes (cells, n)."""
-    return score(outcomes, np.ones((outcomes.shape[1], 1)))[:, 0]
-
-
-def bootstrap(outcomes: Array, score: Score, resamples: int = 10_000, seed: int = 0) -> Array:
-    """Return the scores (cells, B) in B resamples, which depend only on n, B and the seed."""
-    return np.concatenate(
-        [score(outcomes, counts) for counts in _draws(outcomes.shape[1], resamples, seed)], axis=1
-    )
-
-
-def _draws(examples: int, resamples: int, seed: int) -> Iterator[Array]:
-    """Yield how often each example is drawn, (n, chunk), until there are B resamples."""
-    generator = np.random.default_rng(seed)
-    chunk = max(1, CHUNK // examples)
-    for start in range(0, resamples, chunk):
-        size = min(chunk, resamples - start)
-        drawn = generator.integers(examples, size=(size, examples))
-        drawn += examples * np.arange(size)[:, None]  # a range of numbers per resample
-        counts = np.bincount(drawn.ravel(), minlength=size * examples).reshape(size, examples)
-        yield np.ascontiguousarray(counts.T, dtype=np.float64)
-
-
-def estimates(
-    outcomes: Array, score: Score, resamples: int = 10_000, seed: int = 0
-) -> list[Estimate]:
-    """Return the score of each cell, with an interval if there are 20 examples or more."""
-    resampled = (
-        bootstrap(outcomes, score, resamples, seed) if outcomes.shape[1] >= MIN_EXAMPLES else None
-    )
-    return _estimates(observe(outcomes, score), resampled)
-
-
-def _estimates(observed: Array, resampled: Array | None) -> list[Estimate]:
-    if resampled is None:
-        return [Estimate(float(value)) for value in observed]
-    low, high = np.percentile(resampled, [100 * LEVEL / 2, 100 * (1 - LEVEL / 2)], axis=1)
-    return [Estimate(*map(float, row)) for row in zip(observed, low, high, strict=True)]
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Correct p values for their number, in the same order (Holm, 1979)."""
-    order = np.argsort(p, kind="stable")
-    corrected = np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1)).clip(max=1)
-    return corrected[np.argsort(order, kind="stable")].tolist()
-
-
-def examples_needed(
-    error: float, examples: int, points: float, level: float = LEVEL, power: float = 0.8
-) -> float:
-    """Return how many test examples show a difference of `points` at `level` with `power`.
-
-    `error` is the standard error of the difference with `examples`, in points; it shrinks as
-    1/sqrt(n).
-    """
-    reach = NormalDist().inv_cdf(1 - level / 2) + NormalDist().inv_cdf(power)
-    return examples * (reach * error / points) ** 2
-
-
-def analyze(
-    names: Sequence[str],
-    outcomes: Array,
-    score: Score,
-    baseline: int,
-    unit: str = "examples",
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> Analysis:
-    """Score and compare one cell of each pooling, its layer chosen on validation.
+    Labels that no row has are left out of the mean over labels.
 
     Args:
-        names: The names of the cells, such as `MeanPooling of layer 6`.
-        outcomes: (cells, n), the input of `score`.
-        score: `accuracy`, or `spearman(gold)`.
-        baseline: The position of [CLS] among the cells.
-        unit: The word for examples in the verdict.
-        resamples: B; p is 1/(B+1) or more before Holm's correction.
-        seed: The seed of the resamples.
-
-    Raises:
-        InputError: An outcome is not finite.
+        hits: How often each label was predicted and true, (..., labels).
+        predicted: How often it was predicted.
+        gold: How often it was true.
+        score: What to measure.
     """
-    for name, row in zip(names, outcomes, strict=True):
-        if not np.isfinite(row).all():
-            raise InputError(
-                f"{name}: some of its test outcomes are not finite; leave it out or fix its vectors"
-            )
-    outcomes = outcomes.astype(np.float64)
-    observed = observe(outcomes, score)
-    resampled = (
-        bootstrap(outcomes, score, resamples, seed) if outcomes.shape[1] >= MIN_EXAMPLES else None
-    )
-    analysis = Analysis(_estimates(observed, resampled), [], None, "")
-    if resampled is not None and len(names) > 1:
-        against = [
-            _compare(names, observed, resampled, cell, baseline)
-            for cell in _others(len(names), baseline)
-        ]
-        corrected = holm([comparison.p for comparison in against])
-        against = [
-            comparison._replace(p=p) for comparison, p in zip(against, corrected, strict=True)
-        ]
-        lead = _lead(names, observed, resampled)
-        analysis = analysis._replace(against_baseline=against, lead=lead)
-    return analysis._replace(verdict=_verdict(analysis, names, baseline, outcomes.shape[1], unit))
+    if score == "accuracy":
+        return 100 * hits.sum(-1) / gold.sum(-1)
+    hits, size = (2 * hits, predicted + gold) if score == "macro_f1" else (hits, gold)
+    present = gold > 0
+    return 100 * (hits / size.clamp(min=1) * present).sum(-1) / present.sum(-1)
 
 
-def _others(cells: int, cell: int) -> list[int]:
-    return [other for other in range(cells) if other != cell]
+def label_values(predicted: Array, gold: Array, score: LabelScore) -> Array:
+    """Return the values (n,) whose mean is the same score of rows.
+
+    Args:
+        predicted: Indicators (n, labels): 1 for a label that is predicted, else 0.
+        gold: The same for the truth.
+        score: What to measure.
+    """
+    hits = predicted * gold
+    if score == "accuracy":
+        return 100 * hits.sum(1) / gold.sum(1)
+    hits, size = (2 * hits, predicted + gold) if score == "macro_f1" else (hits, gold)
+    present = gold.any(0)
+    hits, size = hits[:, present], size[:, present]
+    total = size.sum(0)  # (labels,)
+    ratio = hits.sum(0) / total
+    return 100 * (ratio + len(gold) * (hits - ratio * size) / total).mean(1)
 
 
-def _compare(
-    names: Sequence[str], observed: Array, resampled: Array, first: int, second: int
-) -> Comparison:
-    """Test how often resampled differences stray as far from the observed one as that is from 0."""
-    difference = float(observed[first] - observed[second])
-    differences = resampled[first] - resampled[second]  # (B,)
-    low, high = np.percentile(differences, [100 * LEVEL / 2, 100 * (1 - LEVEL / 2)])
-    deviations = np.abs(differences - difference)
-    as_far = np.count_nonzero(deviations >= abs(difference) - 1e-9)  # 1e-9: rounding
-    error = float(differences.std())
-    p = float((1 + as_far) / (1 + len(differences)))
-    return Comparison(names[first], names[second], difference, float(low), float(high), error, p)
+def spearman_values(predicted: Array, gold: Array) -> Array:
+    """Return the values (n,) whose mean is Spearman's correlation x 100 of two (n,).
+
+    Ties share their mean rank. Without variation the score is 0.
+    """
+    first, second = (rankdata(part) - (len(gold) + 1) / 2 for part in (predicted, gold))
+    one, two, both = first @ first, second @ second, first @ second
+    if one * two == 0:
+        return np.zeros(len(gold))
+    # What one more copy of a row adds to the three sums: its own product, and what it adds to the
+    # ranks of all rows above it.
+    d_both = first * second + _above(first, second) + _above(second, first)
+    d_one = first**2 + 2 * _above(first, first)
+    d_two = second**2 + 2 * _above(second, second)
+    correlation = both / np.sqrt(one * two)
+    influence = d_both / np.sqrt(one * two) - correlation / 2 * (d_one / one + d_two / two)
+    return 100 * (correlation + len(gold) * influence)
 
 
-def _lead(names: Sequence[str], observed: Array, resampled: Array) -> Comparison:
-    best, runner_up = np.argsort(-observed, kind="stable")[:2]
-    p = [_compare(names, observed, resampled, best, other).p for other in _others(len(names), best)]
-    return _compare(names, observed, resampled, best, runner_up)._replace(p=max(p))
+def _above(ranks: Array, values: Array) -> Array:
+    """Sum for each row the values of the rows with higher ranks, and half of those with equal."""
+    _, group = np.unique(ranks, return_inverse=True)
+    sums = np.bincount(group, values)
+    return (sums[::-1].cumsum()[::-1] - sums / 2)[group]
 
 
-def _verdict(
-    analysis: Analysis, names: Sequence[str], baseline: int, examples: int, unit: str
-) -> str:
-    """Say the result in one sentence."""
-    if len(names) == 1:
-        return f"{names[0]} is the only pooling: there is nothing to compare it with"
-    lead = analysis.lead
-    if lead is None:
-        return _too_few(analysis, names, baseline, examples, unit)
-    significant = [pair for pair in analysis.against_baseline if pair.p < LEVEL]
-    better = [comparison for comparison in significant if comparison.difference > 0]
-    worse = [comparison for comparison in significant if comparison.difference < 0]
-    if better:
-        best = max(better, key=lambda comparison: comparison.difference)
-        interval = f"95% CI {best.low:.1f} to {best.high:.1f}"
-        return (
-            f"Here {best.first} beats {best.second} by {best.difference:.1f} points "
-            f"({interval}, {_p(best.p)}, {examples:,} {unit})"
-        )
-    if lead.first == names[baseline] and lead.p < LEVEL:
-        interval = f"95% CI {lead.low:.1f} to {lead.high:.1f} against {lead.second}"
-        return (
-            f"Here {names[baseline]} is ahead of all others by {lead.difference:.1f} points or "
-            f"more ({interval}, {_p(lead.p)}, {examples:,} {unit})"
-        )
-    claim = f"distinguishable from [CLS] with {examples:,} {unit}"
-    if worse:
-        others = len(names) - 1
-        claim = f"better than [CLS] with {examples:,} {unit}, and {len(worse)} of {others} worse"
-    return f"no pooling is {claim}{_outlook(analysis, examples)}"
+# Estimates
 
 
-def _too_few(
-    analysis: Analysis, names: Sequence[str], baseline: int, examples: int, unit: str
-) -> str:
-    """Name the best score, without intervals."""
-    scores = [estimate.value for estimate in analysis.estimates]
-    best = int(np.argmax(scores))
-    rival = "" if best == baseline else f", {names[baseline]} {scores[baseline]:.1f}"
-    few = f"{examples:,} test {unit} are too few for intervals, {MIN_EXAMPLES} are needed"
-    return f"{few}; {names[best]} scores highest, {scores[best]:.1f}{rival}"
+def estimate(values: Array, design: Design, right: Array | None = None) -> Estimate:
+    """Estimate the mean of values, such as the differences of two cells' values.
+
+    Args:
+        values: (R, n), in points.
+        design: How the rows hang together.
+        right: For differences of labels' scores: how much more the first is right than the second,
+            (R, n), -1 to 1.
+    """
+    value = values.mean()
+    rows = values.mean(0) - value
+    influence = np.bincount(design.clusters, rows) / len(rows)  # (clusters,)
+    df = len(influence) - 1
+    variance = float(influence @ influence) * len(influence) / max(1, df)
+    if right is not None:
+        variance = max(variance, _few_discordant(right.mean(0), design))
+    if design.fold_count > 1:
+        folds = (design.folds + design.fold_count * np.arange(len(values))[:, None]).ravel()
+        means = np.bincount(folds, values.ravel()) / np.bincount(folds)
+        spread = max(float(means.var(ddof=1)), design.fold_count * variance)
+        variance = (1 / len(means) + 1 / (design.fold_count - 1)) * spread
+        df = min(df, len(means) - 1)
+    error = math.sqrt(variance)
+    if right is not None:
+        error = max(error, _exact(float(value), right.mean(0), design.clusters, df))
+    return Estimate(float(value), error, max(1, df), influence)
 
 
-def _p(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+def _few_discordant(right: Array, design: Design) -> float:
+    """Return Bonett and Price's variance of a paired difference, in points squared."""
+    strata = np.zeros(len(right), np.int64) if design.strata is None else design.strata
+    gains, losses = (np.bincount(strata, part.clip(min=0)) for part in (right, -right))
+    rows = np.bincount(strata)
+    gains, losses, rows = gains[rows > 0], losses[rows > 0], rows[rows > 0] + 2
+    first, second = (gains + 1) / rows, (losses + 1) / rows
+    return float(1e4 * ((first + second - (first - second) ** 2) / rows).sum() / len(rows) ** 2)
 
 
-def _outlook(analysis: Analysis, examples: int) -> str:
-    """Say how many examples would show that the best other pooling differs from the baseline."""
-    rival = max(analysis.against_baseline, key=lambda comparison: comparison.difference)
-    level = LEVEL / len(analysis.against_baseline)  # Holm's correction of the smallest p
-    for points in (2, 1, 0.5, 0.2, 0.1):  # the first that these examples cannot show
-        needed = examples_needed(rival.error, examples, points, level)
-        if needed > examples:
-            rounded = int(float(f"{needed:.1e}"))  # two digits
-            word = "point" if points == 1 else "points"
-            return f"; about {rounded:,} would show a difference of {points:g} {word}"
-    return ""
+def _exact(value: float, right: Array, clusters: Numbers, df: int) -> float:
+    """Return the standard error with which `value` has the p of an exact McNemar test.
+
+    It is 0 with enough discordant clusters, or where that p is so high that it decides nothing.
+    """
+    net = np.bincount(clusters, right).round(9)
+    gains, discordant = np.count_nonzero(net > 0), np.count_nonzero(net)
+    if not 0 < discordant < FEW:
+        return 0.0
+    p = binomtest(gains, discordant).pvalue
+    return abs(value) / float(t.isf(p / 2, df)) if p < 0.5 else 0.0
+
+
+def simultaneous(estimates: Sequence[Estimate], seed: int) -> list[Line]:
+    """Give the lines of a table intervals that hold at once, and adjusted p values.
+
+    Args:
+        estimates: Of the lines; one without an error has no interval.
+        seed: The seed of the draws.
+    """
+    varying = [line for line in estimates if line.error > 0]
+    if not varying:
+        return [Line(line.value, None, None, None) for line in estimates]
+    df = min(line.df for line in varying)
+    influence = np.stack([line.influence for line in varying])
+    lengths = np.linalg.norm(influence, axis=1, keepdims=True)
+    unit = influence / np.where(lengths > 0, lengths, 1)
+    shape = unit @ unit.T
+    np.fill_diagonal(shape, 1)
+    draws = multivariate_t(shape=shape, df=df, allow_singular=True, seed=seed).rvs(DRAWS)
+    largest = np.sort(np.abs(draws.reshape(DRAWS, -1)).max(1))
+    # p < LEVEL is 1 + (draws as large) < LEVEL (DRAWS + 1): beyond this draw, counted from the top.
+    critical = largest[-round(LEVEL * (DRAWS + 1)) + 1]
+    lines = []
+    for line in estimates:
+        if line.error == 0:
+            lines.append(Line(line.value, None, None, None))
+            continue
+        reach = critical * line.error
+        as_large = DRAWS - np.searchsorted(largest, abs(line.value) / line.error)
+        p = (1 + as_large) / (1 + DRAWS)
+        lines.append(Line(line.value, line.value - reach, line.value + reach, float(p)))
+    return lines

@@ -1,43 +1,33 @@
-"""The report as Markdown: the verdict first, then tables."""
+"""The report as Markdown: the sentences first, then tables, then the method."""
 
 import math
 import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
-from litpool.tools.study.choice import Json
-
+Json = dict[str, Any]
 Key = tuple[str, int | None, bool]  # of a cell: pooling, layer, whitened
 
 NONE = "\N{EN DASH}"  # shown for a missing value
-NO_LAYER = "no layer"  # the column of poolings of several layers, or of the pooler output
-GEOMETRY = ("anisotropy", "uniformity", "alignment", "effective_rank")
-
-
-class Grid(NamedTuple):
-    """Test scores, poolings by layers; the last column is for poolings without a layer, None."""
-
-    poolings: list[str]
-    layers: list[int | None]
-    scores: list[list[float | None]]  # one row per pooling
-
-
-def grid_of(data: Json, whitened: bool) -> Grid:
-    """Arrange the raw or the whitened test scores of a data set."""
-    scores = {
-        key_of(cell)[:2]: cell["test"]
-        for cell in data["cells"]
-        if bool(cell["whitened"]) == whitened
-    }
-    poolings = list(dict.fromkeys(pooling for pooling, _ in scores))
-    layers = sorted(
-        {layer for _, layer in scores}, key=lambda layer: math.inf if layer is None else layer
-    )
-    rows = [[scores.get((pooling, layer)) for layer in layers] for pooling in poolings]
-    return Grid(poolings, layers, rows)
+COMPARISONS = ("headline", "published", "baseline")  # the entries that hold a sentence
+REFERENCES = {
+    "McNemar": "McNemar, Q. (1947). Note on the sampling error of the difference between "
+    "correlated proportions or percentages. Psychometrika 12.",
+    "Schuirmann": "Schuirmann, D. J. (1987). A comparison of the two one-sided tests procedure and "
+    "the power approach for assessing the equivalence of average bioavailability. Journal of "
+    "Pharmacokinetics and Biopharmaceutics 15.",
+    "Nadeau": "Nadeau, C. and Bengio, Y. (2003). Inference for the generalization error. Machine "
+    "Learning 52.",
+    "Romano": "Romano, J. P. and Wolf, M. (2005). Exact and approximate stepdown methods for "
+    "multiple hypothesis testing. Journal of the American Statistical Association 100.",
+    "Varma": "Varma, S. and Simon, R. (2006). Bias in error estimation when using cross-validation "
+    "for model selection. BMC Bioinformatics 7.",
+    "Hewitt": "Hewitt, J. and Liang, P. (2019). Designing and interpreting probes with control "
+    "tasks. EMNLP-IJCNLP.",
+}
 
 
 def key_of(cell: Json) -> Key:
@@ -50,126 +40,186 @@ def chosen(data: Json) -> dict[Key, Json]:
     return {key_of(cell): cell for cell in data["chosen"]}
 
 
-def summarize(result: dict[str, Any]) -> str:
+def summarize(result: Json) -> str:
     """Write the Markdown text for the content of study.json."""
-    lines = [f"**{_plain(result['verdict'])}**", ""]
-    if len(result["data"]) > 1:
+    several = len(result["data"]) > 1
+    first = result["verdict"] if several else _sentences(result["data"][0])[0]
+    lines = [f"**{_plain(first)}**", ""]
+    if several:
         lines += _side_by_side(result["data"])
     for data in result["data"]:
-        lines += _section(data, result["verdict"])
-    lines += ["## How this was made", "", *_fence(result.get("command") or NONE)]
-    lines += _fence(config_text(result), "yaml")
-    lines += _table(("", "version"), (result.get("versions") or {}).items())
-    seconds = result.get("seconds") or {}
-    lines += _table(("", "seconds"), [(part, number(value)) for part, value in seconds.items()])
+        lines += _section(data, skip=0 if several else 1)
+    lines += ["## How to repeat it", "", *_fence(result.get("command") or NONE)]
+    versions = (result.get("versions") or {}).items()
+    lines += [", ".join(f"{name} {version}" for name, version in versions), ""]
+    for text in references(result["data"]):
+        lines += [f"- {text}"]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def config_text(result: dict[str, Any]) -> str:
+def config_text(result: Json) -> str:
     """Return the study's config as YAML."""
     config = result.get("config")
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else ""
 
 
-def _side_by_side(entries: list[Json]) -> list[str]:
-    """Show the test score of each pooling, data sets as columns; papers' figures in brackets."""
-    scores: dict[str, dict[int, str]] = {}
-    for column, data in enumerate(entries):
-        ours = _scores(data)
-        paper = _paper(data)
-        for name in dict.fromkeys([*ours, *paper]):
-            published = f" ({number(paper[name])} in the paper)" if name in paper else ""
-            scores.setdefault(name, {})[column] = number(ours.get(name)) + published
-    columns = range(len(entries))
-    rows = [(name, *(row.get(column, NONE) for column in columns)) for name, row in scores.items()]
-    return _table(("test score", *(data["name"] for data in entries)), rows)
+def method(data: Json) -> str:
+    """Say in one paragraph how a data set's numbers were made; empty without a frozen arm."""
+    how = data.get("method")
+    if not how:
+        return ""
+    kfold, labels = how["resampling"] == "kfold", data["unit"] == "examples"
+    sentences = _kfold(data, how) if kfold else _split(data, how)
+    if how.get("last_layer_only"):
+        sentences.append(
+            "The rows are too few to choose a layer by, so only the last one was a candidate."
+        )
+    if how.get("probe"):
+        sentences.append(f"Labels are predicted by a linear probe ({how['probe']}).")
+    if labels:
+        sentences.append(
+            "Where fewer than 25 rows tell two choices apart, no claim is more certain than the "
+            "exact test (McNemar 1947)."
+        )
+    if any(cell.get("selectivity") is not None for cell in data["cells"]):
+        sentences.append(
+            "Selectivity is the score less that of a control task, in which every text type has a "
+            "random label (Hewitt and Liang 2019)."
+        )
+    sentences += [
+        "Only the planned comparisons, one for each sentence, make a claim. In each table the "
+        "intervals hold for all rows together and the p values come from the same draws, so they "
+        "cannot contradict each other (max-T, Romano and Wolf 2005).",
+        f"A difference of {how['margin']:g} point{'s' * (how['margin'] != 1)} or less counts as "
+        "not worth having; that claim takes two one-sided tests (Schuirmann 1987).",
+    ]
+    return " ".join(sentences)
 
 
-def _paper(data: Json) -> dict[str, float]:
-    """Return the published test score of each pooling."""
-    return {figure["pooling"]: figure["test"] for figure in data.get("paper") or []}
+def _kfold(data: Json, how: Json) -> list[str]:
+    return [
+        f"All {how['scored_rows']:,} {data['unit']} were divided into {how['folds']} folds, "
+        f"{how['repeats']} times; {_together(how)}.",
+        f"{_chosen(how).capitalize()} were chosen anew for each fold, without its rows (Varma and "
+        "Simon 2006): the difference is what this way of choosing gains on rows that it has not "
+        "seen.",
+        "The interval includes the spread over train splits (Nadeau and Bengio 2003) and is never "
+        "narrower than the number of rows allows.",
+    ]
 
 
-def _scores(data: Json) -> dict[str, float]:
-    """Return the test score of each pooling's raw chosen cell.
+def _split(data: Json, how: Json) -> list[str]:
+    rows = data["rows"]
+    others = " and ".join(f"{rows[split]:,} {split}" for split in rows if split != "test")
+    first = f"{_chosen(how)} were chosen on the {others} rows, then " if others else "all was "
+    sentences = [
+        f"The splits are those of the data set: {first}scored once on {how['scored_rows']:,} test "
+        f"{data['unit']}.",
+        f"The interval is that of the test rows; {_together(how)}.",
+    ]
+    if how.get("probe"):
+        sentences.append(
+            "One train split was used: what another one would change is not in the interval."
+        )
+    return sentences
 
-    Without a frozen arm it is the mean over seeds, of the fine-tuned layer with the highest mean on
-    validation.
-    """
-    if data["chosen"]:
-        return {cell["pooling"]: cell["test"] for cell in data["chosen"] if not cell["whitened"]}
-    runs = data.get("finetuned") or []
-    validation = {
-        key: statistics.fmean(scores) for key, scores in _group(runs, "validation").items()
-    }
-    order = sorted(_group(runs).items(), key=lambda group: validation[group[0]])
-    # The last layer of a pooling overwrites the others.
-    return {pooling: statistics.fmean(scores) for (pooling, _), scores in order}
+
+def _chosen(how: Json) -> str:
+    return "pooling, layer and strength" if how.get("probe") else "pooling and layer"
 
 
-def _section(data: Json, verdict: str) -> list[str]:
-    rows = ", ".join(f"{_count(count)} {split}" for split, count in data["rows"].items())
+def _together(how: Json) -> str:
+    column = how["groups"].removeprefix("data.group=")
+    same = how["groups"] if column == how["groups"] else f"the same {column}"
+    return f"rows with {same} count together"
+
+
+def references(entries: Sequence[Json]) -> list[str]:
+    """Return the works that the methods of the data sets cite."""
+    text = " ".join(method(data) for data in entries)
+    return [reference for author, reference in REFERENCES.items() if author in text]
+
+
+def _side_by_side(entries: Sequence[Json]) -> list[str]:
+    """Show each data set's planned comparison in a line."""
+    heads = ("data set", "chosen", "against [CLS]", "95% interval", "claim")
+    rows = []
+    for data in entries:
+        if headline := data.get("headline"):
+            difference = _signed(headline["difference"])
+            names = (data["name"], headline["first"]["name"], difference)
+            rows.append((*names, _interval(headline, _signed), headline["claim"]))
+    return _table(heads, rows)
+
+
+def _sentences(data: Json) -> list[str]:
+    claims = [data[name]["sentence"] for name in COMPARISONS if data.get(name)]
+    return claims or [data["verdict"]]
+
+
+def _section(data: Json, skip: int) -> list[str]:
+    """Show a data set without its first `skip` sentences."""
+    rows = ", ".join(f"{count:,} {split}" for split, count in data["rows"].items())
     lines = [
         f"## {_plain(data['name'])}",
         "",
         f"{_plain(data['task'])}, {data['metric']} x 100; rows: {rows}.",
         "",
     ]
-    lines += [f"**{_plain(data['verdict'])}**", ""] * (data["verdict"] != verdict)
-    lines += [*(f"- {_plain(note)}" for note in data["notes"]), ""] if data["notes"] else []
-    if data["chosen"]:
-        lines += ["### The chosen layer of each pooling", "", *_chosen_table(data), *_lead(data)]
+    sentences = [*_sentences(data)[skip:], *data["notes"]]
+    lines += [f"- {_plain(sentence)}" for sentence in sentences]
+    lines += ["", *_next(data), *_chosen_table(data), *_same_layer(data)]
     lines += _baselines(data.get("baselines") or []) + _finetuned(data.get("finetuned") or [])
-    for whitened in sorted({bool(cell["whitened"]) for cell in data["cells"]}):
-        grid = grid_of(data, whitened)
-        lines += [f"### Test scores, poolings by layers{', whitened' * whitened}", ""]
-        table = [
-            (name, *map(number, row)) for name, row in zip(grid.poolings, grid.scores, strict=True)
-        ]
-        lines += _table(
-            (
-                "pooling",
-                *(NO_LAYER if layer is None else f"layer {layer}" for layer in grid.layers),
-            ),
-            table,
-        )
-    return lines + _geometry(data)
+    if data.get("paper"):
+        figures = [f"{figure['pooling']} {number(figure['test'])}" for figure in data["paper"]]
+        lines += [f"Published scores: {_plain(', '.join(figures))}.", ""]
+    return lines + [method(data), ""] * bool(data.get("method"))
+
+
+def _next(data: Json) -> list[str]:
+    """Show the proposal, and what confirming it has found."""
+    lines = []
+    if proposal := data.get("proposal"):
+        layers = proposal["num_hidden_layers"]
+        shorter = "" if layers is None else f", num_hidden_layers: {layers}"
+        job = f"pooling: {proposal['pooling']}{shorter}"
+        lines += [f"{_plain(proposal['file'])} is the job with {_plain(job)}.", ""]
+    if confirm := data.get("confirm"):
+        lines += [f"**{_plain(confirm['sentence'])}**", ""]
+    return lines
 
 
 def _chosen_table(data: Json) -> list[str]:
-    """Show the chosen cells with their difference to [CLS], and the paper's figures if any."""
-    heads = [
-        "pooling",
-        "layer",
-        "whitened",
-        "test",
-        "95% interval",
-        "against [CLS]",
-        "95% interval",
-        "p",
-    ]
-    paper = _paper(data)
+    """Show the chosen cells with their difference to [CLS]."""
     rows = []
     for cell in sorted(data["chosen"], key=lambda cell: (bool(cell["whitened"]), -cell["test"])):
-        against = cell.get("against_cls") or {}
-        row = [*_name(cell), number(cell["test"]), _interval(cell)]
-        row += [_signed(against.get("difference")), _interval(against, _signed)]
-        row.append(_p(against.get("p")))
-        rows.append(row + [number(paper.get(cell["pooling"]))] * bool(paper))
-    return _table(heads + ["paper"] * bool(paper), rows)
+        whitened = ", whitened" * bool(cell["whitened"])
+        row = [cell["pooling"] + whitened, _layer(cell["layer"]), number(cell["test"])]
+        rows.append([*row, _interval(cell), *_against(cell)])
+    heads = ("pooling", "layer", "score", "95% interval", "against [CLS]", "95% interval", "p")
+    table = _table(heads, rows)
+    return ["### The chosen layer of each pooling", "", *table] if rows else []
 
 
-def _lead(data: Json) -> list[str]:
-    if not (lead := data.get("lead")):
+def _same_layer(data: Json) -> list[str]:
+    if not (same := data.get("same_layer")):
         return []
-    interval = f"95% interval {_interval(lead, _signed)}, p {_p(lead['p'])}"
-    raw = "Not whitened: " if any(cell["whitened"] for cell in data["chosen"]) else ""
-    names = f"{_plain(lead['first'])} against the runner-up {_plain(lead['second'])}"
-    return [f"{raw}{names}: {_signed(lead['difference'])} points ({interval}).", ""]
+    rows = [
+        (cell["pooling"], number(cell["test"]), _interval(cell), *_against(cell))
+        for cell in sorted(same["poolings"], key=lambda cell: -cell["test"])
+    ]
+    heads = ("pooling", "score", "95% interval", "against [CLS]", "95% interval", "p")
+    return [f"### All poolings at layer {same['layer']}", "", *_table(heads, rows)]
+
+
+def _against(cell: Json) -> tuple[str, str, str]:
+    against = cell.get("against_cls") or {}
+    difference = _signed(against.get("difference"))
+    return difference, _interval(against, _signed), _p(against.get("p"))
 
 
 def _baselines(baselines: list[Json]) -> list[str]:
-    heads = ("baseline", "test", "95% interval", "words covered")
+    heads = ("baseline", "score", "95% interval", "words covered")
     rows = [
         (row["name"], number(row["test"]), _interval(row), _share(row.get("coverage")))
         for row in baselines
@@ -179,37 +229,18 @@ def _baselines(baselines: list[Json]) -> list[str]:
 
 def _finetuned(runs: list[Json]) -> list[str]:
     """Show the spread over seeds of each pooling and layer."""
-    rows = []
-    groups = sorted(_group(runs).items(), key=lambda group: -statistics.fmean(group[1]))
-    for (pooling, layer), scores in groups:
-        mean = number(statistics.fmean(scores))
-        spread = _interval({"low": min(scores), "high": max(scores)})
-        deviation = number(statistics.stdev(scores), 2) if len(scores) > 1 else NONE
-        rows.append((pooling, _layer(layer), len(scores), mean, spread, deviation))
-    heads = ("pooling", "layer", "seeds", "mean test", "lowest to highest", "standard deviation")
-    return ["### Fine-tuned", "", *_table(heads, rows)] if rows else []
-
-
-def _group(runs: list[Json], split: str = "test") -> dict[tuple[str, int | None], list[float]]:
-    """Group the scores of all seeds by pooling and layer."""
     groups: dict[tuple[str, int | None], list[float]] = {}
     for run in runs:
-        groups.setdefault((run["pooling"], run["layer"]), []).append(run[split])
-    return groups
-
-
-def _geometry(data: Json) -> list[str]:
-    heads = ("pooling", "layer", "whitened", *(name.replace("_", " ") for name in GEOMETRY))
+        groups.setdefault((run["pooling"], run["layer"]), []).append(run["test"])
     rows = []
-    for cell in data["cells"]:
-        if key_of(cell) in chosen(data):
-            geometry = cell.get("geometry") or {}
-            values = [
-                number(geometry.get(name), 1 if name == "effective_rank" else 3)
-                for name in GEOMETRY
-            ]
-            rows.append([*_name(cell), *values])
-    return ["### Geometry of the chosen cells", "", *_table(heads, rows)] if rows else []
+    for (pooling, layer), scores in sorted(
+        groups.items(), key=lambda group: -statistics.fmean(group[1])
+    ):
+        mean = number(statistics.fmean(scores))
+        spread = _interval({"low": min(scores), "high": max(scores)})
+        rows.append((pooling, _layer(layer), len(scores), mean, spread))
+    heads = ("pooling", "layer", "seeds", "mean", "lowest to highest")
+    return ["### Fine-tuned", "", *_table(heads, rows)] if rows else []
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
@@ -217,19 +248,15 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
     return [lines[0], "|---" * len(heads) + "|", *lines[1:], ""] if len(lines) > 1 else []
 
 
-def _fence(text: str, language: str = "") -> list[str]:
+def _fence(text: str) -> list[str]:
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return [f"{fence}{language}", text.rstrip(), fence, ""]
+    return [fence, text.rstrip(), fence, ""]
 
 
 def _plain(text: object) -> str:
     """Escape text so that Markdown sees no tag, no end of a table's field and no new line."""
     line = re.sub(r"&(?=#?\w+;)", "&amp;", " ".join(str(text).split()))
     return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", line).replace("|", "\\|")
-
-
-def _name(cell: Json) -> tuple[str, str, str]:
-    return cell["pooling"], _layer(cell["layer"]), "yes" if cell["whitened"] else "no"
 
 
 def _layer(layer: int | None) -> str:
@@ -243,10 +270,6 @@ def number(value: float | None, digits: int = 1, sign: str = "") -> str:
 
 def _signed(value: float | None) -> str:
     return number(value, sign="+")
-
-
-def _count(value: int | None) -> str:
-    return NONE if value is None else f"{value:,}"
 
 
 def _share(value: float | None) -> str:

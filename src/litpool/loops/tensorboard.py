@@ -1,0 +1,193 @@
+"""What a run shows in TensorBoard: curves, figures, tables and a row of HPARAMS."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tensorboard.plugins.hparams import summary_v2 as hparams
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from litpool.loops import figures
+from litpool.tasks.outcome import Decisions, Scores
+from litpool.tasks.task import Task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from litpool.data.module import TextDataModule
+
+MISTAKES = 20  # wrong answers in the table
+SAMPLE = 2_000  # rows whose texts are measured
+UNCUT = 1_000_000  # a max_length that cuts nothing off
+
+LAYOUT = {"at a glance": {"loss": ["Multiline", ["train/loss", "val/loss"]]}}
+
+
+def curves(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what is no curve: Lightning's `epoch`, single labels, and what a score is worth."""
+    return {
+        name: value
+        for name, value in values.items()
+        if name != "epoch" and not re.match("(val|test)/.*/", name)
+    }
+
+
+def write_scalars(writer: SummaryWriter, values: Mapping[str, float], step: int) -> None:
+    """Add a point to the curve of each value."""
+    for name, value in curves(values).items():
+        writer.add_scalar(name, value, step)
+
+
+def write_evaluation(
+    writer: SummaryWriter,
+    task: Task,
+    matrix: Tensor | None,
+    prefix: str,
+    rows: "Dataset",
+    predictions: Tensor,
+    step: int,
+) -> None:
+    """Write what one evaluation showed.
+
+    Args:
+        writer: Where to write.
+        task: Interprets the predictions.
+        matrix: The confusion matrix, (C, C), or (C, 2, 2) if a row has several labels.
+        prefix: `val` or `test`.
+        rows: The rows; with several devices, this one's.
+        predictions: Their assembled predictions.
+        step: How many steps the optimizer has taken.
+    """
+    writer.add_custom_scalars(LAYOUT)
+    counts = None if matrix is None else matrix.long().cpu().numpy()
+    outcome = task.outcome(predictions, rows)
+    with figures.style():
+        if counts is not None and counts.ndim == 2:
+            figure = figures.confusion_matrix(counts, task.labels)
+            writer.add_figure(f"{prefix}/confusion_matrix", figure, step)
+        if isinstance(outcome, Decisions):
+            figure = figures.reliability(outcome.confidence.double().numpy(), outcome.right.numpy())
+            writer.add_figure(f"{prefix}/reliability", figure, step)
+        if isinstance(outcome, Scores):
+            names = outcome.true_name, outcome.predicted_name
+            pair = outcome.true.double().numpy(), outcome.predicted.double().numpy()
+            writer.add_figure(f"{prefix}/scores", figures.scatter(*pair, names), step)
+    if counts is not None:
+        writer.add_text(f"{prefix}/labels", label_table(counts, task.labels), step)
+    writer.add_text(f"{prefix}/wrong", mistake_table(task, rows, predictions), step)
+
+
+def label_table(counts: np.ndarray[Any, np.dtype[np.int64]], labels: list[str]) -> str:
+    """Return precision, recall and F1 of each label, the lowest F1 first, as a Markdown table.
+
+    Args:
+        counts: The confusion matrix: (C, C), or (C, 2, 2) if a row has several labels.
+        labels: The label names.
+    """
+    if counts.ndim == 2:
+        right, rows, answers = counts.diagonal(), counts.sum(1), counts.sum(0)
+    else:
+        right, rows, answers = counts[:, 1, 1], counts[:, 1].sum(1), counts[:, :, 1].sum(1)
+    f1 = 2 * right / np.maximum(rows + answers, 1)
+    lines = ["| label | F1 | precision | recall | rows | predicted |", "|---" * 6 + "|"]
+    for place in np.argsort(f1, kind="stable"):
+        precision = _share(right[place], answers[place])
+        recall = _share(right[place], rows[place])
+        cells = f"{_cell(labels[place])} | {f1[place]:.3f} | {precision} | {recall}"
+        lines.append(f"| {cells} | {rows[place]:,} | {answers[place]:,} |")
+    return "\n".join(lines)
+
+
+def mistake_table(task: Task, rows: "Dataset", predictions: Tensor) -> str:
+    """Return the worst of the wrong answers as a Markdown table."""
+    mistakes = task.mistakes(predictions, rows)
+    header = [*task.display_columns, "true", "predicted", task.mistake_measure]
+    lines = [
+        f"{len(mistakes)} of {len(rows)} rows, the worst first",
+        "",
+        f"| {' | '.join(header)} |",
+        "|---" * len(header) + "|",
+    ]
+    for mistake in mistakes[:MISTAKES]:
+        row = rows[mistake.row]
+        texts = [*(row[column] for column in task.display_columns), mistake.true, mistake.predicted]
+        cells = [_cell(text) for text in texts]
+        lines.append(f"| {' | '.join(cells)} | {mistake.measure:.2f} |")
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.3f}" if whole else "none"
+
+
+def write_text_lengths(writer: SummaryWriter, data: "TextDataModule", split: str) -> None:
+    """Draw how many tokens the texts of a split have; of many rows, evenly spaced ones."""
+    rows = data.rows[split]
+    sample = rows.select(range(0, len(rows), -(-len(rows) // SAMPLE)))
+    encoded = data.task.encode(sample[:], data.tokenizer, UNCUT)
+    texts: list[list[int]] = []
+    for ids in encoded["input_ids"]:
+        texts += ids if isinstance(ids[0], list) else [ids]
+    lengths = np.array([len(ids) for ids in texts])
+    total = round(len(lengths) * len(rows) / len(sample))
+    with figures.style():
+        figure = figures.text_lengths(lengths, data.max_length, total)
+        writer.add_figure(f"data/text_lengths_{split}", figure)
+
+
+def write_hyperparameters(
+    writer: SummaryWriter,
+    values: Mapping[str, str | int | float | bool],
+    metrics: Mapping[str, float],
+    best: Path | None,
+) -> None:
+    """Add the run to the table HPARAMS, with its final metrics beside its hyperparameters.
+
+    TensorBoard takes a metric of this table from the last point of a curve. The metrics of the best
+    checkpoint need not be the last ones, so they become a run of their own, in the folder `best`,
+    with a point on each curve of the validation split.
+
+    Args:
+        writer: The writer of the run folder.
+        values: The hyperparameters.
+        metrics: The final metrics.
+        best: The best checkpoint, if there is one.
+    """
+    final = {name: value for name, value in curves(metrics).items() if not math.isnan(value)}
+    selected = {name: value for name, value in final.items() if best and name.startswith("val/")}
+    if selected:
+        step = torch.load(str(best), map_location="cpu", weights_only=True, mmap=True)[
+            "global_step"
+        ]
+        with SummaryWriter(f"{writer.log_dir}/best") as points:
+            write_scalars(points, selected, step)
+    columns = [
+        hparams.Metric(name, group="best" if name in selected else "", display_name=name)
+        for name in final
+    ]
+    names = [hparams.HParam(name) for name in values]
+    file = writer._get_file_writer()
+    file.add_summary(hparams.hparams_config_pb(names, columns))
+    file.add_summary(hparams.hparams_pb(dict(values), trial_id=str(writer.log_dir)))
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
+    """Flatten a nested config to the dotted keys and plain values that TensorBoard accepts."""
+    flat: dict[str, str | int | float | bool] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        elif value is not None:
+            plain = isinstance(value, str | int | float | bool)
+            flat[f"{prefix}{key}"] = value if plain else json.dumps(value, default=str)
+    return flat
