@@ -49,14 +49,14 @@ class Source:
         delimiter: What separates the columns; by default a comma in .csv and a tab in .tsv files.
         quoting: Whether quote characters enclose fields. If not, they are part of the text, and
             the last column takes the rest of the line.
-        encoding: How CSV, TSV, JSON, JSONL and text files encode their characters, such as
+        encoding: The encoding of CSV, TSV, JSON, JSONL and text files, such as
             `latin-1` or `cp949`.
         drop_empty: Whether to leave out rows with an empty text or label, with a warning, instead
             of stopping.
         group: A column, such as the author: rows with equal values stay in one split where litpool
             divides the rows, and a study resamples them together. Equal texts always stay together.
         max_rows: How many rows of each split to use at most, drawn by `seed`; all by default.
-        seed: Determines which rows go to which split and which `max_rows` draws, independent of
+        seed: Decides which rows go to which split and which `max_rows` draws, independent of
             `seed_everything`.
     """
 

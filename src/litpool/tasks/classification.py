@@ -32,7 +32,7 @@ class Classification(Task):
         class_weights: Weight of each label in the loss: a mapping from label to weight (1 for
             labels it does not name), or `balanced`: inversely proportional to the label's frequency
             in the train split, so that all labels weigh the same.
-        label_smoothing: Share of the target that is spread evenly over all labels, 0 to 1
+        label_smoothing: Share of the target to spread evenly over all labels, 0 to 1
             (arXiv 1512.00567).
         dropout: Dropout before the linear head, 0 to 1.
     """
