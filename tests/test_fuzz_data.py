@@ -26,10 +26,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from reading import read_rows
 from transformers import PreTrainedTokenizerBase
 
 from litpool import InputError
-from litpool.data.source import Source, load_splits, read_rows
+from litpool.data.source import Source, load_splits
 from litpool.tasks.classification import Classification
 from litpool.tasks.multilabel import MultiLabelClassification, label_set
 from litpool.tasks.question_answering import QuestionAnswering

@@ -6,7 +6,7 @@ import re
 import lightning.pytorch as pl
 import pytest
 
-from litpool import help, toolbox
+from litpool import help, options, toolbox
 from litpool.__main__ import main
 
 
@@ -21,6 +21,9 @@ def test_the_help_is_one_page(command, capsys):
     assert len(lines) <= 100
     assert max(map(len, lines)) <= 100
     keys = [line.split()[0] for line in lines if line.startswith("  --")]
+    if not options.needs_job(command):
+        assert {"--config", "--task"}.isdisjoint(keys)
+        return
     firsts = [
         keys.index(key) for key in ("--task", "--data.batch_size", "--model.encoder.name")
     ] + [min(keys.index(key) for key in keys if key.startswith("--trainer."))]

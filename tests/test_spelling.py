@@ -1,5 +1,6 @@
 """Mistyped options: the right key is named, at once; what is read from the sources is complete."""
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +52,7 @@ def test_the_right_key_is_named_for_23_of_25_mistyped_options():
     assert len(wrong) <= 2, wrong
 
 
-@pytest.mark.parametrize("command", [*toolbox.commands()])
+@pytest.mark.parametrize("command", [*filter(options.needs_job, toolbox.commands())])
 def test_the_sources_give_exactly_the_parsers_options(command, monkeypatch):
     parsers = []
 
@@ -64,7 +65,7 @@ def test_the_sources_give_exactly_the_parsers_options(command, monkeypatch):
 
     monkeypatch.setattr(app.CLI, "parse_arguments", keep)
     with pytest.raises(Stop):
-        app.CLI([command])
+        app.CLI([command], None, toolbox.function(command))
     dests = {action.dest for action in parsers[0]._actions} - set(spelling.EXTRA)
     linked = {"data.task", "model.task", "model.data"}  # the command line sets them
     dests = {key for key in dests - linked if not key.endswith(".help")}
@@ -72,6 +73,18 @@ def test_the_sources_give_exactly_the_parsers_options(command, monkeypatch):
     found = {option.key for option in options.read(command)}
     below_task = {key for key in found if key.startswith("task.")}  # the parser has them per class
     assert found - below_task == dests - sections
+
+
+@pytest.mark.parametrize(
+    "command", [name for name in toolbox.commands() if not options.needs_job(name)]
+)
+def test_the_sources_give_exactly_the_options_of_a_command_without_a_job(command):
+    parameters = inspect.signature(toolbox.function(command)).parameters.values()
+    assert [option.key for option in options.read(command)] == [part.name for part in parameters]
+    needed = [part.name for part in parameters if part.default is part.empty]
+    assert options.positional(command) == needed
+    with pytest.raises(InputError, match="unknown option; did you mean --"):
+        spelling.check(command, [*needed, "--epochs", "3"])
 
 
 def test_the_defaults_are_the_parsers():

@@ -7,8 +7,14 @@ models and Trainer. They are imported inside the function that needs them, or un
 so that `--help` and the error for bad input come fast.
 """
 
+import importlib
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from litpool.predictor import Predictor as Predictor
+    from litpool.predictor import load as load
 
 __version__ = "0.2.0"
 
@@ -33,3 +39,10 @@ class JobError(RuntimeError):
     The message is one line: what happened, and how to fix it. The command line prints it and exits
     with status 1.
     """
+
+
+def __getattr__(name: str) -> Any:
+    """Import `load` and `Predictor` when they are used, because torch takes seconds."""
+    if name in ("load", "Predictor"):
+        return getattr(importlib.import_module("litpool.predictor"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

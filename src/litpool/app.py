@@ -1,8 +1,7 @@
 """The wiring: LightningCLI with litpool's commands; a checkpoint can set their defaults."""
 
 import argparse
-import importlib
-import pkgutil
+import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,14 +22,13 @@ from litpool import (
     JobError,
     disk,
     interrupt,
-    model,
     plugins,
     spelling,
-    tasks,
     toolbox,
     trust,
     values,
 )
+from litpool.classes import import_classes
 from litpool.commands import Run
 from litpool.data.module import TextDataModule
 from litpool.loops import checkpoint
@@ -38,15 +36,15 @@ from litpool.loops.initial import Initial
 from litpool.loops.lightning import TextModule
 from litpool.loops.log import Log
 from litpool.loops.saving import LastCheckpoint, WholeCheckpoints
+from litpool.model.encoder import EncoderOptions
+from litpool.model.modules import read_modules
 from litpool.options import TRAINER_DEFAULTS
 from litpool.parser import Parser
 from litpool.runs import RunFolder, RunLogger, is_first, label
 from litpool.tasks.task import Task
 from litpool.terminal import Minutes, OwnSignalHandlers, ProgressBar, quiet
 
-for package in (model, tasks):  # a class must be imported for a config to name it without module
-    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-        importlib.import_module(module.name)
+import_classes()  # so that a config may name them without their modules
 
 TRAINING = ("fit", "fit_hf", "fit_plain")  # the commands that can resume
 
@@ -78,8 +76,13 @@ def main(
     """
     with interrupt.exit_status():
         quiet()
+        arguments = list(sys.argv[1:] if argv is None else argv)
         try:
-            status = CLI(list(sys.argv[1:] if argv is None else argv), log, command).status
+            function = command or toolbox.function(arguments[0])
+            if "run" in inspect.signature(function).parameters:
+                status = CLI(arguments, log, function).status
+            else:
+                status = _run_alone(function, arguments)
         # Lightning raises MisconfigurationException for the trainer's flags.
         except (InputError, JobError, MisconfigurationException) as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -94,22 +97,29 @@ def main(
             sys.exit(status)
 
 
+def _run_alone(function: Callable[..., Any], arguments: list[str]) -> int:
+    """Run a command that needs no job; options without a default are positional."""
+    parser = Parser(prog=f"cli.py {arguments[0]}")
+    parser.add_function_arguments(function, as_group=False, as_positional=True)
+    return function(**vars(parser.parse_args(arguments[1:]))) or 0
+
+
 class CLI(LightningCLI):
     """LightningCLI with `task` as an additional key, shared by model and data.
 
     Args:
         argv: The command and its options.
         log: An extra log that gets every step of a training.
-        command: A function to run instead of the command that `argv` names.
+        command: The function of the command.
     """
 
-    def __init__(
-        self, argv: list[str], log: Log | None = None, command: Callable[..., Any] | None = None
-    ) -> None:
+    def __init__(self, argv: list[str], log: Log | None, command: Callable[..., Any]) -> None:
         self.argv, self.trusted = trust.split(argv)
-        self.command = command or toolbox.function(argv[0])
+        self.command = command
         self.log: Any = log  # for Lightning's loop it is also a Callback
+        self.note = ""  # about the encoder, printed before the command runs
         self.ckpt_path: str | None = None
+        self.other_paths: list[str] = []  # of an ensemble
         self.saved: dict[str, Any] | None = None  # the job in the checkpoint to resume or score
         self.initial: Initial | None = None  # the checkpoint that a new run starts from
         self.status = 0
@@ -186,6 +196,8 @@ class CLI(LightningCLI):
         if network is not None:
             self._use_network(network)
         values.check(self.config[name], self._parser(name))
+        if self.saved is None and self.initial is None:
+            self._use_modules(parser)
         plugins.check(self.config[name].trainer)
         trust.check_classes(self.config[name])
         if name in TRAINING:
@@ -238,6 +250,25 @@ class CLI(LightningCLI):
         if not any(f"{key}.".startswith("model.pooling.") for key in typed):
             config.model.pooling = network.model.pooling
 
+    def _use_modules(self, parser: LightningArgumentParser) -> None:
+        """Parse again with what an encoder of sentence-transformers says as defaults."""
+        command = self.argv[0]
+        config = self.config[command]
+        encoder = config.model.encoder
+        if not (isinstance(encoder, Namespace) and encoder.name and encoder.pretrained):
+            return
+        module, _, name = config.task.class_path.rpartition(".")
+        on_tokens = getattr(sys.modules[module], name).on_tokens
+        modules = read_modules(encoder.name)
+        if modules is None:
+            return
+        defaults = modules.defaults(EncoderOptions(**encoder.as_dict()), on_tokens)
+        self._parser(command).set_defaults(defaults)
+        self.config = parser.parse_args(self.argv)
+        now = self.config[command]
+        taken = {key: value for key, value in defaults.items() if now[key] != config[key]}
+        self.note = modules.describe(taken, on_tokens)
+
     def _read_checkpoint(self) -> None:
         """Read the job in a checkpoint, whose values become the defaults of the options.
 
@@ -245,13 +276,16 @@ class CLI(LightningCLI):
         checked here as well, before the parser reads them.
         """
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        parser.add_argument("--ckpt_path", nargs="?")
+        parser.add_argument("--ckpt_path", nargs="?", action="append", default=[])
         parser.add_argument("--init_from", nargs="?")
         parser.add_argument("-c", "--config", action="append", nargs="?", const="", default=[])
         options = parser.parse_known_args(self.argv)[0]
         for name in options.config:
             values.check_file(name)
-        path, first = options.ckpt_path, options.init_from
+        paths, first = _paths(options.ckpt_path), options.init_from
+        path = paths[-1] if paths else None
+        if len(paths) > 1 and self.argv[0] == "predict":
+            path, *self.other_paths = paths
         if first is not None and self.argv[0] in TRAINING:
             if path is not None:
                 raise InputError(
@@ -276,7 +310,8 @@ class CLI(LightningCLI):
         """
         config = self.config[self.argv[0]]
         if self.ckpt_path:
-            config.ckpt_path = self.ckpt_path
+            several = [self.ckpt_path, *self.other_paths]
+            config.ckpt_path = several if self.other_paths else self.ckpt_path
         elif path := config.get("ckpt_path"):
             raise InputError(f"ckpt_path={path}: set it on the command line, not in a config")
         if self.initial is None and (path := config.get("init_from")):
@@ -415,7 +450,17 @@ class CLI(LightningCLI):
         config, values = self.plain_config(), self.config_init[subcommand]
         plain = {name: config[name] for name in self.option_names}
         options = {name: values[name] for name in self.option_names}
-        run = Run(self.trainer, self.model, self.job_config(), plain, self._write_config, self.log)
+        run = Run(
+            self.trainer,
+            self.model,
+            self.job_config(),
+            plain,
+            self._write_config,
+            self.trusted,
+            self.log,
+        )
+        if self.note and self.trainer.is_global_zero:
+            print(self.note)
         try:
             self.status = self.command(run, **options) or 0
         except OSError as error:
@@ -506,6 +551,17 @@ def _pooling_name(value: Any) -> str:
     """Return the name of a pooling's class, without its module."""
     path = value.get("class_path") if isinstance(value, Mapping | Namespace) else value
     return str(path).rpartition(".")[2]
+
+
+def _paths(values: Sequence[str | None]) -> list[str]:
+    """Return the paths in the values of an option; a value may be a list, such as `[a, b]`."""
+    paths: list[str] = []
+    for value in values:
+        if value is None:
+            continue
+        parts = yaml.safe_load(value) if value.startswith("[") and value.endswith("]") else [value]
+        paths += map(str, parts)
+    return paths
 
 
 def _job_name(file: Path) -> str:

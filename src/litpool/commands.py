@@ -1,7 +1,7 @@
 """What each command does once the command line is parsed. A public function is a command."""
 
 import importlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,22 @@ import lightning.pytorch as pl
 import torch
 import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from litpool import InputError, JobError, interrupt, toolbox, trust, values
+from litpool import InputError, interrupt, toolbox, trust, values
 from litpool.data.module import TextDataModule
+from litpool.ensemble import Ensemble
 from litpool.loops import lightning, outputs, plain, tensorboard
-from litpool.loops.checkpoint import SaveOptions, load
+from litpool.loops.checkpoint import SaveOptions, load, load_weights
 from litpool.loops.flags import read_flags
 from litpool.loops.job import Flags, Job, Result
 from litpool.loops.lightning import TextModule
 from litpool.loops.log import Log, Logs
+from litpool.loops.prediction import Devices, predict_rows
+from litpool.loops.predictions import FORMATS
 from litpool.loops.progress import ProgressLines
 from litpool.loops.summary import score_lines
+from litpool.predictor import Predictor, restore
 from litpool.runs import hyperparameters
 from litpool.tasks.task import Task
 
@@ -37,6 +40,7 @@ class Run:
         config: The job as plain values, including all defaults.
         options: The command's own options as plain values.
         write_config: Writes config.yaml into the run folder.
+        trusted: The modules of `--trust`.
         recorder: An extra log that gets every step of a training.
     """
 
@@ -45,6 +49,7 @@ class Run:
     config: dict[str, Any]
     options: dict[str, Any]
     write_config: Callable[[], None]
+    trusted: list[str]
     recorder: Log | None = None
 
     @property
@@ -94,6 +99,28 @@ class Run:
     def flags(self, loop: str) -> Flags:
         """Return the trainer's flags for another loop, which refuses those it does not support."""
         return read_flags(self.config["trainer"], self.trainer, self.model.task, loop)
+
+    def predictors(self, paths: list[str]) -> list[Predictor]:
+        """Load checkpoints on the CPU; those after the first get the same task options.
+
+        Args:
+            paths: The checkpoints. The command line has read the job in the first.
+        """
+        self.data.setup("predict")
+        first, *others = paths
+        cpu = torch.device("cpu")
+        network = self.model.build(cpu)
+        load_weights(network, load(first), first)
+        tokenizer, metrics = self.data.tokenizer, (self.model.saved or {})["metrics"]
+        models = [
+            Predictor(self.model.task, network, tokenizer, self.config, metrics, Path(first), cpu)
+        ]
+        for path in others:
+            content = load(path)
+            _check_task(self.config["task"], content["job"]["config"]["task"], path)
+            config = {**content["job"]["config"], "task": self.config["task"]}
+            models.append(restore(content, config, Path(path), cpu, self.trusted))
+        return models
 
     def job(self, loop: str, command: str, ckpt_path: str | None, save: SaveOptions) -> Job:
         """Read the data and build the network for a loop other than Lightning's.
@@ -154,6 +181,16 @@ class Run:
         tensorboard.write_text_lengths(writer, self.data, split)
         values = hyperparameters(self.config)
         tensorboard.write_hyperparameters(writer, values, result.metrics, result.best)
+
+
+def _check_task(task: dict[str, Any], other: dict[str, Any], path: str) -> None:
+    """Refuse a checkpoint of an ensemble that has another task than the first."""
+    names = [str(job["class_path"]).rpartition(".")[2] for job in (other, task)]
+    if names[0] != names[1]:
+        raise InputError(
+            f"ckpt_path={path}: its task is {names[0]}, that of the first checkpoint is {names[1]};"
+            " name checkpoints of one task"
+        )
 
 
 def fit(  # noqa: D417
@@ -260,7 +297,7 @@ def _scores(trainer: pl.Trainer) -> Result:
 
 def predict(  # noqa: D417
     run: Run,
-    ckpt_path: str | None = None,
+    ckpt_path: str | list[str] | None = None,
     input: str = "-",
     output: str = "predictions.jsonl",
     top: int | None = None,
@@ -269,7 +306,9 @@ def predict(  # noqa: D417
     """Write predictions for the rows of a file (CSV, TSV, JSON, JSONL, Parquet, TXT) or of stdin.
 
     Args:
-        ckpt_path: The checkpoint, such as RUN/checkpoints/best.ckpt.
+        ckpt_path: The checkpoint, such as RUN/checkpoints/best.ckpt. Given several times, the
+            answers are the mean of these checkpoints': of the probabilities, the scores or the
+            normalized vectors.
         input: The file with the texts; `-` for standard input, one text per line or JSON lines.
         output: The file to write, in input order: JSON lines; `.parquet`; or, for vectors only,
             `.npz` with the array `vectors`. `-` writes JSON lines to standard output.
@@ -277,26 +316,19 @@ def predict(  # noqa: D417
         keep: A column of the input, or a list of columns, to copy to the output. If the answer has
             a column of the same name, such as `label`, the copy is called `input_label`.
     """
-    task, trainer = run.model.task, run.trainer
+    from litpool.data.rows import InputRows
+
+    task = run.model.task
     kept = [keep] if isinstance(keep, str) else keep
     _check_output(output, input, task, kept)
     _check_top(top, task)
-    shown = run.data.read_input(input, kept)
-    run.model.read("predict")
-    batches = trainer.predict(run.model, run.data, ckpt_path=ckpt_path, weights_only=True)
-    assert batches is not None
-    index, predictions = (torch.cat(tensors) for tensors in zip(*batches, strict=True))
-    if trainer.world_size > 1:
-        index, predictions = _from_all_devices(index), _from_all_devices(predictions)
-    _check_finite(predictions, index, task)
-    if trainer.is_global_zero:
-        answers = task.decode(task.assemble(predictions, index), run.data.rows["predict"])
-        answers = [outputs.round_probabilities(answer, top) for answer in answers]
-        taken = set(answers[0]).difference(task.display_columns, task.extras)
-        names = {name: _free_name(name, [*taken, *shown.column_names]) for name in taken & {*kept}}
-        outputs.write_predictions(output, shown.rename_columns(names), answers)
-        if output != "-":
-            print(f"wrote {output}")
+    paths = [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path or []
+    with InputRows(input, run.data.source, task.texts, task.extras, kept) as rows:
+        ensemble = Ensemble(run.predictors(paths))
+        devices = Devices(run.trainer)
+        devices.launch(lambda: predict_rows(devices, ensemble, rows, output, top, kept))
+    if run.trainer.is_global_zero and output != "-":
+        print(f"wrote {output}")
 
 
 def _check_output(output: str, input: str, task: Task, keep: list[str]) -> None:
@@ -310,8 +342,8 @@ def _check_output(output: str, input: str, task: Task, keep: list[str]) -> None:
         )
     if path.exists() and Path(input).exists() and path.samefile(input):
         raise InputError(f"output={output}: is the input, which would be lost; name another file")
-    if path.suffix not in outputs.OUTPUTS:
-        raise InputError(f"output={output}: the ending must be one of {', '.join(outputs.OUTPUTS)}")
+    if path.suffix not in FORMATS:
+        raise InputError(f"output={output}: the ending must be one of {', '.join(FORMATS)}")
     if path.suffix == ".npz" and not task.gives_vectors:
         raise InputError(f"output={output}: .npz holds vectors only; use .jsonl or .parquet")
     if path.suffix == ".npz" and keep:
@@ -327,24 +359,3 @@ def _check_top(top: int | None, task: Task) -> None:
         raise InputError(f"top={top}: {type(task).__name__} has no labels; leave it out")
     if not 1 <= top <= count:
         raise InputError(f"top={top}: give 1 to {count}, the number of labels")
-
-
-def _free_name(name: str, taken: Collection[str]) -> str:
-    while name in taken:
-        name = f"input_{name}"
-    return name
-
-
-def _check_finite(predictions: Tensor, index: Tensor, task: Task) -> None:
-    """Refuse to predict from NaN; minus infinity is the score of an impossible answer span."""
-    wrong = predictions.isnan() if task.on_tokens else ~predictions.isfinite()
-    if wrong.any():
-        rows = index[wrong.reshape(len(index), -1).any(1)].unique().tolist()
-        more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
-        raise JobError(f"the output for row {rows[0] + 1}{more} is not finite; nothing was written")
-
-
-def _from_all_devices(part: Tensor) -> Tensor:
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, part)
-    return torch.cat(parts)

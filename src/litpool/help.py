@@ -52,6 +52,9 @@ def show(command: str, arguments: Sequence[str]) -> None:
         arguments: What follows it; `--help-all` asks for all options, `--task` and
             `--model.pooling` for those of another class.
     """
+    if not options.needs_job(command):
+        _show_alone(command)
+        return
     everything = "--help-all" in arguments
     task = _value("--task", arguments) or "Classification"
     pooling = _value("--model.pooling", arguments) or ""
@@ -67,11 +70,21 @@ def show(command: str, arguments: Sequence[str]) -> None:
         if section:
             print(f"\n{title}:")
             for option in section:
-                print("\n".join(_lines(option, everything)))
+                print("\n".join(_lines(f"--{option.key}", option, everything)))
     if not everything:
         print(
             "\n--help-all: all of Lightning's options. --help --task NAME: those of another task."
         )
+
+
+def _show_alone(command: str) -> None:
+    """Print the options of a command without a job."""
+    places = options.positional(command)
+    print(f"usage: python cli.py {command} {' '.join(map(str.upper, places))} [--key value ...]\n")
+    print(f"{textwrap.fill(options.summary(command), WIDTH)}\n\noptions:")
+    for option in options.read(command):
+        left = option.key.upper() if option.key in places else f"--{option.key}"
+        print("\n".join(_lines(left, option, everything=True)))
 
 
 def _sections(found: Sequence[Option], everything: bool) -> dict[str, list[Option]]:
@@ -103,11 +116,11 @@ def _value(key: str, arguments: Sequence[str]) -> str | None:
     return None
 
 
-def _lines(option: Option, everything: bool) -> Iterator[str]:
-    """Yield the lines of an option: its key, its description, and its default in brackets."""
+def _lines(name: str, option: Option, everything: bool) -> Iterator[str]:
+    """Yield the lines of an option: its name, its description, and its default in brackets."""
     text = option.text if everything else _brief(option.text)
     default = f" [{option.default}]" if option.default else ""
-    left = f"  --{option.key}"
+    left = f"  {name}"
     if len(left) >= LEFT:
         yield left
         left = ""

@@ -44,14 +44,15 @@ class Definition(NamedTuple):
 
 
 def read(command: str, task: str = "Classification") -> list[Option]:
-    """Return all options of a command, those of a task and of the trainer included.
+    """Return all options of a command; with a job, those of a task and of the trainer included.
 
     Args:
         command: The command.
         task: The class whose options are those of `task`.
     """
-    function = _find(toolbox.file(command), command)
-    assert function is not None
+    function = _definition(toolbox.file(command), command)
+    if not needs_job(command):
+        return _parameters("", function)
     names = ", ".join(subclasses("tasks"))
     choice = Option("task", "Classification", f"The kind of task: {names}, or a class of yours.")
     return [
@@ -59,10 +60,24 @@ def read(command: str, task: str = "Classification") -> list[Option]:
         *_parameters("", function),
         choice,
         *class_options("tasks", task),
-        *_parameters("data.", _definition("data/module.py", "TextDataModule")),
-        *_parameters("model.", _definition("loops/lightning.py", "TextModule")),
+        *_parameters("data.", _definition(HERE / "data/module.py", "TextDataModule")),
+        *_parameters("model.", _definition(HERE / "loops/lightning.py", "TextModule")),
         *trainer_options(),
     ]
+
+
+def needs_job(command: str) -> bool:
+    """Return whether a command works on a job: task, data, model and trainer."""
+    function = _definition(toolbox.file(command), command)
+    return "run" in [name for name, _, _ in _signature(function.node)]
+
+
+def positional(command: str) -> list[str]:
+    """Return what follows a command without a job by its place: the options without a default."""
+    if needs_job(command):
+        return []
+    function = _definition(toolbox.file(command), command)
+    return [name for name, _, default in _signature(function.node) if default is None]
 
 
 def trainer_options() -> list[Option]:
@@ -107,8 +122,9 @@ def subclasses(package: str) -> dict[str, Definition]:
 
 def keys(command: str) -> list[str]:
     """Return the keys of a command's options, those of every task and pooling included."""
-    found = [option.key for option in read(command)]
-    for package in ("tasks", "model"):
+    places = positional(command)
+    found = [option.key for option in read(command) if option.key not in places]
+    for package in ("tasks", "model") if needs_job(command) else ():
         for name in subclasses(package):
             found += [option.key for option in class_options(package, name)]
     return list(dict.fromkeys(found))
@@ -116,8 +132,7 @@ def keys(command: str) -> list[str]:
 
 def summary(command: str) -> str:
     """Return a command's docstring without the part about its arguments."""
-    function = _find(toolbox.file(command), command)
-    assert function is not None
+    function = _definition(toolbox.file(command), command)
     text, _, _ = _docstring(function.node).partition("\nArgs:")
     return " ".join(text.split())
 
@@ -228,8 +243,8 @@ def _tree(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
 
 
-def _definition(path: str, name: str) -> Definition:
-    definition = _find(HERE / path, name)
+def _definition(file: Path, name: str) -> Definition:
+    definition = _find(file, name)
     assert definition is not None
     return definition
 

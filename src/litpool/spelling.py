@@ -75,9 +75,10 @@ def check(command: str, arguments: Sequence[str]) -> None:
     Raises:
         InputError: It names the option that is probably meant.
     """
-    known = {option.key for option in options.read(command)} | set(EXTRA)
+    places = options.positional(command)
+    known = {option.key for option in options.read(command)}.difference(places) | set(EXTRA)
     sections = {key[: match.start()] for key in known for match in re.finditer(r"\.", key)}
-    if arguments and not arguments[0].startswith("-"):
+    if arguments and not arguments[0].startswith("-") and not places:
         raise InputError(f"{arguments[0]}: not an option; did you mean --config {arguments[0]}?")
     for key, value in pairs(arguments):
         is_below = any(key.startswith(f"{leaf}.") for leaf in known)

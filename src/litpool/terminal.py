@@ -98,17 +98,6 @@ class Minutes(Callback):
     ) -> None:
         self._report("test", batch, batch_idx, trainer.num_test_batches)
 
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._report("prediction", batch, batch_idx, trainer.num_predict_batches)
-
     def _report(self, name: str, batch: Any, batch_idx: int, totals: Any) -> None:
         self.lines.scored(name, batch_idx + 1, int(totals[0]), len(batch["input_ids"]))
 
@@ -126,7 +115,7 @@ class OwnSignalHandlers(Callback):
         if isinstance(launcher, _SubprocessScriptLauncher):
             interrupt.at_deadline.append(lambda: launcher.kill(signal.SIGKILL))
 
-    on_validation_start = on_test_start = on_predict_start = on_train_start
+    on_validation_start = on_test_start = on_train_start
 
 
 def _report(arguments: threading.ExceptHookArgs) -> None:

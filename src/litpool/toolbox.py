@@ -1,4 +1,4 @@
-"""The commands: those in commands.py and one for each folder in tools/. Listing imports nothing."""
+"""The commands: those in commands.py, and the tools'. Listing imports nothing."""
 
 import ast
 import importlib
@@ -14,7 +14,8 @@ def commands() -> dict[str, str]:
     nodes = _parse(HERE / "commands.py").body
     functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
     own = {node.name: _summary(node) for node in functions if not node.name.startswith("_")}
-    return own | tools()
+    others = {name: _summary(_parse(file)) for name, file in _other_commands().items()}
+    return own | tools() | others
 
 
 def tools() -> dict[str, str]:
@@ -25,13 +26,21 @@ def tools() -> dict[str, str]:
 
 def function(command: str) -> Callable[..., Any]:
     """Import the function of a command."""
-    module = f"tools.{command}.command" if command in tools() else "commands"
+    module = ".".join(file(command).relative_to(HERE).with_suffix("").parts)
     return getattr(importlib.import_module(f"litpool.{module}"), command)
 
 
 def file(command: str) -> Path:
     """Return the file that defines a command."""
-    return HERE / (f"tools/{command}/command.py" if command in tools() else "commands.py")
+    if command in tools():
+        return HERE / "tools" / command / "command.py"
+    return _other_commands().get(command, HERE / "commands.py")
+
+
+def _other_commands() -> dict[str, Path]:
+    """Return the file of each command that is not the one that its tool is named after."""
+    files = sorted(HERE.glob("tools/*/command_*.py"))
+    return {file.stem.removeprefix("command_"): file for file in files}
 
 
 def _parse(file: Path) -> ast.Module:

@@ -7,17 +7,17 @@ Lightning's other plugins and the user's own modules, but only classes, never fu
 """
 
 import argparse
+import functools
 import inspect
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace, set_parsing_settings
 from jsonargparse import Path as PathType
-from lightning.pytorch import callbacks, loggers, strategies
 
 from litpool import InputError
 
@@ -33,25 +33,33 @@ def _names(*classes: type) -> set[str]:
 
 PACKAGE = ("litpool.model", "litpool.tasks")
 
-# What the config of a run may contain. These only train, log and save. DDPStrategy and FSDPStrategy
-# have options for functions, but no function is on any list.
-LIGHTNING = _names(
-    callbacks.DeviceStatsMonitor,
-    callbacks.EarlyStopping,
-    callbacks.GradientAccumulationScheduler,
-    callbacks.LearningRateMonitor,
-    callbacks.ModelCheckpoint,
-    callbacks.ModelSummary,
-    callbacks.RichModelSummary,
-    callbacks.RichProgressBar,
-    callbacks.Timer,
-    callbacks.TQDMProgressBar,
-    loggers.CSVLogger,
-    loggers.TensorBoardLogger,
-    strategies.DDPStrategy,
-    strategies.FSDPStrategy,
-    strategies.SingleDeviceStrategy,
-)
+
+@functools.cache  # the import takes seconds, and loading a model in Python needs no Lightning
+def lightning_names() -> set[str]:
+    """Return what the config of a run may name of Lightning: what only trains, logs and saves.
+
+    DDPStrategy and FSDPStrategy have options for functions, but no function is on any list.
+    """
+    from lightning.pytorch import callbacks, loggers, strategies
+
+    return _names(
+        callbacks.DeviceStatsMonitor,
+        callbacks.EarlyStopping,
+        callbacks.GradientAccumulationScheduler,
+        callbacks.LearningRateMonitor,
+        callbacks.ModelCheckpoint,
+        callbacks.ModelSummary,
+        callbacks.RichModelSummary,
+        callbacks.RichProgressBar,
+        callbacks.Timer,
+        callbacks.TQDMProgressBar,
+        loggers.CSVLogger,
+        loggers.TensorBoardLogger,
+        strategies.DDPStrategy,
+        strategies.FSDPStrategy,
+        strategies.SingleDeviceStrategy,
+    )
+
 
 PLUGINS = (  # for the user's own YAML
     "lightning.pytorch.accelerators",
@@ -64,10 +72,18 @@ PLUGINS = (  # for the user's own YAML
     "litpool",
 )
 
-TAKES_FUNCTIONS = _names(callbacks.LambdaCallback)
+TAKES_FUNCTIONS = {
+    "lightning.pytorch.callbacks.LambdaCallback",
+    "lightning.pytorch.callbacks.lambda_function.LambdaCallback",
+}
 
 _ever_allowed: set[str] = set()
 """jsonargparse has one policy per process, so a command takes back what earlier ones allowed."""
+
+
+def allow_in_model(trusted: Sequence[str]) -> None:
+    """From now on, allow only the names that a model consists of: poolings, tasks, `trusted`."""
+    _allow({*PACKAGE, *trusted})
 
 
 def allow_in_checkpoint(trusted: list[str]) -> None:
@@ -76,7 +92,7 @@ def allow_in_checkpoint(trusted: list[str]) -> None:
     Args:
         trusted: The modules of `--trust`.
     """
-    _allow({*PACKAGE, *LIGHTNING, *trusted})
+    _allow({*PACKAGE, *lightning_names(), *trusted})
 
 
 def allow_in_yaml(trusted: list[str]) -> None:
@@ -85,7 +101,7 @@ def allow_in_yaml(trusted: list[str]) -> None:
     Args:
         trusted: The modules of `--trust`.
     """
-    _allow({*PACKAGE, *LIGHTNING, *trusted, *PLUGINS, *_own_modules()})
+    _allow({*PACKAGE, *lightning_names(), *trusted, *PLUGINS, *_own_modules()})
 
 
 def _allow(names: set[str]) -> None:
@@ -156,7 +172,7 @@ def options(config: Any) -> str:
     modules = {
         name.rpartition(".")[0]
         for name in _class_paths(config)
-        if name not in LIGHTNING and not name.startswith(PACKAGE)
+        if name not in lightning_names() and not name.startswith(PACKAGE)
     }
     return "".join(f" --trust {module}" for module in sorted(modules))
 

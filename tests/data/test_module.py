@@ -375,52 +375,6 @@ def test_a_restored_tokenizer_is_used_instead_of_the_named_one(
     assert "zebra" in data.tokenizer.get_vocab()
 
 
-# ---- predict
-
-
-@pytest.mark.parametrize("ending", ["csv", "txt"])
-def test_rows_to_predict_keep_the_order_of_the_file(
-    make: Make, tmp_path: Path, ending: str
-) -> None:
-    texts = ["good", "this was not a good film", "bad play", "fine", "a dull film"]
-    path = tmp_path / f"new.{ending}"
-    path.write_text(
-        "\n".join(
-            [*(["id,text"] if ending == "csv" else [])]
-            + [f"{n},{t}" if ending == "csv" else t for n, t in enumerate(texts)]
-        )
-    )
-    data = make(batch_size=2)
-    data.read_input(str(path))
-    assert data.rows["predict"]["text"][:] == texts
-    parts: list[tuple[int, str]] = []
-    for batch in data.predict_dataloader():
-        assert "labels" not in batch
-        decoded = data.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
-        parts += zip(batch["index"].tolist(), decoded, strict=True)
-    assert [index for index, _ in parts] != list(range(5))  # sorted by length
-    assert [text for _, text in sorted(parts)] == texts
-
-
-def test_predicting_does_not_keep_the_training_rows_from_being_read(
-    make: Make, tmp_path: Path
-) -> None:
-    (tmp_path / "new.txt").write_text("good\nbad\n")
-    data = make()
-    data.read_input(str(tmp_path / "new.txt"))
-    data.setup("test")
-    assert len(data.rows["test"]) == 6
-    assert data.task.labels == ["bad", "good"]
-
-
-def test_columns_to_keep_are_shown_but_not_used(make: Make, tmp_path: Path) -> None:
-    path = write(tmp_path / "new.jsonl", [{"text": "good", "label": "never seen", "id": 7}])
-    data = make()
-    shown = data.read_input(path, ["id", "label"])
-    assert shown.to_list() == [{"id": 7, "label": "never seen", "text": "good"}]
-    assert data.rows["predict"].to_list() == [{"text": "good"}]
-
-
 # ---- prefixes
 
 

@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from reading import read_rows
 
 from litpool import InputError
 from litpool.data import source as source_module
-from litpool.data.source import Source, load_splits, read_rows
+from litpool.data.source import Source, load_splits
 
 ROWS = [{"text": f"text number {n}", "label": "odd" if n % 2 else "even"} for n in range(40)]
 

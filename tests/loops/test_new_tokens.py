@@ -97,7 +97,7 @@ def test_predict_finds_the_markers_and_names_a_text_without(cli: Cli, marked: li
     assert (status, len(out.splitlines())) == (0, 2), err
     status, out, err = cli(*command, stdin="[S1] good [S2] film\n[S1] a film\n")
     assert status == 2
-    assert "the predict split, row 2: no '[S2]' in the text '[S1] a film'; mark every text" in err
+    assert "row 2: no '[S2]' in the text '[S1] a film'; mark every text" in err
     assert len(err.splitlines()) == 1
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from litpool import InputError
 from litpool.tasks.contrastive import contrastive_loss
-from litpool.tasks.retrieval import ranks
+from litpool.tasks.metrics.retrieval import ranks
 from litpool.tasks.similarity import Similarity
 from litpool.tasks.softmax import SoftmaxHead
 from litpool.tasks.task import Task

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
@@ -32,6 +31,8 @@ def add(tokenizer: PreTrainedTokenizerBase, plain: Sequence[str], special: Seque
     Raises:
         InputError: A token is empty, is named twice, or is special and would become a plain one.
     """
+    from lightning.pytorch.utilities import rank_zero_warn
+
     _check(tokenizer, plain, special)
     vocab = tokenizer.get_vocab()
     known = [token for token in plain if _is_one_token(tokenizer, token)]
@@ -131,6 +132,8 @@ def _marked(mask: list[Any], tokens: list[Any], ids: set[int]) -> list[Any]:
 
 def warn_unused(encoded: "Dataset", tokens: Mapping[str, int]) -> None:
     """Warn about tokens, given with their ids, that never occur in the texts."""
+    from lightning.pytorch.utilities import rank_zero_warn
+
     unused = dict(tokens)
     for ids, _ in _batches(encoded) if tokens else ():
         unused = {token: number for token, number in unused.items() if number not in ids}
@@ -173,12 +176,16 @@ def require(
             index = dataset[row]["index"]
             text = " ".join(rows[split][index][name] for name in names)
             where = f"the {split} split, row {index + 1}"
-            if token in text:
-                raise InputError(
-                    f"{where}: {token!r} is cut off from the text {text[:80]!r}; "
-                    "raise data.max_length"
-                )
-            raise InputError(f"{where}: no {token!r} in the text {text[:80]!r}; mark every text")
+            raise no_marker(where, token, text)
+
+
+def no_marker(where: str, token: str, text: str) -> InputError:
+    """Return the error for a text whose ids lack a marker: it was cut off, or was never there."""
+    if token in text:
+        return InputError(
+            f"{where}: {token!r} is cut off from the text {text[:80]!r}; raise data.max_length"
+        )
+    return InputError(f"{where}: no {token!r} in the text {text[:80]!r}; mark every text")
 
 
 def _first_without(encoded: "Dataset", number: int) -> int | None:

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import difflib
+import itertools
 import json
 import re
 import warnings
@@ -24,6 +25,7 @@ from litpool.data.squad import squad_rows
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 TYPED = [".json", ".jsonl", ".parquet"]  # formats that tell numbers from text
+WHOLE = 2**31 - 1  # rows: all of them in one block
 NUMBER = r"[+-]?[0-9]*\.?[0-9]+([eE][+-]?[0-9]+)?"
 
 # The values of each column, and the line on which each row begins.
@@ -47,14 +49,14 @@ class Source:
         delimiter: What separates the columns; by default a comma in .csv and a tab in .tsv files.
         quoting: Whether quote characters enclose fields. If not, they are part of the text, and
             the last column takes the rest of the line.
-        encoding: How CSV, TSV, JSON, JSONL and text files encode their characters, such as
+        encoding: The encoding of CSV, TSV, JSON, JSONL and text files, such as
             `latin-1` or `cp949`.
         drop_empty: Whether to leave out rows with an empty text or label, with a warning, instead
             of stopping.
         group: The column, such as the author, whose equal values keep rows in one split. It counts
             where litpool divides the rows and in a study. Equal texts always stay together.
         max_rows: How many rows of each split to use at most, drawn by `seed`; all by default.
-        seed: Determines which rows go to which split and which `max_rows` draws, independent of
+        seed: Decides which rows go to which split and which `max_rows` draws, independent of
             `seed_everything`.
     """
 
@@ -111,47 +113,106 @@ def read_file(
     columns: Mapping[str, Sequence[Any]]
     lines: Sequence[int]
     if ending(path) == ".parquet":
-        table = _with_nested(_parquet(path), required, where)
+        table = _parquet(path, required, where)
         lines = range(1, len(table) + 1)
         others = table.flatten().column_names
         table = table.select(select_columns(table.column_names, required, where, extras, others))
     else:
         text = read_text(path, source.encoding)
-        typed = ending(path) in TYPED or (path == "-" and text.lstrip().startswith("{"))
-        if typed:
-            columns, lines = _objects(text, ending(path), where)
-            columns = {**columns, **nested_columns(columns, required, lines, where)}
-        else:
-            columns, lines = _delimited(text, ending(path), where, source)
-        others = dotted_names(columns)
-        names = select_columns(list(columns), required, where, extras, others)
+        typed = is_typed(path, text)
+        columns, lines = parse(text, path, source, required, typed)
+        names = select_columns(list(columns), required, where, extras, dotted_names(columns))
         for name in texts:
-            _check_texts(name, columns[name], lines, where, alone=typed or len(columns) == 1)
-        for name in names:
-            _check_booleans(name, columns[name], where)
-        try:
-            table = pa.table({name: pa.array(columns[name]) for name in names})
-        except (TypeError, ValueError, OverflowError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"{where}: a column mixes types ({reason}); use one type for all its values"
-            ) from error
+            check_types(name, columns[name], lines, where)
+            if not typed and len(columns) > 1:
+                check_numbers(name, columns[name], where)
+        table = build_table({name: columns[name] for name in names}, where)
     return table.filter(complete_rows(table, lines, where, texts, labels, source.drop_empty))
 
 
-def _parquet(path: str) -> pa.Table:
-    data = pa.BufferReader(read_bytes(path))
+def is_typed(path: str, text: str) -> bool:
+    """Return whether the format tells numbers from text; standard input may be JSON lines."""
+    return ending(path) in TYPED or (path == "-" and text.lstrip().startswith("{"))
+
+
+def parse(
+    text: str, path: str, source: Source, required: Sequence[str], typed: bool, before: int = 0
+) -> Columns:
+    """Return the columns in a text.
+
+    Args:
+        text: The text of a file, or of a block of its lines.
+        path: The file; its ending names the format.
+        source: How to read it.
+        required: Dotted names among these become columns.
+        typed: Whether it is JSON or JSONL.
+        before: The number of lines before the block, for error messages.
+    """
+    where = "standard input" if path == "-" else path
+    if not typed:
+        return _delimited(text, ending(path), where, source, before)
+    columns, lines = _objects(text, ending(path), where, before)
+    return {**columns, **nested_columns(columns, required, lines, where)}, lines
+
+
+def only_numbers(values: Sequence[str]) -> bool:
+    """Return whether all texts are numbers."""
+    return all(re.fullmatch(NUMBER, value) for value in values)
+
+
+def build_table(columns: Mapping[str, Sequence[Any]], where: str) -> pa.Table:
+    """Return the columns as a table; refuse one that mixes types."""
+    for name, values in columns.items():
+        _check_booleans(name, values, where)
     try:
-        table = pq.ParquetFile(data).read()
-        table.validate(full=True)  # that texts are UTF-8, for one
+        return pa.table({name: pa.array(values) for name, values in columns.items()})
+    except (TypeError, ValueError, OverflowError) as error:
+        raise mixed_types(where, error) from error
+
+
+def mixed_types(where: str, error: Exception) -> InputError:
+    """Return the error for a column whose values have several types."""
+    reason = " ".join(str(error).split())
+    return InputError(f"{where}: a column mixes types ({reason}); use one type for all its values")
+
+
+def _parquet(path: str, required: Sequence[str], where: str) -> pa.Table:
+    data = pa.BufferReader(read_bytes(path))
+    return pa.concat_tables(parquet_tables(data, path, required, where, WHOLE))
+
+
+def parquet_tables(
+    file: Any, path: str, required: Sequence[str], where: str, rows: int
+) -> Iterator[pa.Table]:
+    """Yield the rows of a Parquet file in blocks, at least one.
+
+    Args:
+        file: The file, open.
+        path: Its name, for error messages.
+        required: Dotted names among these become columns.
+        where: What error messages about its values call it.
+        rows: The most rows in a block.
+    """
+    try:
+        content = pq.ParquetFile(file)
+        _check_names(content.schema_arrow.names, path)
+        batches = content.iter_batches(batch_size=rows)
+        first = next(batches, None)
+        tables = (pa.Table.from_batches([batch]) for batch in itertools.chain([first], batches))
+        for table in tables if first else [content.schema_arrow.empty_table()]:
+            table.validate(full=True)  # that texts are UTF-8, for one
+            yield _with_nested(_without_dictionaries(table), required, where)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # OSError: a damaged page
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{path}: not a Parquet file, or damaged ({reason}); name it after its format"
         ) from error
-    _check_names(table.column_names, path)
+
+
+def _without_dictionaries(table: pa.Table) -> pa.Table:
+    """Return the table with the values of dictionaries, which is how pandas stores categories."""
     for position, field in enumerate(table.schema):
-        if pa.types.is_dictionary(field.type):  # how pandas stores its categories
+        if pa.types.is_dictionary(field.type):
             values = table[position].cast(field.type.value_type)
             table = table.set_column(position, field.name, values)
     return table
@@ -168,7 +229,7 @@ def _with_nested(table: pa.Table, names: Sequence[str], where: str) -> pa.Table:
     return table
 
 
-def _objects(text: str, ending: str, where: str) -> Columns:
+def _objects(text: str, ending: str, where: str, before: int) -> Columns:
     """Read JSON (a list of objects, or SQuAD's format) or JSONL; a key that is absent is a null."""
     if ending == ".json":
         content = _json(text, where, 1, "if each line is an object of its own, name it .jsonl")
@@ -183,7 +244,7 @@ def _objects(text: str, ending: str, where: str) -> Columns:
     else:
         rows = {
             number: _json(line, where, number, "write one object per line")
-            for number, line in enumerate(text.split("\n"), 1)
+            for number, line in enumerate(text.split("\n"), before + 1)
             if line.strip()
         }
     for number, row in rows.items():
@@ -216,7 +277,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _delimited(text: str, ending: str, where: str, source: Source) -> Columns:
+def _delimited(text: str, ending: str, where: str, source: Source, before: int) -> Columns:
     """Read CSV, TSV and the like; all values are strings."""
     delimiter = source.delimiter or DELIMITERS.get(ending, "")
     if not delimiter or (source.quoting and len(delimiter) > 1):
@@ -229,10 +290,11 @@ def _delimited(text: str, ending: str, where: str, source: Source) -> Columns:
     lines = text.rstrip("\r\n").split("\n")
     records: Iterator[tuple[int, list[str]]]
     if source.quoting:
-        records = _quoted(lines, delimiter, where)
+        records = _quoted(lines, delimiter, where, before)
     else:
         splits = len(source.columns or lines[0].split(delimiter)) - 1
-        records = enumerate((line.rstrip("\r").split(delimiter, splits) for line in lines), 1)
+        fields_of = (line.rstrip("\r").split(delimiter, splits) for line in lines)
+        records = enumerate(fields_of, before + 1)
     header = source.columns or next(records)[1]
     _check_names(header, where)
     rows, numbers = [], []
@@ -251,15 +313,17 @@ def _delimited(text: str, ending: str, where: str, source: Source) -> Columns:
     return {name: [row[at] for row in rows] for at, name in enumerate(header)}, numbers
 
 
-def _quoted(lines: list[str], delimiter: str, where: str) -> Iterator[tuple[int, list[str]]]:
+def _quoted(
+    lines: list[str], delimiter: str, where: str, before: int
+) -> Iterator[tuple[int, list[str]]]:
     """Split lines as CSV. Not with pandas: it does not tell the line, and pads short rows."""
     csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is too short for a long document
-    number = 1
+    number = before + 1
     try:
         reader = csv.reader((line + "\n" for line in lines), delimiter=delimiter, strict=True)
         for fields in reader:
             yield number, fields or [""]
-            number = reader.line_num + 1
+            number = before + reader.line_num + 1
     except (csv.Error, ValueError) as error:  # ValueError: not a possible delimiter
         raise InputError(
             f"{where}, row {number}: {error}; "
@@ -308,21 +372,23 @@ def select_columns(
     return list(dict.fromkeys([*required, *optional]))
 
 
-def _check_texts(
-    name: str, values: Sequence[Any], lines: Sequence[int], where: str, alone: bool
-) -> None:
-    """Refuse numbers instead of texts: they mean that the task names the wrong column.
-
-    A column that is `alone` in its file cannot be the wrong one, so its strings may be digits.
-    """
+def check_types(name: str, values: Sequence[Any], lines: Sequence[int], where: str) -> None:
+    """Refuse anything but texts and nulls."""
     for line, value in zip(lines, values, strict=True):
         if not isinstance(value, str | None):
             raise InputError(
                 f"{where}, row {line}: {name!r} is {str(value)[:40]}, must be text; "
                 "name another column"
             )
+
+
+def check_numbers(name: str, values: Sequence[str | None], where: str) -> None:
+    """Refuse only numbers: they mean that the task names the wrong column.
+
+    A column that is alone in its file cannot be the wrong one, so its strings may be digits.
+    """
     filled = [value for value in values if value]
-    if not alone and filled and all(re.fullmatch(NUMBER, value) for value in filled):
+    if filled and only_numbers(filled):
         raise InputError(
             f"{where}: {name!r} contains only numbers ({filled[0]}, ...), must be text; "
             "name another column"
@@ -351,10 +417,16 @@ def complete_rows(
     Raises:
         InputError: There is no such row, or `drop_empty` is false and a row is incomplete.
     """
+    missing = missing_cells(table, where, texts, labels)
+    return ~incomplete_rows(missing, lines, where, drop_empty)
+
+
+def missing_cells(
+    table: pa.Table, where: str, texts: Sequence[str], labels: Sequence[str]
+) -> dict[str, NDArray[np.bool_]]:
+    """Return which rows lack a text or a label, for each of their columns."""
     from datasets import ClassLabel, Features
 
-    if not len(table):
-        raise InputError(f"{where}: no rows; give at least one")
     for name in texts:
         kind = table.schema.field(name).type
         if kind not in (pa.string(), pa.large_string(), pa.null()):
@@ -362,25 +434,43 @@ def complete_rows(
                 f"{where}: {name!r} contains {kind}, must be text; name another column"
             )
     features = Features.from_arrow_schema(table.schema)
-    missing = {
+    return {
         name: _missing(table[name], isinstance(features[name], ClassLabel))
         for name in [*texts, *labels]
     }
+
+
+def incomplete_rows(
+    missing: Mapping[str, NDArray[np.bool_]], lines: Sequence[int], where: str, drop_empty: bool
+) -> NDArray[np.bool_]:
+    """Return which rows lack anything.
+
+    Args:
+        missing: What `missing_cells` returned.
+        lines: The line on which each row begins.
+        where: The file, for error messages.
+        drop_empty: Whether such rows will be left out, with a warning.
+
+    Raises:
+        InputError: There are no rows, no complete one, or one is incomplete and not left out.
+    """
+    if not len(lines):
+        raise InputError(f"{where}: no rows; give at least one")
     incomplete = np.any(list(missing.values()), axis=0)
     count = incomplete.sum()
     if count:
         first = incomplete.argmax()
         name = next(name for name in missing if missing[name][first])
         message = (
-            f"{where}: {count} of {len(table)} rows lack a text or label, "
+            f"{where}: {count} of {len(lines)} rows lack a text or label, "
             f"first row {lines[first]} (column {name!r})"
         )
-        if count == len(table):
+        if count == len(lines):
             raise InputError(f"{message}; name another column, or other splits with data.splits")
         if not drop_empty:
             raise InputError(f"{message}; fill them in, or set data.drop_empty true to skip them")
         warnings.warn(f"{message}; left out", stacklevel=2)
-    return ~incomplete
+    return incomplete
 
 
 def _missing(column: pa.ChunkedArray, is_class_label: bool) -> NDArray[np.bool_]:

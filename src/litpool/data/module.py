@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +17,10 @@ from torch.utils.data import DataLoader, Sampler
 from litpool import CACHE, InputError
 from litpool.data import added
 from litpool.data.batches import Collator, EvaluationOrder, TrainOrder
+from litpool.data.encoding import encode_rows
 from litpool.data.files import Source
 from litpool.data.fingerprint import check, fingerprint
-from litpool.data.prefix import column_prefixes, encode_with_prefixes
+from litpool.data.prefix import column_prefixes
 from litpool.data.tokenizer import dump_tokenizer, load_tokenizer, restore_tokenizer
 from litpool.tasks.task import Task
 
@@ -107,7 +107,7 @@ class TextDataModule(LightningDataModule):
             self._load_tokenizer()
         if stage == "predict":
             return
-        if not self.rows.keys() - {"predict"}:
+        if not self.rows:
             splits = self._load_rows()
             if stage == "fit" and "train" in splits:
                 self.fingerprint = fingerprint(splits["train"])
@@ -126,22 +126,6 @@ class TextDataModule(LightningDataModule):
         for split in needed:
             if split not in self.encoded:
                 self._encode(split)
-
-    def read_input(self, path: str, keep: Sequence[str] = ()) -> "Dataset":
-        """Read and tokenize the rows to predict, from a file or, for `-`, from standard input.
-
-        Returns:
-            The columns to show next to the answers: `keep` and the task's.
-        """
-        from litpool.data.source import read_rows
-
-        self.setup("predict")
-        task = self.task
-        rows = read_rows(path, self.source, task.texts, task.extras, keep)
-        used = [name for name in rows.column_names if name in [*task.texts, *task.extras]]
-        self.rows["predict"] = rows.select_columns(used)
-        self._encode("predict")
-        return rows.select_columns(list(dict.fromkeys([*keep, *task.display_columns])))
 
     def _load_tokenizer(self) -> None:
         if self.saved:
@@ -198,13 +182,8 @@ class TextDataModule(LightningDataModule):
             added.warn_unused(self.encoded[split], tokens)
 
     def _encode_batch(self, rows: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-        encoded = encode_with_prefixes(
-            self.task, rows, self.tokenizer, self.max_length, self.prefixes
-        )
-        added.mark(encoded, self.tokenizer)
-        example_rows = encoded.pop("row", range(len(indices)))
-        encoded["length"] = [_length(ids) for ids in encoded["input_ids"]]
-        encoded["index"] = [indices[row] for row in example_rows]
+        encoded = encode_rows(self.task, rows, self.tokenizer, self.max_length, self.prefixes)
+        encoded["index"] = [indices[row] for row in encoded.pop("row")]
         return encoded
 
     def _content_key(self, rows: "Dataset") -> str:
@@ -239,10 +218,6 @@ class TextDataModule(LightningDataModule):
         """Return batches of the test split, longest texts first."""
         return self._evaluation_loader("test")
 
-    def predict_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """Return batches of the rows to predict, longest texts first."""
-        return self._evaluation_loader("predict")
-
     def _evaluation_loader(self, split: str) -> DataLoader[dict[str, Tensor]]:
         order = EvaluationOrder(self.encoded[split]["length"], self.batch_size, **self._share())
         return self._loader(split, order)
@@ -272,8 +247,3 @@ class TextDataModule(LightningDataModule):
         if self.trainer is None:
             return {}
         return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
-
-
-def _length(ids: list[Any]) -> int:
-    """Return the number of tokens; for several texts in a row, that of the longest."""
-    return max(map(len, ids)) if isinstance(ids[0], list) else len(ids)

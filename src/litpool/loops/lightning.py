@@ -254,12 +254,6 @@ class TextModule(LightningModule):
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
-        """Return row numbers and predictions."""
-        predictions = self.task.extract(self.network(batch), batch)
-        dtype = torch.promote_types(predictions.dtype, torch.float32)
-        return batch["index"].cpu(), predictions.to(dtype).cpu()
-
     # ---- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

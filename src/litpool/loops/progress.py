@@ -106,7 +106,7 @@ class ProgressLines(Log):
         )
         self.training.restart()
 
-    def scored(self, name: str, number: int, total: int, rows: int) -> None:
+    def scored(self, name: str, number: int, total: int, rows: int, unit: str = "batch") -> None:
         if self.scoring is None or number == 1:
             self.scoring = Pace(self.clock)  # the time of the first batch is not known
         else:
@@ -115,4 +115,4 @@ class ProgressLines(Log):
         if self._is_due():
             pace = self.scoring.describe(number, total)
             share = number / max(total, 1)
-            self.print_line(f"{name:<12}batch {number:,} of {total:,} ({share:.0%}){pace}")
+            self.print_line(f"{name:<12}{unit} {number:,} of {total:,} ({share:.0%}){pace}")

@@ -54,7 +54,7 @@ class MarkerPooling(Pooling):
         is_marker = input_ids.unsqueeze(1) == self.ids.unsqueeze(-1)  # (B, M, T)
         is_marker = is_marker & attention_mask.bool().unsqueeze(1)
         first = is_marker.int().argmax(-1)  # (B, M), argmax takes the first of equals
-        rows = torch.arange(len(first), device=first.device).unsqueeze(1)  # (B, 1)
+        rows = torch.arange(first.shape[0], device=first.device).unsqueeze(1)  # (B, 1)
         states = hidden_states[-1][rows, first]  # (B, M, D)
         return states.masked_fill(~is_marker.any(-1, keepdim=True), 0).flatten(1)
 

@@ -8,7 +8,6 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from lightning.pytorch.utilities import rank_zero_warn
 from transformers import PretrainedConfig
 
 from litpool import InputError
@@ -150,4 +149,6 @@ def _check_layers(setting: str, number: Any, config: PretrainedConfig, pretraine
         raise InputError(
             f"{setting}: the pretrained weights have {layers} layers; give 0 to {layers}"
         )
+    from lightning.pytorch.utilities import rank_zero_warn
+
     rank_zero_warn(f"{setting}: only the first {number} of the {layers} pretrained layers are used")

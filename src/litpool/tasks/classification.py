@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import ClasswiseWrapper, Metric, MetricCollection
-from torchmetrics import classification as tm
 
 from litpool.tasks.labels import (
     ClassWeights,
@@ -18,10 +16,11 @@ from litpool.tasks.labels import (
 )
 from litpool.tasks.logits import label_answers, label_decisions, label_mistakes
 from litpool.tasks.outcome import Decisions
-from litpool.tasks.task import Mistake, Task, check_shares, linear_head
+from litpool.tasks.task import Columns, Mistake, Task, check_shares, linear_head
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from torchmetrics import Metric, MetricCollection
 
 
 class Classification(Task):
@@ -33,7 +32,7 @@ class Classification(Task):
         class_weights: Weight of each label in the loss: a mapping from label to weight (1 for
             labels it does not name), or `balanced`: inversely proportional to the label's frequency
             in the train split, so that all labels weigh the same.
-        label_smoothing: Share of the target that is spread evenly over all labels, 0 to 1
+        label_smoothing: Share of the target to spread evenly over all labels, 0 to 1
             (arXiv 1512.00567).
         dropout: Dropout before the linear head, 0 to 1.
     """
@@ -79,8 +78,11 @@ class Classification(Task):
         weight = None if self.weights is None else output.new_tensor(self.weights)
         return F.cross_entropy(output, labels, weight=weight, label_smoothing=self.label_smoothing)
 
-    def metrics(self, rows: "Dataset") -> MetricCollection:
+    def metrics(self, rows: "Dataset") -> "MetricCollection":
         """Return accuracy, macro F1, F1 of each label, and the confusion matrix."""
+        from torchmetrics import ClasswiseWrapper, MetricCollection
+        from torchmetrics import classification as tm
+
         count = len(self.labels)
         f1_by_label = tm.MulticlassF1Score(count, average=None)
         metrics: dict[str, Metric | MetricCollection] = {
@@ -91,7 +93,7 @@ class Classification(Task):
         }
         return MetricCollection(metrics, compute_groups=False)  # groups miss a ClasswiseWrapper
 
-    def decode(self, predictions: Tensor, rows: "Dataset") -> list[dict[str, Any]]:
+    def decode(self, predictions: Tensor, rows: Columns) -> list[dict[str, Any]]:
         """Return the most probable label and the probability of every label."""
         return label_answers(predictions, self.labels)
 

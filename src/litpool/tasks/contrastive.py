@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import MetricCollection
 
 from litpool.tasks.objective import Objective, cosine
-from litpool.tasks.retrieval import Retrieval
-from litpool.tasks.task import Mistake
+from litpool.tasks.task import Columns, Mistake
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from torchmetrics import MetricCollection
 
 
 class ContrastiveObjective(Objective):
@@ -40,11 +39,15 @@ class ContrastiveObjective(Objective):
         """Return InfoNCE in both directions, of vectors (B, K, F) and identities (B, K)."""
         return contrastive_loss(output, labels, self.temperature)
 
-    def metrics(self) -> MetricCollection:
+    def metrics(self) -> "MetricCollection":
         """Return recall at 1, 5 and 10, and mean reciprocal rank."""
+        from torchmetrics import MetricCollection
+
+        from litpool.tasks.metrics.retrieval import Retrieval
+
         return MetricCollection([Retrieval()], compute_groups=False)
 
-    def decode(self, predictions: Tensor, rows: "Dataset") -> list[dict[str, Any]]:
+    def decode(self, predictions: Tensor, rows: Columns) -> list[dict[str, Any]]:
         return [{"cosine": value} for value in cosine(predictions[:, :2]).tolist()]
 
     def mistakes(self, predictions: Tensor, rows: "Dataset") -> list[Mistake]:

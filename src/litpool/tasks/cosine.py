@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import MetricCollection, PearsonCorrCoef, SpearmanCorrCoef
 
 from litpool.tasks.objective import Objective, cosine
 from litpool.tasks.outcome import Scores
 from litpool.tasks.scores import Bounds, check_scores, score_mistakes
-from litpool.tasks.task import Mistake
+from litpool.tasks.task import Columns, Mistake
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from torchmetrics import MetricCollection
 
 
 class CosineObjective(Objective):
@@ -47,13 +47,15 @@ class CosineObjective(Objective):
     def extract(self, output: Tensor) -> Tensor:
         return cosine(output)
 
-    def metrics(self) -> MetricCollection:
+    def metrics(self) -> "MetricCollection":
         """Return Spearman's and Pearson's correlation of cosine and score."""
+        from torchmetrics import MetricCollection, PearsonCorrCoef, SpearmanCorrCoef
+
         return MetricCollection(
             {"spearman": SpearmanCorrCoef(), "pearson": PearsonCorrCoef()}, compute_groups=False
         )
 
-    def decode(self, predictions: Tensor, rows: "Dataset") -> list[dict[str, Any]]:
+    def decode(self, predictions: Tensor, rows: Columns) -> list[dict[str, Any]]:
         return [{"cosine": value} for value in predictions.tolist()]
 
     def mistakes(self, predictions: Tensor, rows: "Dataset") -> list[Mistake]:

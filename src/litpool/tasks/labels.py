@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from litpool import InputError
@@ -48,6 +47,8 @@ def label_names(splits: Mapping[str, "Dataset"], column: str) -> dict[str, list[
         spaced += [value for value in values if isinstance(value, str) and value != value.strip()]
         names[split] = [label_name(value) for value in values]
     if spaced:
+        from lightning.pytorch.utilities import rank_zero_warn
+
         total = sum(map(len, names.values()))
         rank_zero_warn(
             f"column {column!r}: {len(spaced):,} of {total:,} labels begin or end with a blank, "
@@ -98,6 +99,8 @@ def _warn_of_equal_numbers(labels: Sequence[str], column: str) -> None:
     by_number = sorted((_number(name), name) for name in labels if not math.isnan(_number(name)))
     for (number, first), (next_number, second) in pairwise(by_number):
         if number == next_number:
+            from lightning.pytorch.utilities import rank_zero_warn
+
             rank_zero_warn(
                 f"column {column!r}: {first!r} and {second!r} are two labels, although they are "
                 "the same number; if they mean the same, write them alike"

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import ClasswiseWrapper, Metric, MetricCollection
-from torchmetrics import classification as tm
 
 from litpool import InputError
 from litpool.tasks.labels import ClassWeights, label_weights, learn_labels, rank_by_confidence
 from litpool.tasks.outcome import Decisions
-from litpool.tasks.task import Mistake, Task, check_shares, linear_head
+from litpool.tasks.task import Columns, Mistake, Task, check_shares, linear_head
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from torchmetrics import Metric, MetricCollection
 
 
 class MultiLabelClassification(Task):
@@ -88,8 +87,11 @@ class MultiLabelClassification(Task):
         weight = None if self.weights is None else output.new_tensor(self.weights)
         return F.binary_cross_entropy_with_logits(output, smoothed, pos_weight=weight)
 
-    def metrics(self, rows: "Dataset") -> MetricCollection:
+    def metrics(self, rows: "Dataset") -> "MetricCollection":
         """Return accuracy of all decisions, exact match, macro F1, F1 and matrix of each label."""
+        from torchmetrics import ClasswiseWrapper, MetricCollection
+        from torchmetrics import classification as tm
+
         count = len(self.labels)
         f1_by_label = tm.MultilabelF1Score(count, average=None)
         metrics: dict[str, Metric | MetricCollection] = {
@@ -102,7 +104,7 @@ class MultiLabelClassification(Task):
         return MetricCollection(metrics, compute_groups=False)  # groups miss a ClasswiseWrapper
 
     def update(
-        self, metrics: MetricCollection, predictions: Tensor, batch: Mapping[str, Tensor]
+        self, metrics: "MetricCollection", predictions: Tensor, batch: Mapping[str, Tensor]
     ) -> None:
         """Update the metrics with probabilities.
 
@@ -110,7 +112,7 @@ class MultiLabelClassification(Task):
         """
         metrics.update(predictions.float().sigmoid(), batch["labels"].int())
 
-    def decode(self, predictions: Tensor, rows: "Dataset") -> list[dict[str, Any]]:
+    def decode(self, predictions: Tensor, rows: Columns) -> list[dict[str, Any]]:
         """Return the labels with a probability over 0.5 and the probability of every label."""
         answers = []
         for row in predictions.float().sigmoid().tolist():

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MetricCollection
 
 from litpool.tasks.outcome import Outcome
-from litpool.tasks.task import Mistake
+from litpool.tasks.task import Columns, Mistake
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from torchmetrics import MetricCollection
 
 
 class Objective(ABC):
@@ -54,15 +54,15 @@ class Objective(ABC):
         return output
 
     @abstractmethod
-    def metrics(self) -> MetricCollection:
+    def metrics(self) -> "MetricCollection":
         """Return new metrics."""
 
-    def update(self, metrics: MetricCollection, predictions: Tensor, labels: Tensor) -> None:
+    def update(self, metrics: "MetricCollection", predictions: Tensor, labels: Tensor) -> None:
         """Update the metrics with the predictions of a batch."""
         metrics.update(predictions, labels)
 
     @abstractmethod
-    def decode(self, predictions: Tensor, rows: "Dataset") -> list[dict[str, Any]]:
+    def decode(self, predictions: Tensor, rows: Columns) -> list[dict[str, Any]]:
         """Return the answers for pairs."""
 
     @abstractmethod

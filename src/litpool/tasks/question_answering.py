@@ -7,8 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import Metric, MetricCollection
-from torchmetrics.utilities.data import dim_zero_cat
 from transformers import PreTrainedTokenizerBase
 
 from litpool import InputError
@@ -22,11 +20,12 @@ from litpool.tasks.answers import (
     read_all_golds,
 )
 from litpool.tasks.spans import SPANS, best_spans, merge_windows, span_answer, span_texts
-from litpool.tasks.task import Mistake, Task, linear_head
+from litpool.tasks.task import Columns, Mistake, Task, linear_head
 from litpool.tasks.windows import encode_windows
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from torchmetrics import MetricCollection
 
 
 class QuestionAnswering(Task):
@@ -128,8 +127,12 @@ class QuestionAnswering(Task):
         """Return the mean of the cross-entropies of starts and of ends, each over the T tokens."""
         return F.cross_entropy(output.float(), labels)  # (B, T, 2), (B, 2)
 
-    def metrics(self, rows: "Dataset") -> MetricCollection:
+    def metrics(self, rows: "Dataset") -> "MetricCollection":
         """Return exact match and F1 in percent, as SQuAD's scripts (1.1; 2.0 with `no_answer`)."""
+        from torchmetrics import MetricCollection
+
+        from litpool.tasks.metrics.answers import AnswerScores
+
         return MetricCollection({"answers": AnswerScores(self, rows)}, compute_groups=False)
 
     def extract(self, output: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
@@ -137,7 +140,7 @@ class QuestionAnswering(Task):
         return best_spans(output, batch["offsets"], self.max_answer_length)
 
     def update(
-        self, metrics: MetricCollection, predictions: Tensor, batch: Mapping[str, Tensor]
+        self, metrics: "MetricCollection", predictions: Tensor, batch: Mapping[str, Tensor]
     ) -> None:
         """Update the metrics with the candidates and the numbers of their rows."""
         metrics.update(predictions, batch["index"])
@@ -146,10 +149,12 @@ class QuestionAnswering(Task):
         """Return the best distinct spans of each row, and the lowest score of no answer."""
         return merge_windows(predictions, index)
 
-    def tune(self, metrics: MetricCollection) -> None:
+    def tune(self, metrics: "MetricCollection") -> None:
         """Choose the threshold with the best F1, if questions may have no answer."""
         if not self.no_answer:
             return
+        from litpool.tasks.metrics.answers import AnswerScores
+
         answers = metrics["answers"]
         assert isinstance(answers, AnswerScores)
         with answers.sync_context():  # with the candidates of all devices
@@ -187,18 +192,17 @@ class QuestionAnswering(Task):
         characters = predictions[..., 1:].gather(1, order.unsqueeze(-1).expand(-1, -1, 2))
         return torch.cat([probability.unsqueeze(-1), characters], -1)
 
-    def decode(self, predictions: Tensor, rows: "Dataset") -> list[dict[str, Any]]:
+    def decode(self, predictions: Tensor, rows: Columns) -> list[dict[str, Any]]:
         """Return the answer, its characters (-1 if there is none), and its probability."""
-        columns = rows[:]
         answers = []
         for number, candidates in enumerate(self._rank(predictions).tolist()):
-            context = columns[self.context][number]
+            context = rows[self.context][number]
             best = [
                 span_answer(span, context)
                 for span in candidates[: self.n_best]
                 if span[0] > 0 or span[1] >= 0
             ]
-            answer = {"id": columns["id"][number]} if "id" in columns else {}
+            answer = {"id": rows["id"][number]} if "id" in rows else {}
             answer |= best[0] if best else span_answer([0.0, -1, -1], context)
             if self.n_best > 1:
                 answer["n_best"] = best
@@ -236,33 +240,3 @@ class SpanHead(nn.Module):
         logits: Tensor = self.linear(tokens)
         lowest = torch.finfo(logits.dtype).min  # infinity would give NaN
         return logits.masked_fill(~possible.unsqueeze(-1), lowest)
-
-
-class AnswerScores(Metric):
-    """Exact match and F1 of all rows, from the candidates of all windows on all devices."""
-
-    predictions: list[Tensor]
-    index: list[Tensor]
-
-    def __init__(self, task: QuestionAnswering, rows: "Dataset") -> None:
-        super().__init__()
-        self.task = task
-        self.rows = rows
-        self.add_state("predictions", [], dist_reduce_fx="cat")
-        self.add_state("index", [], dist_reduce_fx="cat")
-
-    def update(self, predictions: Tensor, index: Tensor) -> None:
-        """Add the candidates of a batch and the numbers of their rows."""
-        self.predictions.append(predictions)
-        self.index.append(index)
-
-    def assemble(self) -> tuple[Tensor, Mapping[str, Any]]:
-        """Return the best spans of every row, and the columns of these rows."""
-        index = dim_zero_cat(self.index)
-        predictions = self.task.assemble(dim_zero_cat(self.predictions), index)
-        return predictions, self.rows.select(index.unique().tolist())[:]
-
-    def compute(self) -> dict[str, Tensor]:
-        """Return the task's scores, in float64."""
-        scores = self.task.score(*self.assemble())
-        return {name: torch.tensor(value, dtype=torch.float64) for name, value in scores.items()}

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanAbsoluteError, MetricCollection, PearsonCorrCoef, SpearmanCorrCoef
 
 from litpool import InputError
 from litpool.tasks.outcome import Scores
 from litpool.tasks.scores import check_scores, score_bounds, score_mistakes
-from litpool.tasks.task import Mistake, Task, check_shares, linear_head
+from litpool.tasks.task import Columns, Mistake, Task, check_shares, linear_head
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from torchmetrics import MetricCollection
 
 
 class Regression(Task):
@@ -78,8 +78,15 @@ class Regression(Task):
         """Return the mean squared error of outputs (B, 1) and labels (B,), both scaled."""
         return F.mse_loss(output.squeeze(-1), labels.to(output.dtype))
 
-    def metrics(self, rows: "Dataset") -> MetricCollection:
+    def metrics(self, rows: "Dataset") -> "MetricCollection":
         """Return Spearman's and Pearson's correlation, and the mean absolute error."""
+        from torchmetrics import (
+            MeanAbsoluteError,
+            MetricCollection,
+            PearsonCorrCoef,
+            SpearmanCorrCoef,
+        )
+
         return MetricCollection(
             {
                 "spearman": SpearmanCorrCoef(),
@@ -90,7 +97,7 @@ class Regression(Task):
         )
 
     def update(
-        self, metrics: MetricCollection, predictions: Tensor, batch: Mapping[str, Tensor]
+        self, metrics: "MetricCollection", predictions: Tensor, batch: Mapping[str, Tensor]
     ) -> None:
         """Update the metrics with predictions and scores in the scores' own unit."""
         true = batch["labels"].float() * self.scale + self.shift  # (B,)
@@ -100,7 +107,7 @@ class Regression(Task):
         scores = predictions.float().squeeze(-1) * self.scale + self.shift  # (N,)
         return scores.clamp(*self.bounds) if self.bounds else scores
 
-    def decode(self, predictions: Tensor, rows: "Dataset") -> list[dict[str, Any]]:
+    def decode(self, predictions: Tensor, rows: Columns) -> list[dict[str, Any]]:
         return [{"score": score} for score in self._scores(predictions).tolist()]
 
     def mistakes(self, predictions: Tensor, rows: "Dataset") -> list[Mistake]:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
 from transformers import PreTrainedTokenizerBase
 
 from litpool import InputError
@@ -18,10 +17,11 @@ from litpool.tasks.objective import Objective
 from litpool.tasks.outcome import Outcome
 from litpool.tasks.scores import score_bounds
 from litpool.tasks.softmax import Part, SoftmaxObjective
-from litpool.tasks.task import Mistake, Task
+from litpool.tasks.task import Columns, Mistake, Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from torchmetrics import MetricCollection
 
 
 class Similarity(Task):
@@ -130,7 +130,7 @@ class Similarity(Task):
         """Return the objective's loss; `labels` are (B,), for `contrastive` (B, K)."""
         return self.goal.loss(output, labels)
 
-    def metrics(self, rows: "Dataset") -> MetricCollection:
+    def metrics(self, rows: "Dataset") -> "MetricCollection":
         return self.goal.metrics()
 
     def extract(self, output: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
@@ -138,11 +138,11 @@ class Similarity(Task):
         return output if self.gives_vectors else self.goal.extract(output)
 
     def update(
-        self, metrics: MetricCollection, predictions: Tensor, batch: Mapping[str, Tensor]
+        self, metrics: "MetricCollection", predictions: Tensor, batch: Mapping[str, Tensor]
     ) -> None:
         self.goal.update(metrics, predictions, batch["labels"])
 
-    def decode(self, predictions: Tensor, rows: "Dataset") -> list[dict[str, Any]]:
+    def decode(self, predictions: Tensor, rows: Columns) -> list[dict[str, Any]]:
         """Return the cosine of each pair, and its label if there are any; or each text's vector."""
         if self.gives_vectors:
             return [{"vector": vector} for vector in predictions.squeeze(1).tolist()]

@@ -9,21 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-)
 
 from litpool.tasks.labels import label_name, label_names, learn_labels
 from litpool.tasks.logits import label_answers, label_decisions, label_mistakes
 from litpool.tasks.objective import Objective, cosine
 from litpool.tasks.outcome import Decisions
-from litpool.tasks.task import Mistake, linear_head
+from litpool.tasks.task import Columns, Mistake, linear_head
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from torchmetrics import MetricCollection
 
 Part = Literal["u", "v", "|u-v|", "u*v"]
 
@@ -60,8 +55,15 @@ class SoftmaxObjective(Objective):
         """Return the cross-entropy of the logits and labels (B,)."""
         return F.cross_entropy(output[:, 1:], labels)
 
-    def metrics(self) -> MetricCollection:
+    def metrics(self) -> "MetricCollection":
         """Return accuracy, macro F1 and the confusion matrix."""
+        from torchmetrics import MetricCollection
+        from torchmetrics.classification import (
+            MulticlassAccuracy,
+            MulticlassConfusionMatrix,
+            MulticlassF1Score,
+        )
+
         count = len(self.labels)
         return MetricCollection(
             {
@@ -72,10 +74,10 @@ class SoftmaxObjective(Objective):
             compute_groups=False,
         )
 
-    def update(self, metrics: MetricCollection, predictions: Tensor, labels: Tensor) -> None:
+    def update(self, metrics: "MetricCollection", predictions: Tensor, labels: Tensor) -> None:
         metrics.update(predictions[:, 1:], labels)
 
-    def decode(self, predictions: Tensor, rows: "Dataset") -> list[dict[str, Any]]:
+    def decode(self, predictions: Tensor, rows: Columns) -> list[dict[str, Any]]:
         """Return the cosine, the most probable label and the probability of every label."""
         cosines = predictions[:, 0].tolist()
         answers = label_answers(predictions[:, 1:], self.labels)

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
 from transformers import PreTrainedTokenizerBase
 
 from litpool import InputError
@@ -13,6 +12,10 @@ from litpool.tasks.outcome import Outcome
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from torchmetrics import MetricCollection
+
+
+Columns = Mapping[str, Sequence[Any]]  # the values of some rows, by column
 
 
 class Mistake(NamedTuple):
@@ -101,7 +104,7 @@ class Task(ABC):
         """Return the loss of a batch, a scalar: the mean over its rows."""
 
     @abstractmethod
-    def metrics(self, rows: "Dataset") -> MetricCollection:
+    def metrics(self, rows: "Dataset") -> "MetricCollection":
         """Return new metrics for these rows; updated batch by batch, computed over all of them."""
 
     def extract(self, output: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
@@ -109,12 +112,12 @@ class Task(ABC):
         return output
 
     def update(
-        self, metrics: MetricCollection, predictions: Tensor, batch: Mapping[str, Tensor]
+        self, metrics: "MetricCollection", predictions: Tensor, batch: Mapping[str, Tensor]
     ) -> None:
         """Update the metrics with the predictions of a batch."""
         metrics.update(predictions, batch["labels"])
 
-    def tune(self, metrics: MetricCollection) -> None:  # noqa: B027 (most tasks have nothing to tune)
+    def tune(self, metrics: "MetricCollection") -> None:  # noqa: B027 (most tasks have nothing to tune)
         """Set what the answers depend on, such as a threshold, to its best value on validation.
 
         Runs after the last batch of the validation split and before its metrics are computed, on
@@ -126,7 +129,7 @@ class Task(ABC):
         return predictions[index.argsort()]
 
     @abstractmethod
-    def decode(self, predictions: Tensor, rows: "Dataset") -> list[dict[str, Any]]:
+    def decode(self, predictions: Tensor, rows: Columns) -> list[dict[str, Any]]:
         """Return the answers for the rows, ready for JSON, from assembled predictions."""
 
     @abstractmethod

@@ -40,7 +40,7 @@ class StudyOptions:
             default.
         seeds: How many seeds to fine-tune with, counting up from `seed_everything`.
         loop: The loop that trains the fine-tuned arm.
-        word_vectors: A text file of word vectors in the format of GloVe or word2vec; their average
+        word_vectors: Word vectors, as a text file like those of GloVe or word2vec; their average
             becomes a baseline.
         data: Several data sets to study in turn, by name. Each lists the keys of `data` in which it
             differs; under `task`, those of the task; and under `paper`, published figures to show
@@ -50,9 +50,9 @@ class StudyOptions:
             K-fold where litpool divided the rows, and the split where it came with the data.
         score: What to measure of labels; by default accuracy, or macro-F1 where more than 80% of
             the rows have the same label. Pairs have Spearman's correlation.
-        margin: The largest difference, in points, that is not worth having.
-        confirm: Whether to fine-tune the proposed pooling and [CLS] of the last layer as well, with
-            `seeds` seeds each.
+        margin: The difference, in points, that is too small to matter.
+        confirm: Whether to fine-tune the proposed pooling as well; it and [CLS] of the last layer
+            get `seeds` seeds each.
         seed: The seed of folds and draws.
     """
 

@@ -1,0 +1,50 @@
+"""The task and the pooling that a config names, built from plain values without Lightning."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from litpool import InputError, model, tasks, trust
+from litpool.model.pooling import MeanPooling, Pooling
+from litpool.tasks.task import Task
+
+PoolingFactory = Callable[[int, int], Pooling]
+
+
+def import_classes() -> None:
+    """Import all poolings and tasks, so that a config may name them without their modules."""
+    for package in (model, tasks):
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
+
+
+def build_classes(config: Mapping[str, Any], trusted: Sequence[str]) -> tuple[Task, PoolingFactory]:
+    """Return the task and the pooling of a checkpoint's config, whose values are checked.
+
+    Args:
+        config: The job as plain values, from anyone.
+        trusted: Modules of the user's whose classes the config may name.
+
+    Raises:
+        InputError: The config names anything but a task and a pooling, or gives them wrong values.
+    """
+    import_classes()
+    trust.allow_in_model(trusted)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Task, "task")
+    parser.add_argument("--pooling", type=PoolingFactory, default=MeanPooling)
+    pooling = config["model"].get("pooling")
+    values = {"task": config["task"]} | ({} if pooling is None else {"pooling": pooling})
+    try:
+        parsed = parser.parse_object(values)
+        trust.check_classes(Namespace(task=parsed.task))
+        built = parser.instantiate_classes(parsed)
+    except (ArgumentError, ValueError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"bad config ({reason})") from error
+    return built.task, built.pooling

@@ -1,0 +1,1 @@
+"""Export a checkpoint for ONNX Runtime, PyTorch, sentence-transformers or transformers."""

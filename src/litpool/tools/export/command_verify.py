@@ -1,0 +1,35 @@
+"""Test an export folder, or a server, against golden.json, and name what is wrong."""
+
+import sys
+from pathlib import Path
+
+from litpool import InputError
+from litpool.tools.export.certificate import verify_folder
+from litpool.tools.export.server import verify_server
+
+
+def verify(target: str, golden: str | None = None) -> int:
+    """Test an export folder, or a server, against golden.json, and name what is wrong.
+
+    The exit status is 1 if something is wrong.
+
+    Args:
+        target: A folder that `export` wrote, or the URL of a server: its root, or the path of
+            OpenAI's /v1/embeddings, or of /embed or /predict of text-embeddings-inference.
+        golden: For a URL, the folder of the export that it serves.
+    """
+    if target.startswith(("http://", "https://")):
+        if golden is None:
+            raise InputError(f"{target}: name the export that it serves, with --golden FOLDER")
+        problems, summary = verify_server(target, Path(golden))
+    elif golden is not None:
+        raise InputError(f"golden={golden}: only for a URL; a folder has its own golden.json")
+    elif not Path(target).is_dir():
+        raise InputError(f"{target}: no such folder; name a folder that `export` wrote, or a URL")
+    else:
+        problems, summary = verify_folder(Path(target))
+    for problem in problems:
+        print(f"wrong       {problem}", file=sys.stderr)
+    if not problems:
+        print(f"verified    {summary}")
+    return int(bool(problems))

@@ -1,0 +1,154 @@
+"""The commands `export` and `verify`: what they write, and what they refuse in one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from litpool.tools.export import command
+from litpool.tools.export.scores import leave_out
+
+OUT = "--output out --format huggingface".split()
+
+
+def refused(result, *parts):
+    status, _, err = result
+    assert status == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    for part in parts:
+        assert part in err
+
+
+def test_an_export_is_verified_and_nothing_else_is_written(cli, save, tmp_path):
+    status, out, err = cli("export", "--ckpt_path", save(), *OUT)
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-1] == "wrote out"
+    assert sorted(path.name for path in Path().iterdir()) == ["best.ckpt", "out"]
+    status, out, err = cli("verify", "out")
+    assert (status, err) == (0, "")
+    assert out.startswith("verified    32 texts")
+
+
+def test_the_card_says_what_the_export_is(cli, save, csv_file):
+    cli("export", "--ckpt_path", save(), *OUT, "--license", "apache-2.0")
+    card = Path("out/README.md").read_text()
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["license"] == "apache-2.0"
+    assert front["pipeline_tag"] == "text-classification"
+    for part in ("pooling: MeanPooling", "labels: bad, fair, good", "data: reviews.csv", "torch "):
+        assert part in card
+    assert str(Path(csv_file).parent) not in card + Path("out/golden.json").read_text()
+
+
+def test_without_data_the_card_says_why_there_are_no_metrics(cli, save):
+    path = save(source="missing.csv")
+    status, _, err = cli("export", "--ckpt_path", path, *OUT)
+    assert (status, err) == (0, "")
+    assert "the test split cannot be read" in Path("out/README.md").read_text()
+
+
+def test_an_interval_covers_the_truth_as_often_as_it_says():
+    import torch
+
+    torch.manual_seed(0)
+    covered = 0
+    for _ in range(400):
+        right = (torch.rand(200) < 0.8).double()
+        _, interval = leave_out(
+            lambda rows, right=right: {"accuracy": float(right[rows].mean())}, torch.arange(200)
+        )["accuracy"]
+        covered += interval[0] <= 0.8 <= interval[1]
+    assert 0.92 <= covered / 400 <= 0.98
+
+
+@pytest.mark.parametrize("existing", ["file", "folder"])
+def test_a_folder_with_something_in_it_is_refused(cli, save, existing):
+    path = save()
+    if existing == "file":
+        Path("out").write_text("mine")
+    else:
+        Path("out").mkdir()
+        Path("out/notes.txt").write_text("mine")
+    refused(cli("export", "--ckpt_path", path, *OUT), "output=out", "name another")
+
+
+def test_an_empty_folder_is_used(cli, save):
+    Path("out").mkdir()
+    assert cli("export", "--ckpt_path", save(), *OUT)[0] == 0
+
+
+def test_a_push_without_a_token_is_refused_before_anything_is_written(cli, save, monkeypatch):
+    monkeypatch.setattr(command, "get_token", lambda: None)
+    refused(cli("export", "--ckpt_path", save(), *OUT, "--push", "me/model"), "HF_TOKEN")
+    assert not Path("out").exists()
+
+
+def test_a_push_uploads_the_folder_to_a_private_repository(cli, save, monkeypatch):
+    calls = []
+
+    class Api:
+        def create_repo(self, repository, **options):
+            calls.append((repository, options))
+
+        def upload_folder(self, repo_id, folder_path):
+            calls.append((repo_id, sorted(path.name for path in Path(folder_path).iterdir())))
+
+    monkeypatch.setattr(command, "get_token", lambda: "secret")
+    monkeypatch.setattr(command, "HfApi", Api)
+    status, out, _ = cli("export", "--ckpt_path", save(), *OUT, "--push", "me/model")
+    assert status == 0
+    assert "pushed      me/model" in out
+    assert calls[0] == ("me/model", {"private": True, "exist_ok": True})
+    assert {"golden.json", "README.md", "model.safetensors"} <= set(calls[1][1])
+
+
+def test_8_bits_are_for_onnx_only(cli, save):
+    refused(cli("export", "--ckpt_path", save(), *OUT, "--quantize", "int8"), "--format onnx")
+
+
+def test_a_format_that_cannot_express_the_network_is_refused(cli, save):
+    pytest.importorskip("sentence_transformers", reason="needs the extra `export`")
+    path = save("Similarity", "MinPooling")
+    options = "--output out --format sentence-transformers".split()
+    refused(cli("export", "--ckpt_path", path, *options), "MinPooling", "MaxPooling")
+    assert not Path("out").exists()
+    assert not Path("out.part").exists()
+
+
+def test_random_weights_are_refused(cli, job):
+    refused(cli("export", *job, *OUT), "--ckpt_path", "random")
+
+
+def test_a_checkpoint_of_another_program_is_refused(cli):
+    Path("best.ckpt").write_text("not a checkpoint")
+    refused(cli("export", "--ckpt_path", "best.ckpt", *OUT), "best.ckpt")
+
+
+def test_an_untrained_bi_encoder_has_no_random_weights(cli, encoder_folder, tokenizer_folder):
+    options = ["--model.encoder.name", encoder_folder, "--data.tokenizer", tokenizer_folder]
+    options += ["--task", "Similarity", "--data.max_length", "24", "--scores", "false"]
+    status, out, err = cli("export", *options, *OUT)
+    assert (status, err) == (0, "")
+    assert "verified" in out
+
+
+def test_verify_refuses_what_is_no_export(cli, save):
+    refused(cli("verify", "nowhere"), "no such folder")
+    Path("empty").mkdir()
+    refused(cli("verify", "empty"), "a folder that `export` wrote")
+    refused(cli("verify", "http://127.0.0.1:9"), "--golden FOLDER")
+    refused(cli("verify", "empty", "--golden", "empty"), "only for a URL")
+    refused(cli("verify"), "target")
+    cli("export", "--ckpt_path", save(), *OUT)
+    golden = json.loads(Path("out/golden.json").read_text())
+    Path("out/golden.json").write_text(json.dumps({**golden, "litpool": "0.0.1"}))
+    refused(cli("verify", "out"), "written by litpool 0.0.1", "export again")
+
+
+def test_a_server_that_does_not_answer_is_one_line(cli, save):
+    cli("export", "--ckpt_path", save(), *OUT)
+    status, _, err = cli("verify", "http://127.0.0.1:9", "--golden", "out")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "does not answer" in err
