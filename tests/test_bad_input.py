@@ -379,7 +379,7 @@ def test_weights_of_another_network_are_refused_in_one_line(cli, tmp_path, monke
     status, _, err = cli("predict", "--ckpt_path", checkpoint, "--input", "rows.csv")
     assert status == 2
     assert re.fullmatch(
-        r"error: ckpt_path: its weights do not fit this network .*; leave out --model\n", err
+        r"error: ckpt_path=\S+: its weights do not fit this network .*; leave out --model\n", err
     )
 
 

@@ -163,13 +163,13 @@ class CLI(LightningCLI):
         trust.allow_in_yaml(self.trusted)
         try:
             self.config = parser.parse_args(self.argv, namespace=stored)
-            if self.saved is None:
-                self._use_modules(parser)
         except InputError:
             raise
         except ValueError as error:  # Python's, about a NUL byte in what could be a path
             raise InputError(f"config: {error}; remove it from the value") from error
         values.check(self.config[name], self._parser(name))
+        if self.saved is None:
+            self._use_modules(parser)
         plugins.check(self.config[name].trainer)
         trust.check_classes(self.config[name])
 
@@ -178,7 +178,7 @@ class CLI(LightningCLI):
         command = self.argv[0]
         config = self.config[command]
         encoder = config.model.encoder
-        if not (isinstance(encoder, Namespace) and encoder.name and encoder.pretrained):
+        if not encoder.pretrained:
             return
         module, _, name = config.task.class_path.rpartition(".")
         on_tokens = getattr(sys.modules[module], name).on_tokens
