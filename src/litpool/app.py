@@ -255,7 +255,7 @@ class CLI(LightningCLI):
         command = self.argv[0]
         config = self.config[command]
         encoder = config.model.encoder
-        if not (isinstance(encoder, Namespace) and encoder.name and encoder.pretrained):
+        if not encoder.pretrained:
             return
         module, _, name = config.task.class_path.rpartition(".")
         on_tokens = getattr(sys.modules[module], name).on_tokens

@@ -116,7 +116,8 @@ def read_modules(name: str) -> Modules | None:
             else:
                 modules.others.append(kind)
         config = _read(name, "config_sentence_transformers.json") or {}
-        modules.prompts = {key: text for key, text in config.get("prompts", {}).items() if text}
+        prompts = config.get("prompts") or {}
+        modules.prompts = {key: str(text) for key, text in prompts.items() if text}
         modules.prefix = modules.prompts.get(config.get("default_prompt_name") or "")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
