@@ -15,6 +15,7 @@ import torch
 from litpool import InputError
 from litpool.data.batches import Collator
 from litpool.data.encoding import encode_rows
+from litpool.model.pooling import MeanPooling
 from litpool.tools.export import command, golden
 from litpool.tools.export.certificate import verify_folder
 from litpool.tools.export.runtimes import module_of
@@ -167,6 +168,24 @@ def test_a_torch_program_has_the_same_bits(model, written, pooling):
     problems, summary = verify_folder(folder)
     assert not problems
     assert "bit-equal" in summary
+
+
+class Branching(MeanPooling):
+    """A pooling that looks at the values, so that no graph can express it."""
+
+    def forward(self, hidden_states, attention_mask, *rest, **more):
+        pooled = super().forward(hidden_states, attention_mask)
+        return pooled * 2 if float(pooled.sum()) > 0 else pooled
+
+
+@pytest.mark.parametrize("format", ["torch", "onnx"])
+def test_a_graph_refuses_a_pooling_that_depends_on_values(model, tmp_path, format):
+    without_packages(format)
+    exported = model("Similarity")
+    exported.network.pooling = Branching(32, 2)
+    graph = command_graph(exported)
+    with pytest.raises(InputError, match=f"format={format}: cannot express this network"):
+        module_of(format).write(exported, graph, tmp_path)
 
 
 def test_an_onnx_graph_runs_without_torch(model, written, tmp_path):

@@ -137,7 +137,8 @@ class Graph(nn.Module):
             batch["token_type_ids"] = token_type_ids
         if special_tokens_mask is not None:
             if len(self.special_ids):
-                is_added = torch.isin(input_ids, self.special_ids)  # (B, T)
+                # (B, T); ONNX has no `isin`
+                is_added = (input_ids.unsqueeze(-1) == self.special_ids).any(-1)
                 special_tokens_mask = (special_tokens_mask.bool() | is_added).long()
             batch["special_tokens_mask"] = special_tokens_mask
         output = self.network.embed(batch) if self.gives_vectors else self.network(batch)

@@ -35,20 +35,32 @@ def check(model: Model) -> None:
 def write(model: Model, graph: Graph, folder: Path) -> None:
     """Write the graph, the tokenizer and the labels."""
     inputs = example(model, graph)
-    with quiet():
-        torch.onnx.export(
-            graph,
-            (),
-            folder / FILE,
-            kwargs=inputs,
-            input_names=list(inputs),
-            output_names=["output"],
-            dynamo=True,  # the older exporter fixes the batch size in some poolings
-            dynamic_shapes={name: {0: "batch", 1: "length"} for name in inputs},
-            external_data=False,
-            verbose=False,
-        )
+    try:
+        with quiet():
+            torch.onnx.export(
+                graph,
+                (),
+                folder / FILE,
+                kwargs=inputs,
+                input_names=list(inputs),
+                output_names=["output"],
+                dynamo=True,  # the older exporter fixes the batch size in some poolings
+                dynamic_shapes={name: {0: "batch", 1: "length"} for name in inputs},
+                external_data=False,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise refusal("onnx", error, "--format torch or huggingface") from error
     write_tokens(model, folder)
+
+
+def refusal(format: str, error: Exception, instead: str) -> InputError:
+    """Return the error for a network with an operation that a format does not have."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:  # the first one names the operation
+        cause = cause.__cause__
+    reason = " ".join(str(cause).split())[:200]
+    return InputError(f"format={format}: cannot express this network ({reason}); use {instead}")
 
 
 def write_tokens(model: Model, folder: Path) -> None:

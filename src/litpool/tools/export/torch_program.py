@@ -22,14 +22,13 @@ def write(model: Model, graph: Graph, folder: Path) -> None:
     """Write the program, the tokenizer and the labels."""
     inputs = onnx_graph.example(model, graph)
     batch = length = torch.export.Dim.DYNAMIC  # an error if one cannot vary
-    with onnx_graph.quiet(), torch.no_grad():
-        program = torch.export.export(
-            graph,
-            (),
-            kwargs=inputs,
-            dynamic_shapes={name: {0: batch, 1: length} for name in inputs},
-        )
-        torch.export.save(program, folder / FILE)
+    shapes = {name: {0: batch, 1: length} for name in inputs}
+    try:
+        with onnx_graph.quiet(), torch.no_grad():
+            program = torch.export.export(graph, (), kwargs=inputs, dynamic_shapes=shapes)
+    except (RuntimeError, TypeError, ValueError) as error:  # for a pooling that cannot be traced
+        raise onnx_graph.refusal("torch", error, "--format huggingface") from error
+    torch.export.save(program, folder / FILE)
     onnx_graph.write_tokens(model, folder)
 
 
