@@ -409,7 +409,8 @@ def test_each_pooling_has_the_layer_that_is_best_on_the_rows_to_choose_on(study,
             for cell in entry["cells"]
             if (cell["pooling"], cell["whitened"]) == (chosen["pooling"], chosen["whitened"])
         ]
-        best = max(layers, key=lambda cell: cell["validation"])
+        # Ties go to the last layer.
+        best = max(layers, key=lambda cell: (round(cell["validation"], 2), cell["layer"] or 0))
         assert (best["layer"], best["test"]) == (chosen["layer"], chosen["test"])
     names, chosen_names = (
         {(cell["pooling"], cell["whitened"]) for cell in entry[key]} for key in ("cells", "chosen")

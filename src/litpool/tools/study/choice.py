@@ -64,11 +64,16 @@ class Chooser(NamedTuple):
         )
 
     def pick(self, rows: Sequence[Row]) -> Pick:
-        """Choose among rows, each fold by the score without it. Ties go to the last layer."""
+        """Choose among rows, each fold by the score without it.
+
+        Scores within 0.01 points are ties, which go to the last layer and then to the first row:
+        the cosines of MeanSqrtLenPooling equal those of MeanPooling but for rounding.
+        """
         rows = sorted(
             rows, key=lambda row: -self.last if row.cell.layer is None else -row.cell.layer
         )
-        best = np.stack([row.inner for row in rows]).argmax(0)  # (R, K), the first of equals
+        scores = np.stack([row.inner for row in rows]).round(2)
+        best = scores.argmax(0)  # (R, K), the first of equals
         chosen = np.take_along_axis(best, self.examples.design.folds, axis=1)  # (R, n)
         values = np.zeros(chosen.shape)
         right = None if rows[0].right is None else np.zeros(chosen.shape)
@@ -78,7 +83,7 @@ class Chooser(NamedTuple):
             part = rows[index].right
             if right is not None and part is not None:
                 right[here] = part[here]
-        return Pick(max(rows, key=lambda row: round(row.overall, 6)), values, right)
+        return Pick(max(rows, key=lambda row: round(row.overall, 2)), values, right)
 
     def difference(self, first: Pick, second: Pick) -> Estimate:
         """Estimate how many points `first` is ahead of `second`."""
