@@ -22,7 +22,7 @@ from litpool.loops.job import Flags, Job, Result
 from litpool.loops.lightning import TextModule
 from litpool.loops.log import Log, Logs
 from litpool.loops.prediction import Devices, predict_rows
-from litpool.loops.predictions import FORMATS
+from litpool.loops.prediction_file import FORMATS
 from litpool.loops.progress import ProgressLines
 from litpool.loops.summary import score_lines
 from litpool.predictor import Predictor, restore

@@ -29,8 +29,7 @@ TRAINER = {
 }
 """The trainer's options on the short page: default, and description."""
 
-SCORING = ("validate", "test", "predict", "check", "study")  # only the hardware matters to them
-HARDWARE = ("precision", "accelerator", "devices")
+HARDWARE = ("precision", "accelerator", "devices")  # all that matters where no run is saved
 
 OTHERS = [
     Option("config", "", "A YAML file with options; of several, a later one overrides."),
@@ -60,7 +59,8 @@ def show(command: str, arguments: Sequence[str]) -> None:
     pooling = _value("--model.pooling", arguments) or ""
     found = options.read(command, task.rpartition(".")[2])
     sections = _sections(found, everything)
-    if command in SCORING and not everything:
+    trains = any(option.key.startswith("save.") for option in found)
+    if not trains and not everything:
         sections["trainer"] = [option for option in sections["trainer"] if _is_hardware(option)]
     own = options.class_options("model", pooling.rpartition(".")[2])
     sections["model"] += own

@@ -19,8 +19,8 @@ from litpool import InputError, JobError
 from litpool.classes import build_classes
 from litpool.data import added
 from litpool.data.batches import Collator, EvaluationOrder
-from litpool.data.encoding import encode_rows
 from litpool.data.prefix import column_prefixes
+from litpool.data.token_ids import encode_rows
 from litpool.data.tokenizer import restore_tokenizer
 from litpool.loops import checkpoint
 from litpool.model.encoder import EncoderOptions

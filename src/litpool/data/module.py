@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, Sampler
 from litpool import CACHE, InputError
 from litpool.data import added
 from litpool.data.batches import Collator, EvaluationOrder, TrainOrder
-from litpool.data.encoding import encode_rows
 from litpool.data.files import Source
 from litpool.data.fingerprint import check, fingerprint
 from litpool.data.prefix import column_prefixes
+from litpool.data.token_ids import encode_rows
 from litpool.data.tokenizer import dump_tokenizer, load_tokenizer, restore_tokenizer
 from litpool.tasks.task import Task
 

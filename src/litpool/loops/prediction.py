@@ -13,7 +13,7 @@ from tqdm import tqdm
 from litpool import JobError
 from litpool.data.rows import InputRows
 from litpool.ensemble import Ensemble
-from litpool.loops.predictions import prediction_file
+from litpool.loops.prediction_file import prediction_file
 from litpool.predictor import round_probabilities
 from litpool.terminal import Minutes
 

@@ -14,7 +14,7 @@ import torch
 
 from litpool import InputError
 from litpool.data.batches import Collator
-from litpool.data.encoding import encode_rows
+from litpool.data.token_ids import encode_rows
 from litpool.model.pooling import MeanPooling
 from litpool.tools.export import command, golden
 from litpool.tools.export.certificate import verify_folder

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from litpool.data.batches import Collator
-from litpool.data.encoding import encode_rows
+from litpool.data.token_ids import encode_rows
 from litpool.model.network import TextModel
 from litpool.tasks.regression import Regression
 from litpool.tasks.similarity import Similarity
