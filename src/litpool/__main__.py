@@ -4,7 +4,8 @@ import gc
 import sys
 from collections.abc import Sequence
 
-from litpool import InputError, disk, help, interrupt, spelling, toolbox
+from litpool import InputError, disk, interrupt
+from litpool.command_line import help, spelling, toolbox
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -17,18 +17,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from litpool import (
-    InputError,
-    JobError,
-    disk,
-    interrupt,
-    plugins,
-    spelling,
-    toolbox,
-    trust,
-    values,
-)
+from litpool import InputError, JobError, disk, interrupt, plugins, trust
 from litpool.classes import import_classes
+from litpool.command_line import spelling, toolbox, values
+from litpool.command_line.options import TRAINER_DEFAULTS
+from litpool.command_line.parser import Parser
+from litpool.command_line.runs import RunFolder, RunLogger, is_first, label
 from litpool.commands import Run
 from litpool.data.module import TextDataModule
 from litpool.loops import checkpoint
@@ -38,9 +32,6 @@ from litpool.loops.log import Log
 from litpool.loops.saving import LastCheckpoint, WholeCheckpoints
 from litpool.model.encoder import EncoderOptions
 from litpool.model.modules import read_modules
-from litpool.options import TRAINER_DEFAULTS
-from litpool.parser import Parser
-from litpool.runs import RunFolder, RunLogger, is_first, label
 from litpool.tasks.task import Task
 from litpool.terminal import Minutes, OwnSignalHandlers, ProgressBar, quiet
 

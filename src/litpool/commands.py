@@ -12,7 +12,9 @@ import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 
-from litpool import InputError, interrupt, toolbox, trust, values
+from litpool import InputError, interrupt, trust
+from litpool.command_line import toolbox, values
+from litpool.command_line.runs import hyperparameters
 from litpool.data.module import TextDataModule
 from litpool.ensemble import Ensemble
 from litpool.loops import lightning, outputs, plain, tensorboard
@@ -26,7 +28,6 @@ from litpool.loops.prediction_file import FORMATS
 from litpool.loops.progress import ProgressLines
 from litpool.loops.summary import score_lines
 from litpool.predictor import Predictor, restore
-from litpool.runs import hyperparameters
 from litpool.tasks.task import Task
 
 

@@ -4,8 +4,8 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from litpool import options
-from litpool.options import Option
+from litpool.command_line import options
+from litpool.command_line.options import Option
 
 WIDTH = 100  # columns of a page
 LEFT = 32  # columns of the keys

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from litpool import InputError, options
+from litpool import InputError
+from litpool.command_line import options
 
 SYNONYMS = {
     "bf16": "trainer.precision bf16-mixed",

@@ -7,10 +7,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from litpool import InputError, runs
-from litpool.runs import RunFolder, label
+from litpool import InputError
+from litpool.command_line import runs
+from litpool.command_line.runs import RunFolder, label
 
-DEBUG = str(Path(__file__).parent.parent / "configs/debug.yaml")
+DEBUG = str(Path(__file__).parents[2] / "configs/debug.yaml")
 
 
 def test_two_runs_that_start_together_take_different_folders(tmp_path, monkeypatch):

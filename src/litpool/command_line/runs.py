@@ -8,7 +8,8 @@ from typing import Any
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from litpool import InputError, JobError, spelling
+from litpool import InputError, JobError
+from litpool.command_line import spelling
 from litpool.loops.tensorboard import curves, flatten
 
 LONGEST = 80  # characters of a folder's name

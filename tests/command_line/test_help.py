@@ -6,8 +6,8 @@ import re
 import lightning.pytorch as pl
 import pytest
 
-from litpool import help, options, toolbox
 from litpool.__main__ import main
+from litpool.command_line import help, options, toolbox
 
 
 def page(capsys, *arguments):

@@ -10,10 +10,13 @@ from typing import Any, NoReturn
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from litpool import InputError, plugins, spelling, trust
+from litpool import InputError, plugins, trust
+from litpool.command_line import spelling
 from litpool.loops.checkpoint import short_names
 from litpool.model.pooling import Pooling
 from litpool.tasks.task import Task
+
+PACKAGE = __name__.partition(".")[0]
 
 TYPES = {
     "bool": "true or false",
@@ -43,7 +46,7 @@ class Parser(LightningArgumentParser):
 
     def _apply_actions(self, cfg: Any, *args: Any, **kwargs: Any) -> Namespace:
         """Apply a config's values; a class of version 0.1.0 may have moved to another module."""
-        return super()._apply_actions(short_names(cfg, __package__, _has_moved), *args, **kwargs)
+        return super()._apply_actions(short_names(cfg, PACKAGE, _has_moved), *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise an InputError that also says what is allowed."""

@@ -13,9 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from litpool import toolbox
+from litpool.command_line import toolbox
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 TRAINER_DEFAULTS = {
     "use_distributed_sampler": False,  # the data module shares the batches between devices
     "num_sanity_val_steps": 0,
@@ -265,7 +265,7 @@ def _find(file: Path, name: str) -> Definition | None:
 
 def _find_in_package(module: str, name: str) -> Definition | None:
     package, _, path = module.partition(".")
-    if package != __package__:
+    if package != HERE.name:
         return None
     file = HERE / f"{path.replace('.', '/')}.py"
     return _find(file, name) if file.is_file() else None

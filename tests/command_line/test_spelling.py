@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from litpool import InputError, app, options, spelling, toolbox
+from litpool import InputError, app
 from litpool.__main__ import main
+from litpool.command_line import options, spelling, toolbox
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 MISTYPED = {
     "lr": "model.recipe.lr",
