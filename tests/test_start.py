@@ -1,6 +1,7 @@
 """What a training starts from: other data are no resumption, a checkpoint's weights, 3 epochs."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -131,6 +132,42 @@ def test_another_pooling_is_new_and_said_so(first, cli, csv_file, start):
     assert status == 0, err
     assert "the pooling is new: MaxPooling, not AttentionPooling; the head is kept" in out
     assert torch.equal(start["head.1.weight"], weights_of(first)["head.1.weight"])
+
+
+def config_of(tmp_path, out):
+    return yaml.safe_load((tmp_path / out.split()[-1] / "config.yaml").read_text())
+
+
+def test_length_and_prefix_are_those_of_the_checkpoint_unless_set(train, cli, csv_file, tmp_path):
+    tokens = ("--data.max_length", 24, "--data.prefix", "query: ")
+    old = train("fit_plain", *tokens)["folder"] / "checkpoints/best.ckpt"
+    start = ["fit", "--init_from", old, "--data.source", csv_file, "--trainer.max_steps", 1]
+    start += ["--trainer.accelerator", "cpu"]
+    status, out, err = cli(*start)
+    assert status == 0, err
+    assert 'from the checkpoint: data.max_length 24, data.prefix "query: "' in out
+    taken = config_of(tmp_path, out)["data"]
+    assert (taken["max_length"], taken["prefix"]) == (24, "query: ")
+
+    config = tmp_path / "length.yaml"
+    config.write_text("data: {max_length: 16}\n")
+    status, out, err = cli(*start, "--config", config, "--data.prefix", "null")
+    assert status == 0, err
+    assert "data.max_length is 16, not the checkpoint's 24" in out
+    assert 'data.prefix is null, not the checkpoint\'s "query: "' in out
+    kept = config_of(tmp_path, out)["data"]
+    assert (kept["max_length"], kept["prefix"]) == (16, None)
+
+
+def test_a_prefix_of_other_columns_is_not_taken(train, cli, csv_file, tmp_path):
+    old = train("fit_plain", "--data.prefix", "{text: 'query: '}")["folder"] / "checkpoints/best.ckpt"
+    other = tmp_path / "other.csv"
+    other.write_text(Path(csv_file).read_text().replace("text", "review", 1))
+    start = ["fit", "--init_from", old, "--data.source", other, "--task.text", "review"]
+    status, out, err = cli(*start, "--trainer.max_steps", 1, "--trainer.accelerator", "cpu")
+    assert status == 0, err
+    assert config_of(tmp_path, out)["data"]["prefix"] is None
+    assert 'data.prefix is null, not the checkpoint\'s {"text": "query: "}' in out
 
 
 @pytest.mark.parametrize(

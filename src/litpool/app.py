@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -51,6 +52,10 @@ NETWORK = (
     "data.pad_token",
 )
 """The options that --init_from takes from the checkpoint."""
+
+TOKENS = ("data.max_length", "data.prefix")
+"""The options that --init_from takes from the checkpoint unless a config or the command line sets
+them."""
 
 
 def main(
@@ -184,15 +189,17 @@ class CLI(LightningCLI):
             raise InputError(f"config: a file is not UTF-8 ({error}); save it as UTF-8") from error
         except ValueError as error:  # Python's, about a NUL byte in what could be a path
             raise InputError(f"config: {error}; remove it from the value") from error
-        if network is not None:
-            self._use_network(network)
         values.check(self.config[name], self._parser(name))
+        if network is not None:
+            self._use_tokens(parser, network)
+            self._use_network(network)
         if self.saved is None and self.initial is None:
             self._use_modules(parser)
         plugins.check(self.config[name].trainer)
         trust.check_classes(self.config[name])
         if name in TRAINING:
             self._check_training()
+        self._check_name()
 
     def _check_training(self) -> None:
         """Set and check what only a training needs."""
@@ -204,7 +211,11 @@ class CLI(LightningCLI):
         values.check_end(config)
         if self.saved is None and self.initial is None:
             spelling.check_encoder(config.model.encoder.name)
-        name = config.get("name")  # compare's stock loop has no such option
+
+    def _check_name(self) -> None:
+        """Refuse a name for a run folder that has one already."""
+        config = self.config[self.argv[0]]
+        name = config.get("name")  # not all commands have this option
         if name and self.ckpt_path:
             raise InputError(f"name={name}: a resumed run stays in its folder; leave it out")
         if name and config.trainer.logger not in (None, True):
@@ -223,7 +234,13 @@ class CLI(LightningCLI):
         parts = {
             "model": _selection(stored["model"], "encoder", "pooling"),
             "data": _selection(
-                stored["data"], "tokenizer", "add_tokens", "add_special_tokens", "pad_token"
+                stored["data"],
+                "tokenizer",
+                "add_tokens",
+                "add_special_tokens",
+                "pad_token",
+                "max_length",
+                "prefix",
             ),
         }
         trust.allow_in_checkpoint(self.trusted)
@@ -241,24 +258,55 @@ class CLI(LightningCLI):
         if not any(f"{key}.".startswith("model.pooling.") for key in typed):
             config.model.pooling = network.model.pooling
 
+    def _use_tokens(self, parser: LightningArgumentParser, network: Namespace) -> None:
+        """Use a checkpoint's length and prefix where neither a YAML file nor an option sets them.
+
+        The prefix stays out if the new task has none or it belongs to other columns.
+        """
+        defaults = {key: network[key] for key in TOKENS}
+        prefix, text = defaults["data.prefix"], self._task_text()
+        if self._on_tokens() or (isinstance(prefix, dict) and not set(prefix).issubset(text)):
+            del defaults["data.prefix"]
+        taken = self._use_defaults(parser, defaults)
+        config = self.config[self.argv[0]]
+        parts = [f"{key} {json.dumps(value)}" for key, value in taken.items()]
+        parts = [f"from the checkpoint: {', '.join(parts)}"] if parts else []
+        parts += [
+            f"{key} is {json.dumps(config[key])}, not the checkpoint's {json.dumps(network[key])}"
+            for key in TOKENS
+            if config[key] != network[key]
+        ]
+        self.note = f"encoder     {'; '.join(parts)}" if parts else ""
+
     def _use_modules(self, parser: LightningArgumentParser) -> None:
         """Parse again with what an encoder of sentence-transformers says as defaults."""
-        command = self.argv[0]
-        config = self.config[command]
-        encoder = config.model.encoder
-        if not encoder.pretrained:
-            return
-        module, _, name = config.task.class_path.rpartition(".")
-        on_tokens = getattr(sys.modules[module], name).on_tokens
-        modules = read_modules(encoder.name)
+        encoder = self.config[self.argv[0]].model.encoder
+        modules = read_modules(encoder.name) if encoder.pretrained else None
         if modules is None:
             return
+        on_tokens = self._on_tokens()
         defaults = modules.defaults(EncoderOptions(**encoder.as_dict()), on_tokens)
-        self._parser(command).set_defaults(defaults)
+        self.note = modules.describe(self._use_defaults(parser, defaults), on_tokens)
+
+    def _use_defaults(
+        self, parser: LightningArgumentParser, defaults: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Parse again with other defaults; return those that change the config."""
+        before = self.config[self.argv[0]]
+        self._parser(self.argv[0]).set_defaults(defaults)
         self.config = parser.parse_args(self.argv)
-        now = self.config[command]
-        taken = {key: value for key, value in defaults.items() if now[key] != config[key]}
-        self.note = modules.describe(taken, on_tokens)
+        now = self.config[self.argv[0]]
+        return {key: value for key, value in defaults.items() if now[key] != before[key]}
+
+    def _on_tokens(self) -> bool:
+        """Return whether the task's head reads the states of tokens, and so takes no prefix."""
+        module, _, name = self.config[self.argv[0]].task.class_path.rpartition(".")
+        return bool(getattr(sys.modules[module], name).on_tokens)
+
+    def _task_text(self) -> list[str]:
+        """Return the columns with the texts; none for a task that has another name for them."""
+        text = self.config[self.argv[0]].task.init_args.get("text", [])
+        return [text] if isinstance(text, str) else text
 
     def _read_checkpoint(self) -> None:
         """Read the job in a checkpoint, whose values become the defaults of the options.

@@ -73,7 +73,8 @@ def show(command: str, arguments: Sequence[str]) -> None:
                 print("\n".join(_lines(f"--{option.key}", option, everything)))
     if not everything:
         print(
-            "\n--help-all: all of Lightning's options. --help --task NAME: those of another task."
+            "\n--help-all: the trainer's other options, and full descriptions. "
+            "--help --task NAME: another task."
         )
 
 

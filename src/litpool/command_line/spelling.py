@@ -7,50 +7,139 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from litpool import InputError
-from litpool.command_line import options
+from litpool.command_line import help, options
 
 SYNONYMS = {
+    "acc_steps": "trainer.accumulate_grad_batches",
+    "accum": "trainer.accumulate_grad_batches",
+    "accumulation": "trainer.accumulate_grad_batches",
+    "adam_epsilon": "model.recipe.eps",
+    "amp": "trainer.precision 16-mixed",
+    "backbone": "model.encoder.name",
+    "batch": "data.batch_size",
+    "bert": "model.encoder.name",
     "bf16": "trainer.precision bf16-mixed",
+    "bs": "data.batch_size",
+    "bsz": "data.batch_size",
+    "category": "task.label",
+    "charset": "data.encoding",
     "checkpoint": "ckpt_path",
+    "checkpoint_dir": "name",
+    "class": "task.label",
+    "classes": "task.label",
+    "clip": "trainer.gradient_clip_val",
+    "config": "config",
+    "corpus": "data.source",
+    "csv": "data.source",
     "cuda": "trainer.accelerator",
+    "data": "data.source",
+    "data_dir": "data.source",
+    "data_path": "data.source",
     "dataset": "data.source",
-    "dataset_name": "data.source",
+    "decay": "model.recipe.weight_decay",
+    "device": "trainer.accelerator",
+    "devices": "trainer.devices",
+    "dir": "data.source",
+    "dtype": "trainer.precision",
+    "early_stop": "trainer.callbacks",
     "early_stopping": "trainer.callbacks",
     "encoder": "model.encoder.name",
     "epoch": "trainer.max_epochs",
     "epochs": "trainer.max_epochs",
+    "eval_every": "trainer.val_check_interval",
+    "eval_interval": "trainer.val_check_interval",
     "eval_steps": "trainer.val_check_interval",
+    "experiment": "name",
     "file": "data.source",
+    "finetune": "init_from",
+    "folder": "data.source",
     "fp16": "trainer.precision 16-mixed",
+    "fp32": "trainer.precision 32-true",
+    "frozen": "model.encoder.freeze",
     "gpu": "trainer.devices",
     "gpus": "trainer.devices",
+    "grad_acc_steps": "trainer.accumulate_grad_batches",
     "grad_clip": "trainer.gradient_clip_val",
     "gradient_accumulation_steps": "trainer.accumulate_grad_batches",
-    "label_column": "task.label",
+    "half_precision": "trainer.precision 16-mixed",
+    "header": "data.columns",
+    "init_checkpoint": "init_from",
+    "input": "data.source",
+    "input_column": "task.text",
+    "instruction": "data.prefix",
+    "iterations": "trainer.max_steps",
+    "json": "data.source",
+    "l2": "model.recipe.weight_decay",
     "learning_rate": "model.recipe.lr",
+    "length": "data.max_length",
+    "limit": "data.max_rows",
+    "llrd": "model.recipe.layer_decay",
+    "load_from": "init_from",
+    "log_dir": "name",
+    "log_steps": "trainer.log_every_n_steps",
     "logging_steps": "trainer.log_every_n_steps",
+    "lr_init": "model.recipe.lr",
     "lr_scheduler_type": "model.recipe.schedule",
     "max_grad_norm": "trainer.gradient_clip_val",
     "max_len": "data.max_length",
+    "max_seq": "data.max_length",
     "max_seq_length": "data.max_length",
-    "model_name_or_path": "model.encoder.name",
+    "max_tokens": "data.max_length",
     "model": "model.encoder.name",
-    "num_train_epochs": "trainer.max_epochs",
     "output": "name",
     "output_dir": "name",
-    "patience": "trainer.callbacks",
     "path": "data.source",
-    "per_device_train_batch_size": "data.batch_size",
+    "patience": "trainer.callbacks",
+    "plm": "model.encoder.name",
+    "pretrained_checkpoint": "init_from",
+    "pretrained_name": "model.encoder.name",
+    "project": "name",
+    "prompt": "data.prefix",
+    "random_state": "seed_everything",
     "resume": "ckpt_path",
     "resume_from_checkpoint": "ckpt_path",
-    "run_name": "name",
+    "roberta": "model.encoder.name",
+    "rows": "data.max_rows",
+    "run": "name",
+    "sample": "data.max_rows",
+    "samples": "data.max_rows",
+    "save_dir": "name",
+    "save_every": "save.steps",
     "scheduler": "model.recipe.schedule",
     "seed": "seed_everything",
+    "sentence": "task.text",
+    "sep": "data.delimiter",
+    "separator": "data.delimiter",
+    "steps": "trainer.max_steps",
+    "subset": "data.max_rows",
+    "tags": "name",
     "target": "task.label",
-    "text_column": "task.text",
+    "text": "task.text",
+    "time_limit": "trainer.max_time",
+    "tokens": "data.max_length",
+    "total_steps": "trainer.max_steps",
+    "transformer": "model.encoder.name",
+    "truncate": "data.max_length",
+    "truncation": "data.max_length",
+    "tsv": "data.source",
+    "val_interval": "trainer.val_check_interval",
+    "wd": "model.recipe.weight_decay",
     "workers": "data.num_workers",
+    "x": "task.text",
+    "y": "task.label",
 }
 """What other libraries, most of all the Hugging Face Trainer, call an option."""
+
+FILLERS = frozenset(
+    "base col column columns count csv data device exp field fields hf file id initial input max my n name nb num "
+    "number of or path per pretrained random size train training type value".split()
+)
+"""Words that people put around the name of an option, and that may be left out."""
+
+COMMON = frozenset("batch layer max name rate size steps type".split())
+"""Words of many options, which say less about which one is meant."""
+
+CERTAIN = 0.7  # how well a key must fit to be preferred over a synonym of a single word
 
 VALUE_OF = {
     "data": "data.source",
@@ -117,7 +206,8 @@ def check_encoder(name: str) -> None:
 
 def unknown(command: str, key: str) -> str:
     """Return the error for an unknown option, from the command line (without dashes) or YAML."""
-    return f"{key}: unknown option; did you mean --{nearest(key, options.keys(command))}?"
+    keys = [*options.keys(command), "config"]
+    return f"{key}: unknown option; did you mean --{nearest(key, keys)}?"
 
 
 def nearest(typed: str, keys: Sequence[str]) -> str:
@@ -135,10 +225,16 @@ def nearest(typed: str, keys: Sequence[str]) -> str:
     if match := SPLIT_FILES.fullmatch(last):
         split = {"train": "train", "test": "test"}.get(match[1], "validation")
         return f"data.source '{{train: FILE, {'test' if split == 'test' else 'validation'}: FILE}}'"
-    for name in (typed, last):
-        if name in SYNONYMS and SYNONYMS[name].split()[0] in keys:
-            return SYNONYMS[name]
-    return max(keys, key=lambda key: _similarity(section, last, key))
+    synonyms = {name: key for name, key in SYNONYMS.items() if key.split()[0] in keys}
+    words = last.split("_")
+    shorter = "_".join(word for word in words if word not in FILLERS)
+    for name in (typed, last, shorter):
+        if near := difflib.get_close_matches(name, synonyms, n=1, cutoff=0.9):
+            return synonyms[near[0]]
+    nearest_key = max(keys, key=lambda key: _similarity(section, last, key))
+    if not shorter or _similarity(section, last, nearest_key) < CERTAIN:
+        nearest_key = next((synonyms[word] for word in words if word in synonyms), nearest_key)
+    return nearest_key
 
 
 def _similarity(section: str, last: str, key: str) -> float:
@@ -149,16 +245,23 @@ def _similarity(section: str, last: str, key: str) -> float:
     score = max(_ratio(last, key_last), by_word)
     if section and section in key_section:
         score += 0.2
-    return score - 0.05 * key.startswith("trainer.")
+    if key.startswith("trainer."):
+        score -= 0.05 if key_last in help.TRAINER else 0.15
+    return score
 
 
 def _coverage(words: Sequence[str], others: Sequence[str]) -> float:
     """Return which share of some words, by length, is among the others, at least nearly."""
-    found = sum(len(word) * max(_ratio(word, other) for other in others) for word in words)
-    return found / max(sum(map(len, words)), 1)
+    weights = {word: len(word) / (3 if word in COMMON else 1) for word in words}
+    found = sum(weights[word] * max(_ratio(word, other) for other in others) for word in words)
+    return found / max(sum(weights.values()), 0.1)
 
 
 def _ratio(first: str, second: str) -> float:
+    """Return how alike two words are, 0 to 1; an abbreviation is nearly the word."""
+    shorter, longer = sorted((first, second), key=len)
+    if len(shorter) > 3 and longer.startswith(shorter):
+        return 0.95
     return difflib.SequenceMatcher(None, first, second).ratio()
 
 

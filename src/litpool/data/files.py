@@ -53,7 +53,7 @@ class Source:
             `latin-1` or `cp949`.
         drop_empty: Whether to leave out rows with an empty text or label, with a warning, instead
             of stopping.
-        group: The column, such as the author, whose equal values keep rows in one split. It counts
+        group: A column whose equal values keep rows in one split, such as the author. It counts
             where litpool divides the rows and in a study. Equal texts always stay together.
         max_rows: How many rows of each split to use at most, drawn by `seed`; all by default.
         seed: Decides which rows go to which split and which `max_rows` draws, independent of

@@ -109,8 +109,8 @@ class SaveOptions:
     """When to write last.ckpt, beside after each validation.
 
     Args:
-        minutes: Minutes since the last time; null for no limit.
-        steps: Optimizer steps since the last time; null for no limit.
+        minutes: Write last.ckpt every so many minutes; null to leave it to validation.
+        steps: Write last.ckpt every so many optimizer steps; null to leave it to validation.
 
     Raises:
         InputError: A number is not above 0.

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +12,8 @@ from litpool import InputError
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+LISTED = 20  # labels in an error message
 
 ClassWeights = Literal["balanced"] | dict[str, float] | None
 
@@ -57,7 +59,7 @@ def label_names(splits: Mapping[str, "Dataset"], column: str) -> dict[str, list[
     return names
 
 
-def learn_labels(names: Mapping[str, Iterable[str]], column: str, known: list[str]) -> list[str]:
+def learn_labels(names: Mapping[str, Sequence[str]], column: str, known: list[str]) -> list[str]:
     """Return the known label names or, if there are none, those of the rows.
 
     Args:
@@ -72,13 +74,28 @@ def learn_labels(names: Mapping[str, Iterable[str]], column: str, known: list[st
     for split, values in names.items():
         if unknown := sorted(set(values).difference(labels)):
             advice = "correct the file, or add an example of it to the train split"
+            if len(labels) > max(LISTED, sum(map(len, names.values())) / 2):
+                advice = (
+                    "most rows have a label of their own: set task.label to another column, or, "
+                    "for numbers such as scores, use --task Regression"
+                )
             if twin := next((name for name in labels if are_alike(name, unknown[0])), None):
                 advice = f"if it means the label {twin!r}, write both alike"
             raise InputError(
-                f"the {split} split has the label {unknown[0]!r} in column {column!r}, which the "
-                f"train split does not have; known: {', '.join(labels[:20])}; {advice}"
+                f"the {split} split has the label {_short(unknown[0])!r} in column {column!r}, "
+                f"which the train split does not have; known: {_listed(labels)}; {advice}"
             )
     return labels
+
+
+def _listed(labels: Sequence[str]) -> str:
+    """Return the first labels, the beginning of each."""
+    more = f" and {len(labels) - LISTED:,} more" if len(labels) > LISTED else ""
+    return ", ".join(map(_short, labels[:LISTED])) + more
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= 40 else f"{label[:39]}…"
 
 
 def are_alike(first: str, second: str) -> bool:
@@ -108,7 +125,7 @@ def _warn_of_equal_numbers(labels: Sequence[str], column: str) -> None:
             return
 
 
-def _distinct_labels(names: Mapping[str, Iterable[str]], column: str) -> list[str]:
+def _distinct_labels(names: Mapping[str, Sequence[str]], column: str) -> list[str]:
     """Return the labels of the train split, or of all splits if there is no train split.
 
     They are in numerical order if all are numbers, otherwise in alphabetical order.

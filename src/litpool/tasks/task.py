@@ -55,6 +55,8 @@ class Task(ABC):
         self.texts = [text] if isinstance(text, str) else text
         if not self.texts:
             raise InputError("task.text=[]: name the column with the text")
+        if label in self.texts:
+            raise InputError(f"task.label={label}: the column with the text; name another one")
         self.label = label
         self.labels: list[str] = []  # the label names, if the task has any
         self.display_columns = self.texts  # to show next to an answer

@@ -37,6 +37,7 @@ MAX_PROJECTED = 2_000  # texts in TensorBoard's projector
 def study(  # noqa: D417
     run: Run,
     study: StudyOptions = StudyOptions(),  # noqa: B008 (the parser reads the default)
+    name: str | None = None,
 ) -> None:
     """Find out which pooling of which layer represents your texts best, with its uncertainty.
 
@@ -44,6 +45,8 @@ def study(  # noqa: D417
 
     Args:
         study: What to study besides all layers and all poolings without weights.
+        name: The name of the run folder in logs/JOB; by default `version_N`, with what the command
+            line changes.
     """
     if run.trainer.world_size > 1:
         raise InputError(
@@ -138,7 +141,7 @@ def _report(run: Run, data_sets: list[DataSet], options: StudyOptions) -> None:
         _study(run, data_set, options, seconds, several=len(data_sets) > 1)
         for data_set in data_sets
     ]
-    config = {**run.config, **run.options}
+    config = {**run.config, "study": run.options["study"]}
     if "finetuned" not in options.arms and not options.confirm:
         del config["trainer"]  # has no effect
     result = {

@@ -45,9 +45,9 @@ class StudyOptions:
         data: Several data sets to study in turn, by name. Each lists the keys of `data` in which it
             differs; under `task`, those of the task; and under `paper`, published figures to show
             next to ours, such as `[{pooling: MeanPooling, test: 46.35}]`.
-        resampling: Whether to score the test split once, or all rows by repeated K-fold. With
-            `split` the choice is made on validation, with `kfold` anew for each fold. By default
-            K-fold where litpool divided the rows, and the split where it came with the data.
+        resampling: Score the test split once, or all rows by repeated K-fold. With `split`
+            the choice is made on validation, with `kfold` anew for each fold. By default K-fold
+            where litpool divided the rows, and the split where it came with the data.
         score: What to measure of labels; by default accuracy, or macro-F1 where more than 80% of
             the rows have the same label. Pairs have Spearman's correlation.
         margin: The difference, in points, that is too small to matter.
