@@ -41,13 +41,42 @@ MISTYPED = {
     "per_device_train_batch_size": "data.batch_size",
 }
 
+FURTHER = {
+    "epcohs": "trainer.max_epochs",
+    "n_train_epochs": "trainer.max_epochs",
+    "train_steps": "trainer.max_steps",
+    "learning_rte": "model.recipe.lr",
+    "peak_lr": "model.recipe.lr",
+    "wd": "model.recipe.weight_decay",
+    "warmup_steps": "model.recipe.warmup",
+    "backbone": "model.encoder.name",
+    "base_model": "model.encoder.name",
+    "model_path": "model.encoder.name",
+    "freeze_encoder": "model.encoder.freeze",
+    "data_path": "data.source",
+    "input_file": "data.source",
+    "config_file": "config",
+    "text_columns": "task.text",
+    "label_field": "task.label",
+    "sequence_length": "data.max_length",
+    "batchsz": "data.batch_size",
+    "workers_num": "data.num_workers",
+    "num_devices": "trainer.devices",
+    "clip_grad_norm": "trainer.gradient_clip_val",
+    "max_samples": "data.max_rows",
+    "random_seed": "seed_everything",
+    "experiment_name": "name",
+    "pooling_method": "model.pooling",
+}
 
-def test_the_right_key_is_named_for_23_of_25_mistyped_options():
-    assert len(MISTYPED) == 25
-    keys = options.keys("fit")
+
+@pytest.mark.parametrize("mistyped", [MISTYPED, FURTHER])
+def test_the_right_key_is_named_for_23_of_25_mistyped_options(mistyped):
+    assert len(mistyped) == 25
+    keys = [*options.keys("fit"), "config"]
     wrong = {
         typed: nearest
-        for typed, meant in MISTYPED.items()
+        for typed, meant in mistyped.items()
         if (nearest := spelling.nearest(typed, keys)) != meant
     }
     assert len(wrong) <= 2, wrong
