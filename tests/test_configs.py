@@ -136,7 +136,11 @@ def test_every_command_in_the_header_parses(path, cli, tmp_path):
             continue
         status, out, err = cli(*arguments, "--print_config")
         assert status == 0, err
-        own = ["study"] if arguments[0] == "study" else ["ckpt_path", "init_from", "name", "save"]
+        own = (
+            ["study", "name"]
+            if arguments[0] == "study"
+            else ["ckpt_path", "init_from", "name", "save"]
+        )
         assert set(yaml.safe_load(out)) == {
             "seed_everything",
             "task",

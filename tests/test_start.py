@@ -160,7 +160,9 @@ def test_length_and_prefix_are_those_of_the_checkpoint_unless_set(train, cli, cs
 
 
 def test_a_prefix_of_other_columns_is_not_taken(train, cli, csv_file, tmp_path):
-    old = train("fit_plain", "--data.prefix", "{text: 'query: '}")["folder"] / "checkpoints/best.ckpt"
+    old = (
+        train("fit_plain", "--data.prefix", "{text: 'query: '}")["folder"] / "checkpoints/best.ckpt"
+    )
     other = tmp_path / "other.csv"
     other.write_text(Path(csv_file).read_text().replace("text", "review", 1))
     start = ["fit", "--init_from", old, "--data.source", other, "--task.text", "review"]

@@ -293,7 +293,7 @@ class CLI(LightningCLI):
     ) -> dict[str, Any]:
         """Parse again with other defaults; return those that change the config."""
         before = self.config[self.argv[0]]
-        self._parser(self.argv[0]).set_defaults(defaults)
+        self._parser(self.argv[0]).set_defaults(dict(defaults))
         self.config = parser.parse_args(self.argv)
         now = self.config[self.argv[0]]
         return {key: value for key, value in defaults.items() if now[key] != before[key]}

@@ -68,10 +68,11 @@ def test_the_folder_and_hparams_of_a_run(cli, csv_file, tmp_path):
     folder = tmp_path / "logs/debug/version_0-lr=2e-3"
     assert out.splitlines()[-1] == "wrote logs/debug/version_0-lr=2e-3"
     names, metrics, values = hparams(folder)
-    assert names[0] == "model.recipe.lr"
+    shown = ["lr", "model.encoder.name", "model.pooling", "seed_everything", "trainer.max_epochs"]
+    assert names[:5] == shown  # TensorBoard shows five
     assert len(names) <= 24
     assert {"model.pooling", "model.encoder.name", "data.source", "task"} <= set(names)
-    assert values["model.recipe.lr"].number_value == 2e-3
+    assert values["lr"].number_value == 2e-3
     assert values["model.pooling"].string_value == "MeanPooling(special_tokens=True)"
     scores = json.loads((folder / "metrics.json").read_text())
     assert {name for name in scores if name.count("/") == 1} == set(metrics)
@@ -91,7 +92,10 @@ def test_the_folder_and_hparams_of_a_run(cli, csv_file, tmp_path):
 
 
 def hparams(folder):
-    """Return the names of the hyperparameters, in order, those of the metrics, and the values."""
+    """Return the names of the hyperparameters and of the metrics, and the values.
+
+    The order is TensorBoard's: `_sort_and_reduce_to_hparams_limit` in its hparams plugin.
+    """
     plugin = {}
     for path in sorted(folder.glob("events*")):
         events = EventAccumulator(str(path)).Reload()
@@ -101,7 +105,12 @@ def hparams(folder):
                 plugin[tag] = plugin_data_pb2.HParamsPluginData.FromString(content)
     experiment = plugin["_hparams_/experiment"].experiment
     return (
-        [info.name for info in experiment.hparam_infos],
+        [
+            info.name
+            for info in sorted(
+                experiment.hparam_infos, key=lambda info: (not info.differs, info.name)
+            )
+        ],
         [info.name.tag for info in experiment.metric_infos],
         plugin["_hparams_/session_start_info"].session_start_info.hparams,
     )

@@ -69,7 +69,7 @@ def hyperparameters(folder):
 def test_hparams_has_the_metrics_of_the_best_checkpoint(loop, train):
     folder = train(loop, "--trainer.max_epochs", 4)["folder"]
     names, values = hyperparameters(folder)
-    assert "model.recipe.lr" in names
+    assert "lr" in names
     metrics = json.loads((folder / "metrics.json").read_text())
     assert values == {
         name: pytest.approx(value) for name, value in metrics.items() if name.count("/") == 1

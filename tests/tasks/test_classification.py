@@ -95,7 +95,7 @@ def test_a_label_unknown_to_train_is_named(split: str) -> None:
 
 def test_a_column_of_texts_as_the_label_is_called_that_in_a_short_line() -> None:
     names = [f"{number}: {'a long text ' * 20}" for number in range(100)]
-    with pytest.raises(InputError, match="set task.label to another column.*Regression") as caught:
+    with pytest.raises(InputError, match=r"set task.label to another column.*Regression") as caught:
         Classification().learn(splits(train=names[:90], test=names[90:]))
     assert "and 70 more" in str(caught.value)
     assert len(str(caught.value)) < 1_300
@@ -103,7 +103,7 @@ def test_a_column_of_texts_as_the_label_is_called_that_in_a_short_line() -> None
 
 @pytest.mark.parametrize("text", ["label", ["text", "label"]])
 def test_the_text_is_no_label(text: str | list[str]) -> None:
-    with pytest.raises(InputError, match="task.label=label: the column with the text"):
+    with pytest.raises(InputError, match=r"task.label=label: the column with the text"):
         Classification(text=text)
 
 

@@ -148,9 +148,10 @@ def _short(value: str) -> str:
 
 
 def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what matters for the scores, the learning rate first, under the keys of the options.
+    """Return what matters for the scores, under the keys of the options.
 
-    All runs have the same keys: TensorBoard shows those of one run for all.
+    The learning rate is `lr`: TensorBoard sorts by name, and so it comes first. All runs have the
+    same keys, because TensorBoard shows those of one run for all.
 
     Args:
         config: The job as plain values, including all defaults.
@@ -160,8 +161,10 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
     options = {key: value for key, value in task.get("init_args", {}).items() if key not in COLUMNS}
     encoder = {key: model["encoder"][key] for key in ("name", "pretrained", "freeze", "overrides")}
     encoder["overrides"] = str(encoder["overrides"] or "none")
+    recipe = dict(model["recipe"])
     return {
-        **flatten(model["recipe"], "model.recipe."),
+        "lr": recipe.pop("lr"),
+        **flatten(recipe, "model.recipe."),
         "model.pooling": described(model["pooling"]),
         **flatten(encoder, "model.encoder."),
         "data.source": str(data["source"]),

@@ -135,12 +135,46 @@ SYNONYMS = {
 """What other libraries, most of all the Hugging Face Trainer, call an option."""
 
 FILLERS = frozenset(
-    "base col column columns count csv data device exp field fields hf file id initial input max my n name nb num "
-    "number of or path per pretrained random size train training type value".split()
+    {
+        "base",
+        "col",
+        "column",
+        "columns",
+        "count",
+        "csv",
+        "data",
+        "device",
+        "exp",
+        "field",
+        "fields",
+        "file",
+        "hf",
+        "id",
+        "initial",
+        "input",
+        "max",
+        "my",
+        "n",
+        "name",
+        "nb",
+        "num",
+        "number",
+        "of",
+        "or",
+        "path",
+        "per",
+        "pretrained",
+        "random",
+        "size",
+        "train",
+        "training",
+        "type",
+        "value",
+    }
 )
 """Words that people put around the name of an option, and that may be left out."""
 
-COMMON = frozenset("batch layer max name rate size steps type".split())
+COMMON = frozenset({"batch", "layer", "max", "name", "rate", "size", "steps", "type"})
 """Words of many options, which say less about which one is meant."""
 
 CERTAIN = 0.7  # how well a key must fit to be preferred over a synonym of a single word

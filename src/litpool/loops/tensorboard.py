@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MISTAKES = 20  # wrong answers in the table
 SAMPLE = 2_000  # rows whose texts are measured
 UNCUT = 1_000_000  # a max_length that cuts nothing off
+SHOWN = ("lr", "model.encoder.name", "model.pooling", "seed_everything", "trainer.max_epochs")
 
 LAYOUT = {"at a glance": {"loss": ["Multiline", ["train/loss", "val/loss"]]}}
 
@@ -175,10 +176,27 @@ def write_hyperparameters(
         hparams.Metric(name, group="best" if name in selected else "", display_name=name)
         for name in final
     ]
-    names = [hparams.HParam(name) for name in values]
+    names = [hparams.HParam(name, domain=Column(name in SHOWN)) for name in values]
     file = writer._get_file_writer()
     file.add_summary(hparams.hparams_config_pb(names, columns))
     file.add_summary(hparams.hparams_pb(dict(values), trial_id=str(writer.log_dir)))
+
+
+class Column:
+    """Where TensorBoard puts a hyperparameter: those that it is told `differ` come first.
+
+    It takes them from the first run alone, so the runs cannot say which ones do differ.
+
+    Args:
+        shown: Whether it is one of them.
+    """
+
+    def __init__(self, shown: bool) -> None:
+        self.shown = shown
+
+    def update_hparam_info(self, info: Any) -> None:
+        """Set the fields of TensorBoard's message; the writer calls it like that of a domain."""
+        info.differs = self.shown
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:

@@ -28,8 +28,9 @@ def test_a_study_gives_the_same_numbers(cli, tmp_path):
     Path("job.yaml").write_text(
         yaml.safe_dump({**old["config"], "trainer": {"accelerator": "cpu", "max_epochs": 2}})
     )
-    status, out, err = cli("study", "--config", "job.yaml")
+    status, out, err = cli("study", "--config", "job.yaml", "--name", "again")
     assert status == 0, err
+    assert Path(out.split()[-1]).name == "again"
     new = json.loads((Path(out.split()[-1]) / "study.json").read_text())
     assert new.keys() == old.keys()
     assert new["verdict"] == old["verdict"]
