@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from tensorboard.plugins.hparams import summary_v2 as hparams
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
@@ -176,27 +177,27 @@ def write_hyperparameters(
         hparams.Metric(name, group="best" if name in selected else "", display_name=name)
         for name in final
     ]
-    names = [hparams.HParam(name, domain=Column(name in SHOWN)) for name in values]
+    table = hparams.hparams_config_pb([hparams.HParam(name) for name in values], columns)
+    _show_first(table)
     file = writer._get_file_writer()
-    file.add_summary(hparams.hparams_config_pb(names, columns))
+    file.add_summary(table)
     file.add_summary(hparams.hparams_pb(dict(values), trial_id=str(writer.log_dir)))
 
 
-class Column:
-    """Where TensorBoard puts a hyperparameter: those that it is told `differ` come first.
+def _show_first(table: Any) -> None:
+    """Mark the hyperparameters to show first, as those that differ between the runs.
 
-    It takes them from the first run alone, so the runs cannot say which ones do differ.
+    TensorBoard sorts by this mark and by name, and takes it from the first run alone, which cannot
+    know what will differ.
 
     Args:
-        shown: Whether it is one of them.
+        table: TensorBoard's message about the columns of the table.
     """
-
-    def __init__(self, shown: bool) -> None:
-        self.shown = shown
-
-    def update_hparam_info(self, info: Any) -> None:
-        """Set the fields of TensorBoard's message; the writer calls it like that of a domain."""
-        info.differs = self.shown
+    plugin = table.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(plugin.content)
+    for info in content.experiment.hparam_infos:
+        info.differs = info.name in SHOWN
+    plugin.content = content.SerializeToString()
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
