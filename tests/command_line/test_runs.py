@@ -44,6 +44,7 @@ def test_a_name_that_is_no_folder_is_refused(tmp_path, name):
     ("arguments", "shown"),
     [
         ("--model.recipe.lr 1e-3", "-lr=1e-3"),
+        ("--model.recipe.lr 1e-3 --model.recipe.lr=1e-4", "-lr=1e-4"),
         ("--model.recipe.lr=1e-3 --seed_everything 7", "-lr=1e-3-seed_everything=7"),
         ("--model.encoder.name intfloat/e5-small", "-encoder=e5-small"),
         ("--model.pooling my.module.Pooling", "-pooling=Pooling"),

@@ -127,7 +127,7 @@ def label(arguments: Iterable[str]) -> str:
     Args:
         arguments: The command line.
     """
-    parts = []
+    parts = {}  # of an option given twice, the last counts
     for key, value in spelling.pairs(list(arguments)):
         section, _, rest = key.partition(".")
         shown = section in ("model", "seed_everything")
@@ -135,8 +135,8 @@ def label(arguments: Iterable[str]) -> str:
         shown |= section == "data" and rest in SHOWN_DATA
         if shown and value is not None:
             name = key.removesuffix(".name").rpartition(".")[2]
-            parts.append(f"-{name}={_short(value)}")
-    return "".join(parts)
+            parts[key] = f"-{name}={_short(value)}"
+    return "".join(parts.values())
 
 
 def _short(value: str) -> str:
