@@ -88,6 +88,8 @@ def write_evaluation(
 def label_table(counts: np.ndarray[Any, np.dtype[np.int64]], labels: list[str]) -> str:
     """Return precision, recall and F1 of each label, the lowest F1 first, as a Markdown table.
 
+    A label that neither the rows nor the answers have has no F1 and comes last.
+
     Args:
         counts: The confusion matrix: (C, C), or (C, 2, 2) if a row has several labels.
         labels: The label names.
@@ -96,12 +98,13 @@ def label_table(counts: np.ndarray[Any, np.dtype[np.int64]], labels: list[str]) 
         right, rows, answers = counts.diagonal(), counts.sum(1), counts.sum(0)
     else:
         right, rows, answers = counts[:, 1, 1], counts[:, 1].sum(1), counts[:, :, 1].sum(1)
-    f1 = 2 * right / np.maximum(rows + answers, 1)
+    f1 = np.where(rows + answers, 2 * right / np.maximum(rows + answers, 1), np.inf)
     lines = ["| label | F1 | precision | recall | rows | predicted |", "|---" * 6 + "|"]
     for place in np.argsort(f1, kind="stable"):
         precision = _share(right[place], answers[place])
         recall = _share(right[place], rows[place])
-        cells = f"{_cell(labels[place])} | {f1[place]:.3f} | {precision} | {recall}"
+        score = _share(2 * right[place], rows[place] + answers[place])
+        cells = f"{_cell(labels[place])} | {score} | {precision} | {recall}"
         lines.append(f"| {cells} | {rows[place]:,} | {answers[place]:,} |")
     return "\n".join(lines)
 
