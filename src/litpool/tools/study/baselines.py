@@ -220,16 +220,19 @@ def answer_logistic(
 ) -> Tensor:
     """Answer each row by a logistic regression on standardized vectors (n, d), as `answer_tfidf`.
 
-    It takes much longer than the ridge probes, so it is only for the cells of the verdict.
+    It takes much longer than the ridge probes, so it is only for the cells of the sentences.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
+    from threadpoolctl import threadpool_limits
 
     weight = "balanced" if equal else None
     models = [LogisticRegression(C=C, class_weight=weight, max_iter=1000, tol=1e-3) for C in CS]
     if not exclusive:
         models = [OneVsRestClassifier(model) for model in models]
-    return _answer(vectors, targets, fits, models, exclusive)
+    # Thousands of small products: threads wait for each other longer than they compute.
+    with threadpool_limits(1):
+        return _answer(vectors, targets, fits, models, exclusive)
 
 
 def _answer(

@@ -160,8 +160,15 @@ def _place(row: Row) -> Json:
 
 def _describe_cell(row: Row) -> Json:
     validation = None if np.isnan(row.overall) else row.overall
-    values = {"C": row.C, "validation": validation, "test": row.test}
-    return {**_place(row), **values, "selectivity": row.selectivity, "geometry": None}
+    return {
+        **_place(row),
+        "C": row.C,
+        "validation": validation,
+        "test": row.test,
+        "selectivity": row.selectivity,
+        "geometry": None,  # measured later, where it is shown
+        "logistic": None,
+    }
 
 
 def summarize_tuned(runs: Sequence[Json]) -> str:
