@@ -10,7 +10,7 @@ cache, with each resampling; and a second plain encoding. Imports are not includ
 needs them.
 
 The seconds are the CPU's, of all threads, so that other load matters less; those on the clock are
-in brackets. Set OMP_NUM_THREADS=1 on a busy machine, where threads burn time waiting for each other.
+in brackets. On a busy machine threads burn time waiting for each other: set OMP_NUM_THREADS=1.
 """
 
 import contextlib

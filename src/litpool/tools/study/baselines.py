@@ -160,16 +160,11 @@ def answer_majority(targets: Tensor, fits: Iterable[Fit], exclusive: bool) -> Te
         fits: Which rows to fit on, and which to answer.
         exclusive: Whether a row has one label; otherwise, each label has a majority of its own.
     """
-    answers = torch.zeros_like(targets)
-    for fit in fits:
-        share = targets[fit.rows].mean(0)
-        answers[fit.answered] = one_hot(share) if exclusive else (share > 0.5).to(targets.dtype)
-    return answers
+    from sklearn.dummy import DummyClassifier
 
-
-def one_hot(values: Tensor) -> Tensor:
-    """Set the largest of (..., labels) to 1 and the others to 0."""
-    return F.one_hot(values.argmax(-1), values.shape[-1]).to(values.dtype)
+    no_features = np.zeros((len(targets), 1))
+    models = [DummyClassifier(strategy="most_frequent")]
+    return _answer(no_features, targets, fits, models, exclusive)
 
 
 def _tfidf(texts: Texts, fitted: slice) -> list[Any]:

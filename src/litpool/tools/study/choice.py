@@ -173,20 +173,20 @@ def _describe_cell(row: Row) -> Json:
 
 def summarize_tuned(runs: Sequence[Json]) -> str:
     """List mean, lowest and highest over seeds of each pooling and layer, the best mean first."""
-    groups: dict[str, list[float]] = {}
+    parts = []
+    for (pooling, layer), tests in rank_tuned(runs).items():
+        name = pooling if layer is None else f"{pooling} of layer {layer}"
+        spread = f" ({min(tests):.1f} to {max(tests):.1f})" if len(tests) > 1 else ""
+        parts.append(f"{name} {fmean(tests):.1f}{spread}")
+    note = "of one seed"
+    if len(tests) > 1:
+        note = f"the spread over {len(tests)} seeds, which is not a confidence interval"
+    return f"fine-tuned: {', '.join(parts)}; {note}"
+
+
+def rank_tuned(runs: Sequence[Json]) -> dict[tuple[str, int | None], list[float]]:
+    """Return the scores of each pooling and layer, one for each seed, the best mean first."""
+    groups: dict[tuple[str, int | None], list[float]] = {}
     for run in runs:
-        name = (
-            run["pooling"] if run["layer"] is None else f"{run['pooling']} of layer {run['layer']}"
-        )
-        groups.setdefault(name, []).append(run["test"])
-    ranked = sorted(groups.items(), key=lambda group: -fmean(group[1]))
-    seeds = len(ranked[0][1])
-    if seeds == 1:
-        parts = [f"{name} {tests[0]:.1f}" for name, tests in ranked]
-        return f"fine-tuned: {', '.join(parts)}; of one seed"
-    parts = [
-        f"{name} {fmean(tests):.1f} ({min(tests):.1f} to {max(tests):.1f})"
-        for name, tests in ranked
-    ]
-    spread = f"the spread over {seeds} seeds, which is not a confidence interval"
-    return f"fine-tuned: {', '.join(parts)}; {spread}"
+        groups.setdefault((run["pooling"], run["layer"]), []).append(run["test"])
+    return dict(sorted(groups.items(), key=lambda group: -fmean(group[1])))
