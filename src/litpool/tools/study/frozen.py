@@ -140,8 +140,9 @@ def study(
         cls = chooser.cell(BASELINE, chooser.last)
         own = _published(chooser, module.encoder.name)
         baseline = chooser.pick([row for row, _ in references])
+        headline = compare(chooser, "headline", choice, cls)
         comparisons = {
-            "headline": compare(chooser, "headline", choice, cls),
+            "headline": headline,
             "published": own and compare(chooser, "published", choice, own),
             "baseline": compare(chooser, "baseline", choice, baseline),
         }
@@ -159,7 +160,7 @@ def study(
         "method": _method(chooser, data.source.group),
         "notes": [*([pooler_note] if pooler_note else []), *_notes(examples, averages)],
     }
-    proposed = named[comparisons["headline"]["claim"] == "behind"]
+    proposed = named[headline["claim"] == "behind"]
     return FrozenResult(entry, _projected(cells, files["test"], named[:2]), proposed)
 
 
