@@ -9,7 +9,7 @@ import numpy as np
 from litpool.tools.study import statistics
 from litpool.tools.study.examples import Examples
 from litpool.tools.study.scores import Row
-from litpool.tools.study.statistics import Array, Estimate
+from litpool.tools.study.statistics import Array, Estimate, Line
 
 BASELINE = "ClsPooling"
 MIN_CHOOSING = 200  # rows; with fewer, a choice among all layers is mostly noise
@@ -102,18 +102,14 @@ class Chooser(NamedTuple):
 
     def table(self, picks: Sequence[Pick], against: Pick | None = None) -> list[Json]:
         """Describe scores, or differences to `against`, with intervals that hold at once."""
-        if not self.examples.design.is_enough:
-            return [
-                {"test": pick.test, "low": None, "high": None}
-                if against is None
-                else {"difference": pick.test - against.test, "low": None, "high": None, "p": None}
-                for pick in picks
-            ]
         estimates = [
             self.score(pick) if against is None else self.difference(pick, against)
             for pick in picks
         ]
-        lines = statistics.simultaneous(estimates, self.seed)
+        if self.examples.design.is_enough:
+            lines = statistics.simultaneous(estimates, self.seed)
+        else:
+            lines = [Line(estimate.value, None, None, None) for estimate in estimates]
         if against is None:
             return [{"test": line.value, "low": line.low, "high": line.high} for line in lines]
         names = ("difference", "low", "high", "p")
