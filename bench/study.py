@@ -1,14 +1,20 @@
-"""Cost of a study of all layers x all poolings, relative to a plain encoding of the same texts.
+"""Cost of the command `study`, relative to one plain encoding of the same texts.
 
-    python bench/study.py STSB   # the folder with stsb-en-dev.csv and stsb-en-test.csv
+    python bench/study.py STSB      # the folder with stsb-en-train.csv, -dev.csv and -test.csv
+    python bench/study.py STSB 1    # once instead of three times
 
-Each repeat times, one after the other in one process: a plain encoding of the test split (the
-encoder with mean pooling, vectors kept in memory); the frozen study of that split with an empty
-cache (all layers x all poolings, vectors written, all cells scored and compared); and a second
-plain encoding with another pooling. A study that encodes the texts again for each cell would take
-as many plain encodings as there are cells.
+For the STS benchmark and the quickstart's corpus, one after the other in one process: a plain
+encoding of all splits (the encoder with mean pooling, vectors kept in memory); the whole command
+with an empty cache, from parsing its arguments to the page and the pictures; the same from the
+cache, with each resampling; and a second plain encoding. Imports are not included, as every part
+needs them.
+
+The seconds are the CPU's, of all threads, so that other load matters less; those on the clock are
+in brackets. On a busy machine threads burn time waiting for each other: set OMP_NUM_THREADS=1.
 """
 
+import contextlib
+import io
 import os
 import statistics
 import sys
@@ -16,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 os.environ["LITPOOL_CACHE"] = tempfile.mkdtemp(prefix="litpool-bench-")
 
@@ -23,80 +30,103 @@ import shutil
 
 import torch
 
-from litpool import CACHE
+from litpool import CACHE, app
 from litpool.data.module import TextDataModule
-from litpool.loops.lightning import TextModule
-from litpool.model.encoder import Encoder, EncoderOptions, load_config
+from litpool.model.encoder import EncoderOptions, load_config
 from litpool.model.network import TextModel
-from litpool.model.pooling import ClsPooling, MeanPooling
+from litpool.model.pooling import MeanPooling
+from litpool.tasks.classification import Classification
 from litpool.tasks.similarity import Similarity
-from litpool.tools.study import frozen
-from litpool.tools.study.grid import list_cells
-from litpool.tools.study.options import StudyOptions
+from litpool.tools.study import vectors
 
-REPEATS = 3
+CONFIGS = Path(__file__).parents[1].resolve() / "configs/studies"
+SPLITS = ("train", "validation", "test")
 
 
-def read_data(folder: Path) -> TextDataModule:
-    source = {
-        "validation": str(folder / "stsb-en-dev.csv"),
-        "test": str(folder / "stsb-en-test.csv"),
-    }
-    columns = ["sentence1", "sentence2", "score"]
-    task = Similarity(score_range=(0, 5))
-    data = TextDataModule(
-        task, source=source, columns=columns, max_length=256, tokenizer=EncoderOptions().name
-    )
-    data.setup("test")
-    return data
+class Seconds(NamedTuple):
+    """What a part takes."""
+
+    cpu: float
+    clock: float
+
+    def __str__(self) -> str:
+        return f"{self.cpu:.1f} ({self.clock:.1f})"
+
+
+def measure(run: Callable[[], object]) -> Seconds:
+    cpu, clock = time.process_time(), time.perf_counter()
+    run()
+    return Seconds(time.process_time() - cpu, time.perf_counter() - clock)
 
 
 @torch.inference_mode()
-def plain(network: TextModel, data: TextDataModule) -> torch.Tensor:
-    return torch.cat([network.embed(batch) for batch in data.test_dataloader()])
+def encode(network: TextModel, data: TextDataModule) -> torch.Tensor:
+    """Encode each text once, longest first, as the study does."""
+    batches = (batch for split in SPLITS for batch in vectors.batches(data, split))
+    return torch.cat([network.embed(batch).flatten(0, -2) for batch in batches])
 
 
-def study(module: TextModule, data: TextDataModule) -> None:
-    shutil.rmtree(CACHE / "vectors", ignore_errors=True)
-    frozen.study(module, data, None, StudyOptions(), torch.device("cpu"), {})
+def study(arguments: list[str], resampling: str) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):
+        app.main(["study", *arguments, "--study.resampling", resampling])
 
 
-def seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+def study_anew(arguments: list[str], resampling: str) -> None:
+    for folder in ("tokens", "vectors"):
+        shutil.rmtree(CACHE / folder, ignore_errors=True)
+    study(arguments, resampling)
 
 
-def main(folder: str) -> None:
-    data, options = read_data(Path(folder)), EncoderOptions()
-    module = TextModule(data.task, data, options)
-    encoder = Encoder(
-        options, load_config(options), True, pooler=True, all_layers=True, attention="eager"
-    )
-    cells = len(list_cells(encoder, True, []))
-    networks = [
-        TextModel(data.task, pooling, options, load_config(options), True, attention="eager").eval()
-        for pooling in (MeanPooling, ClsPooling)
-    ]
-    plain(networks[0], data)  # warm
-    ratios, against = [], []
-    print(f"{len(data.rows['test'])} pairs, {cells} cells, {torch.get_num_threads()} threads")
-    print("| plain encoding, s | study, s | study / plain | one encoding per cell / study |")
-    print("|---|---|---|---|")
-    for _ in range(REPEATS):
-        before = seconds(lambda: plain(networks[0], data))
-        taken = seconds(lambda: study(module, data))
-        after = seconds(lambda: plain(networks[1], data))
-        once = (before + after) / 2  # around the study, so other load affects both
-        ratios.append(taken / once)
-        against.append(cells * once / taken)
+def compare(name: str, data: TextDataModule, arguments: list[str], own: str, repeats: int) -> None:
+    """Print a line for each repeat, and the medians; `own` is the resampling of the config."""
+    data.setup("fit")
+    data.setup("test")
+    options = EncoderOptions()
+    network = TextModel(
+        data.task, MeanPooling, options, load_config(options), True, attention="eager"
+    ).eval()
+    other = {"kfold": "split", "split": "kfold"}[own]
+    ratios, added = [], []
+    for _ in range(repeats):
+        before = measure(lambda: encode(network, data))
+        whole = measure(lambda: study_anew(arguments, own))
+        again = {kind: measure(lambda kind=kind: study(arguments, kind)) for kind in (own, other)}
+        after = measure(lambda: encode(network, data))
+        plain = (before.cpu + after.cpu) / 2  # around the study, so other load affects both
+        ratios.append(whole.cpu / plain)
+        without = whole.cpu - again[own].cpu + again["split"].cpu  # the study without folds
+        added.append((again["kfold"].cpu - again["split"].cpu) / without)
         print(
-            f"| {before:.1f}, {after:.1f} | {taken:.1f} | {ratios[-1]:.2f} | {against[-1]:.0f} |",
+            f"| {name} | {before}, {after} | {whole} | {ratios[-1]:.2f} | {again[own]} "
+            f"| {added[-1]:+.0%} |",
             flush=True,
         )
-    print(f"median: {statistics.median(ratios):.2f}, {statistics.median(against):.0f}")
-    shutil.rmtree(os.environ["LITPOOL_CACHE"])
+    ratio, share = statistics.median(ratios), statistics.median(added)
+    print(f"| {name}, median | | | {ratio:.2f} | | {share:+.0%} |", flush=True)
+
+
+def main(folder: Path, repeats: int) -> None:
+    columns = ["sentence1", "sentence2", "score"]
+    tokenizer = EncoderOptions().name
+    similarity = Similarity(score_range=(0, 5))
+    pairs = TextDataModule(
+        similarity, source=str(folder), columns=columns, max_length=256, tokenizer=tokenizer
+    )
+    docstrings = TextDataModule(
+        Classification(), source="docstrings", max_length=128, tokenizer=tokenizer
+    )
+    print(f"{torch.get_num_threads()} threads\n")
+    print("| | plain encoding, s | study, s | ratio | from the cache, s | K-fold adds |")
+    print("|---|---|---|---|---|---|")
+    scratch = Path(os.environ["LITPOOL_CACHE"])
+    os.chdir(scratch)  # for the run folders
+    stsb = ["--config", str(CONFIGS / "stsb.yaml"), "--data.source", str(folder)]
+    stsb += ["--data.columns", f"[{', '.join(columns)}]"]
+    compare("STS benchmark", pairs, stsb, "split", repeats)
+    quickstart = ["--config", str(CONFIGS / "quickstart.yaml")]
+    compare("quickstart", docstrings, quickstart, "kfold", repeats)
+    shutil.rmtree(scratch)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(Path(sys.argv[1]).resolve(), int(sys.argv[2]) if len(sys.argv) > 2 else 3)

@@ -31,11 +31,6 @@ class Pooling(nn.Module, ABC):
     needs_hidden_states: bool = False  # True: forward needs every layer, not only the last
     needs_pooler_output: bool = False
 
-    # Two shortcuts that let `study` pool every layer at once. False is always correct. `study` only
-    # reads them from a class that sets them itself: a subclass may have another `forward`.
-    is_weighted_sum: bool = False  # True: a sum of token states; the masks alone set the weights
-    is_mean_of_layers: bool = False  # True: a mean over layers and tokens, so tokens may go first
-
     def __init__(self, hidden_size: int, num_layers: int) -> None:
         super().__init__()
         self.out_features = hidden_size
@@ -115,8 +110,6 @@ class ClsPooling(Pooling):
     'cls' and BERT-flow's go through the pooler: see PoolerOutput.
     """
 
-    is_weighted_sum = True
-
     def forward(
         self, hidden_states: Sequence[Tensor], attention_mask: Tensor, *_: object, **__: object
     ) -> Tensor:
@@ -161,8 +154,6 @@ class MeanPooling(Pooling):
     Raises:
         InputError: In `forward`, if special_tokens=False and there is no special_tokens_mask.
     """
-
-    is_weighted_sum = True
 
     def __init__(self, hidden_size: int, num_layers: int, special_tokens: bool = True) -> None:
         super().__init__(hidden_size, num_layers)
@@ -226,8 +217,6 @@ class MeanSqrtLenPooling(Pooling):
     It is 'mean_sqrt_len_tokens' in sentence-transformers. Its cosines equal those of the mean.
     """
 
-    is_weighted_sum = True
-
     def forward(
         self, hidden_states: Sequence[Tensor], attention_mask: Tensor, *_: object, **__: object
     ) -> Tensor:
@@ -241,8 +230,6 @@ class WeightedMeanPooling(Pooling):
     over left padding too; this counts real tokens only.
     """
 
-    is_weighted_sum = True
-
     def forward(
         self, hidden_states: Sequence[Tensor], attention_mask: Tensor, *_: object, **__: object
     ) -> Tensor:
@@ -252,8 +239,6 @@ class WeightedMeanPooling(Pooling):
 
 class LastTokenPooling(Pooling):
     """The last real token, [SEP] in BERT and its relatives; sentence-transformers' 'lasttoken'."""
-
-    is_weighted_sum = True
 
     def forward(
         self, hidden_states: Sequence[Tensor], attention_mask: Tensor, *_: object, **__: object
@@ -314,7 +299,6 @@ class FirstLastPooling(Pooling):
     """
 
     needs_hidden_states = True
-    is_mean_of_layers = True
 
     def forward(
         self, hidden_states: Sequence[Tensor], attention_mask: Tensor, *_: object, **__: object
@@ -335,7 +319,6 @@ class LastNPooling(Pooling):
     """
 
     needs_hidden_states = True
-    is_mean_of_layers = True
 
     def __init__(self, hidden_size: int, num_layers: int, n: int = 4) -> None:
         super().__init__(hidden_size, num_layers)

@@ -39,6 +39,7 @@ def make_cell(pooling: str, layer: int | None, whitened: bool = False) -> Json:
         "validation": test + 1.234,
         "test": test,
         "selectivity": None,
+        "logistic": None,
         "geometry": {
             "anisotropy": 0.72 / (1 + depth) * (not whitened),
             "uniformity": -0.9 - 0.41 * depth,
@@ -72,7 +73,6 @@ def choose(cell: Json, reference: Json) -> Json:
         **place,
         "low": cell["test"] - 2.1,
         "high": cell["test"] + 1.9,
-        "logistic": None,
         "against_cls": None if same else against(cell["test"] - reference["test"]),
     }
 

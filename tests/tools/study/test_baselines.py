@@ -105,7 +105,7 @@ def test_the_majority_is_that_of_the_rows_to_fit_on():
     assert answers[[4, 5]].argmax(1).tolist() == [1, 1]
     assert answers[[0, 1]].argmax(1).tolist() == [2, 2]
     several = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
-    answers = baselines.answer_majority(several, [rows([0, 1, 2], [], [3])], exclusive=False)
+    answers = baselines.answer_majority(several, [rows([0, 1, 2], [3], [3])], exclusive=False)
     assert answers[3].tolist() == [1, 0]
 
 

@@ -259,9 +259,9 @@ def test_a_users_own_pooling_is_studied_by_its_name_and_one_with_weights_is_not(
         np.testing.assert_allclose(by_name[key], expected[key], atol=2e-6)
 
 
-def test_a_subclass_inherits_neither_a_shortcut_nor_arguments_it_does_not_take(encoder, data, own):
+def test_a_subclass_is_studied_by_its_own_forward_with_its_own_arguments(encoder, data, own):
     @own
-    class Squares(MeanPooling):  # no longer a weighted sum of the tokens
+    class Squares(MeanPooling):
         def __init__(self, hidden_size, num_layers):
             super().__init__(hidden_size, num_layers)
 

@@ -115,7 +115,7 @@ def test_the_proposed_job_trains_and_confirm_says_what_it_is_worth(cli, job, tmp
             confirm["runs"][seed]["test"] - confirm["runs"][2 + seed]["test"] for seed in (0, 1)
         ]
         assert f"Fine-tuned, {first} scores {np.mean(gains):+.1f} points" in confirm["sentence"]
-        assert "95% CI over 2 seeds" in confirm["sentence"]
+        assert " for other seeds, not for other test rows; 2 seeds, " in confirm["sentence"]
         assert all(run["seconds"] > 0 and run["milliseconds"] > 0 for run in confirm["runs"])
     assert confirm["sentence"] in out
     text = (folder / "fit.yaml").read_text()

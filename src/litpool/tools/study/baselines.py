@@ -160,16 +160,11 @@ def answer_majority(targets: Tensor, fits: Iterable[Fit], exclusive: bool) -> Te
         fits: Which rows to fit on, and which to answer.
         exclusive: Whether a row has one label; otherwise, each label has a majority of its own.
     """
-    answers = torch.zeros_like(targets)
-    for fit in fits:
-        share = targets[fit.rows].mean(0)
-        answers[fit.answered] = one_hot(share) if exclusive else (share > 0.5).to(targets.dtype)
-    return answers
+    from sklearn.dummy import DummyClassifier
 
-
-def one_hot(values: Tensor) -> Tensor:
-    """Set the largest of (..., labels) to 1 and the others to 0."""
-    return F.one_hot(values.argmax(-1), values.shape[-1]).to(values.dtype)
+    no_features = np.zeros((len(targets), 1))
+    models = [DummyClassifier(strategy="most_frequent")]
+    return _answer(no_features, targets, fits, models, exclusive)
 
 
 def _tfidf(texts: Texts, fitted: slice) -> list[Any]:
@@ -220,16 +215,19 @@ def answer_logistic(
 ) -> Tensor:
     """Answer each row by a logistic regression on standardized vectors (n, d), as `answer_tfidf`.
 
-    It takes much longer than the ridge probes, so it is only for the cells of the verdict.
+    It takes much longer than the ridge probes, so it is only for the cells of the sentences.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
+    from threadpoolctl import threadpool_limits
 
     weight = "balanced" if equal else None
     models = [LogisticRegression(C=C, class_weight=weight, max_iter=1000, tol=1e-3) for C in CS]
     if not exclusive:
         models = [OneVsRestClassifier(model) for model in models]
-    return _answer(vectors, targets, fits, models, exclusive)
+    # Thousands of small products: threads wait for each other longer than they compute.
+    with threadpool_limits(1):
+        return _answer(vectors, targets, fits, models, exclusive)
 
 
 def _answer(

@@ -9,7 +9,7 @@ import numpy as np
 from litpool.tools.study import statistics
 from litpool.tools.study.examples import Examples
 from litpool.tools.study.scores import Row
-from litpool.tools.study.statistics import Array, Estimate
+from litpool.tools.study.statistics import Array, Estimate, Line
 
 BASELINE = "ClsPooling"
 MIN_CHOOSING = 200  # rows; with fewer, a choice among all layers is mostly noise
@@ -102,18 +102,14 @@ class Chooser(NamedTuple):
 
     def table(self, picks: Sequence[Pick], against: Pick | None = None) -> list[Json]:
         """Describe scores, or differences to `against`, with intervals that hold at once."""
-        if not self.examples.design.is_enough:
-            return [
-                {"test": pick.test, "low": None, "high": None}
-                if against is None
-                else {"difference": pick.test - against.test, "low": None, "high": None, "p": None}
-                for pick in picks
-            ]
         estimates = [
             self.score(pick) if against is None else self.difference(pick, against)
             for pick in picks
         ]
-        lines = statistics.simultaneous(estimates, self.seed)
+        if self.examples.design.is_enough:
+            lines = statistics.simultaneous(estimates, self.seed)
+        else:
+            lines = [Line(estimate.value, None, None, None) for estimate in estimates]
         if against is None:
             return [{"test": line.value, "low": line.low, "high": line.high} for line in lines]
         names = ("difference", "low", "high", "p")
@@ -160,26 +156,33 @@ def _place(row: Row) -> Json:
 
 def _describe_cell(row: Row) -> Json:
     validation = None if np.isnan(row.overall) else row.overall
-    values = {"C": row.C, "validation": validation, "test": row.test}
-    return {**_place(row), **values, "selectivity": row.selectivity, "geometry": None}
+    return {
+        **_place(row),
+        "C": row.C,
+        "validation": validation,
+        "test": row.test,
+        "selectivity": row.selectivity,
+        "geometry": None,  # measured later, where it is shown
+        "logistic": None,
+    }
 
 
 def summarize_tuned(runs: Sequence[Json]) -> str:
     """List mean, lowest and highest over seeds of each pooling and layer, the best mean first."""
-    groups: dict[str, list[float]] = {}
+    parts = []
+    for (pooling, layer), tests in rank_tuned(runs).items():
+        name = pooling if layer is None else f"{pooling} of layer {layer}"
+        spread = f" ({min(tests):.1f} to {max(tests):.1f})" if len(tests) > 1 else ""
+        parts.append(f"{name} {fmean(tests):.1f}{spread}")
+    note = "of one seed"
+    if len(tests) > 1:
+        note = f"the spread over {len(tests)} seeds, which is not a confidence interval"
+    return f"fine-tuned: {', '.join(parts)}; {note}"
+
+
+def rank_tuned(runs: Sequence[Json]) -> dict[tuple[str, int | None], list[float]]:
+    """Return the scores of each pooling and layer, one for each seed, the best mean first."""
+    groups: dict[tuple[str, int | None], list[float]] = {}
     for run in runs:
-        name = (
-            run["pooling"] if run["layer"] is None else f"{run['pooling']} of layer {run['layer']}"
-        )
-        groups.setdefault(name, []).append(run["test"])
-    ranked = sorted(groups.items(), key=lambda group: -fmean(group[1]))
-    seeds = len(ranked[0][1])
-    if seeds == 1:
-        parts = [f"{name} {tests[0]:.1f}" for name, tests in ranked]
-        return f"fine-tuned: {', '.join(parts)}; of one seed"
-    parts = [
-        f"{name} {fmean(tests):.1f} ({min(tests):.1f} to {max(tests):.1f})"
-        for name, tests in ranked
-    ]
-    spread = f"the spread over {seeds} seeds, which is not a confidence interval"
-    return f"fine-tuned: {', '.join(parts)}; {spread}"
+        groups.setdefault((run["pooling"], run["layer"]), []).append(run["test"])
+    return dict(sorted(groups.items(), key=lambda group: -fmean(group[1])))

@@ -136,27 +136,32 @@ def study(
         rows, examples, encoder.config.num_hidden_layers, options.margin, options.seed
     )
     with timed(seconds, "compare"):
-        best = chooser.pick(chooser.candidates(whitened=False))
-        entry = chooser.describe()
-        entry |= _compare(chooser, best, references, published_pooling(module.encoder.name))
+        choice = chooser.pick(chooser.candidates(whitened=False))
+        cls = chooser.cell(BASELINE, chooser.last)
+        own = _published(chooser, module.encoder.name)
+        baseline = chooser.pick([row for row, _ in references])
+        headline = compare(chooser, "headline", choice, cls)
+        comparisons = {
+            "headline": headline,
+            "published": own and compare(chooser, "published", choice, own),
+            "baseline": compare(chooser, "baseline", choice, baseline),
+        }
+        entry = {**chooser.describe(), **comparisons, "verdict": join(list(comparisons.values()))}
+        scores = chooser.table([chooser.pick([row]) for row, _ in references])
         entry["baselines"] = [
             {"name": row.cell.pooling, **line, "coverage": coverage}
-            for (row, coverage), line in zip(
-                references,
-                chooser.table([chooser.pick([row]) for row, _ in references]),
-                strict=True,
-            )
+            for (row, coverage), line in zip(references, scores, strict=True)
         ]
-        shown = [best.row.cell, chooser.cell(BASELINE, chooser.last).row.cell]
-        _add_details(entry, rows, cells, files, examples, shown)
+        named = [pick.row.cell for pick in (choice, cls, own) if pick]
+        _add_details(entry, rows, cells, files, examples, named)
     entry |= {
         "metric": examples.metric,
         "unit": examples.unit,
         "method": _method(chooser, data.source.group),
         "notes": [*([pooler_note] if pooler_note else []), *_notes(examples, averages)],
     }
-    proposed = shown[entry["headline"]["claim"] == "behind"]
-    return FrozenResult(entry, _projected(cells, files["test"], shown), proposed)
+    proposed = named[headline["claim"] == "behind"]
+    return FrozenResult(entry, _projected(cells, files["test"], named[:2]), proposed)
 
 
 @contextmanager
@@ -277,24 +282,11 @@ def _score_baselines(
     return references
 
 
-def _compare(
-    chooser: Chooser,
-    best: Pick,
-    references: Sequence[tuple[Row, float | None]],
-    published: str | None,
-) -> Json:
-    """Compare the choice with [CLS], the published pooling and the best baseline."""
-    own = None
-    if published in {row.cell.pooling for row in chooser.rows} - {BASELINE}:
-        own = compare(chooser, "published", best, chooser.cell(str(published), chooser.last))
-    comparisons = {
-        "headline": compare(chooser, "headline", best, chooser.cell(BASELINE, chooser.last)),
-        "published": own,
-        "baseline": compare(
-            chooser, "baseline", best, chooser.pick([row for row, _ in references])
-        ),
-    }
-    return {**comparisons, "verdict": join(list(comparisons.values()))}
+def _published(chooser: Chooser, name: str) -> Pick | None:
+    """Return the encoder's own pooling of the last layer, if it is a cell other than [CLS]."""
+    pooling = published_pooling(name)
+    is_other = pooling in {row.cell.pooling for row in chooser.rows} - {BASELINE}
+    return chooser.cell(str(pooling), chooser.last) if is_other else None
 
 
 def _add_details(
@@ -303,11 +295,11 @@ def _add_details(
     cells: Sequence[Cell],
     files: Mapping[str, vectors.Files],
     examples: Examples,
-    shown: Sequence[Cell],
+    named: Sequence[Cell],
 ) -> None:
     """Add what takes longer.
 
-    The chosen cells get the geometry of their text vectors; those of the verdict, `shown`, also the
+    The chosen cells get the geometry of their text vectors; those that the sentences name get the
     score of a logistic regression.
     """
     places = {
@@ -315,19 +307,16 @@ def _add_details(
         for size, group in vectors.by_size(cells).items()
         for place, cell in enumerate(group)
     }
-    chosen = {(line["pooling"], line["layer"], line["whitened"]): line for line in entry["chosen"]}
+    chosen = {(line["pooling"], line["layer"], line["whitened"]) for line in entry["chosen"]}
     for line, row in zip(entry["cells"], rows, strict=True):
-        choice = chosen.get((line["pooling"], line["layer"], line["whitened"]))
-        if choice is None:
-            continue
         size, place = places[row.cell]
         parts = {split: part[size][place] for split, part in files.items()}
-        line["geometry"] = measure_geometry(
-            row.whitened, parts["test"], parts.get("train"), examples
-        )._asdict()
-        choice["logistic"] = None
-        if examples.labels and row.cell in shown:
-            choice["logistic"] = score_logistic(row.cell, parts, examples).test
+        if (line["pooling"], line["layer"], line["whitened"]) in chosen:
+            line["geometry"] = measure_geometry(
+                row.whitened, parts["test"], parts.get("train"), examples
+            )._asdict()
+        if examples.labels and row.cell in named:
+            line["logistic"] = score_logistic(row.cell, parts, examples).test
 
 
 def _method(chooser: Chooser, group: str | None) -> Json:

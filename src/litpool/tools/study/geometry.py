@@ -102,7 +102,8 @@ def effective_rank(vectors: Tensor) -> float:
 
     Roy and Vetterli, The effective rank: a measure of effective dimensionality, EUSIPCO 2007.
     """
-    centered = vectors.double() - vectors.double().mean(0)
+    centered = vectors.double()
+    centered = centered - centered.mean(0)
     rows, columns = centered.shape
     gram = centered.mT @ centered if rows > columns else centered @ centered.mT  # the smaller one
     singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
@@ -116,9 +117,9 @@ def fit_whitening(vectors: Tensor) -> Whitening:
 
     Directions without variance, as there always are with fewer than d + 1 texts, are dropped.
     """
-    vectors = vectors.double()
-    mean = vectors.mean(0)
-    centered = vectors - mean
+    centered = vectors.to(torch.float64, copy=True)
+    mean = centered.mean(0)
+    centered -= mean
     variances, axes = torch.linalg.eigh(centered.mT @ centered / len(vectors))  # (d,), (d, d)
     varies = variances > 1e-10 * variances.max()
     matrix = axes * torch.where(varies, variances, torch.inf).rsqrt()

@@ -153,54 +153,14 @@ def pool(cells: Sequence[Cell], encoder: Encoder, batch: Mapping[str, Tensor]) -
     hidden_states, pooler_output = encoder(texts)  # each (B * K, T, D)
     masks = (texts["attention_mask"], texts.get("special_tokens_mask"))
     word_embeddings = encoder.model.get_input_embeddings()(texts["input_ids"])
-    shortcuts = _shortcuts(cells, hidden_states, masks)
     vectors = []
     for cell in cells:
-        pooled = shortcuts.get((cell.pooling, cell.layer))
-        if pooled is None:
-            if cell.static:
-                layers = (word_embeddings,)
-            elif cell.layer is None:
-                layers = hidden_states
-            else:
-                layers = (hidden_states[cell.layer],)
-            pooled = cell.module(layers, *masks, pooler_output, texts["input_ids"])
+        if cell.static:
+            layers = (word_embeddings,)
+        elif cell.layer is None:
+            layers = hidden_states
+        else:
+            layers = (hidden_states[cell.layer],)
+        pooled = cell.module(layers, *masks, pooler_output, texts["input_ids"])
         vectors.append(pooled.unflatten(0, (len(batch["input_ids"]), -1)))
     return vectors
-
-
-def _shortcuts(
-    cells: Sequence[Cell], hidden_states: Sequence[Tensor], masks: tuple[Tensor, Tensor | None]
-) -> dict[tuple[str, int | None], Tensor]:
-    """Pool all weighted sums and means at once: (B, D) by the pooling's name and the layer.
-
-    One product per layer gives all weighted sums of its tokens. A pooling's weights are what it
-    returns for unit vectors, one per token. A mean over layers and tokens is computed from each
-    layer's mean.
-    """
-    modules = {
-        cell.pooling: cell.module
-        for cell in cells
-        if _declares(cell.module, "is_weighted_sum") and not cell.static
-    }
-    rows, tokens, _ = hidden_states[0].shape
-    unit = torch.eye(tokens, device=hidden_states[0].device, dtype=hidden_states[0].dtype)
-    unit = unit.expand(rows, -1, -1)  # (B, T, T)
-    weights = [module((unit,), *masks) for module in modules.values()]  # each (B, T)
-    product = torch.stack(weights, dim=1)  # (B, poolings, T)
-    pooled: dict[tuple[str, int | None], Tensor] = {}
-    for layer, hidden in enumerate(hidden_states):
-        for name, vectors in zip(modules, (product @ hidden).unbind(1), strict=True):
-            pooled[name, layer] = vectors  # (B, D)
-    layers = range(len(hidden_states))
-    means = [pooled["MeanPooling", layer].unsqueeze(1) for layer in layers]  # (B, 1, D): one token
-    has_tokens = masks[0].any(1, keepdim=True)  # (B, 1)
-    for cell in cells:
-        if _declares(cell.module, "is_mean_of_layers"):
-            pooled[cell.pooling, None] = cell.module(means, has_tokens)
-    return pooled
-
-
-def _declares(pooling: Pooling, shortcut: str) -> bool:
-    """Return whether the class itself declares a shortcut; subclasses do not inherit it."""
-    return bool(vars(type(pooling)).get(shortcut, False))

@@ -97,18 +97,21 @@ def confirm(run: Run, cell: Cell, data: TextDataModule, options: StudyOptions) -
         costs.append((float(np.mean([result["seconds"] for result in results])), milliseconds))
     tests = np.array([result["test"] for result in runs]).reshape(2, -1)
     gains = tests[0] - tests[1]  # (seeds,)
-    interval = "of one seed"
+    rows = f"{len(data.rows['test']):,} test rows"
+    certainty = f"one seed, so no interval; {rows}"
     if len(gains) > 1:
         error = gains.std(ddof=1) / np.sqrt(len(gains))
         reach = float(t.isf(LEVEL / 2, len(gains) - 1)) * error
         low, high = gains.mean() - reach, gains.mean() + reach
-        interval = f"95% CI over {len(gains)} seeds {low:.1f} to {high:.1f}"
+        certainty = (
+            f"95% CI {low:.1f} to {high:.1f} for other seeds, not for other test rows; "
+            f"{len(gains)} seeds, {rows}"
+        )
     seconds, each = zip(*costs, strict=True)
     sentence = (
         f"Fine-tuned, {cell.name} scores {gains.mean():+.1f} points against ClsPooling of layer "
-        f"{last} ({interval}; the same {len(data.rows['test']):,} test rows); training takes "
-        f"{seconds[0]:.0f} s instead of {seconds[1]:.0f} s, a text {each[0]:.1f} ms instead of "
-        f"{each[1]:.1f} ms"
+        f"{last} ({certainty}); training takes {seconds[0]:.0f} s instead of {seconds[1]:.0f} s, "
+        f"a text {each[0]:.1f} ms instead of {each[1]:.1f} ms"
     )
     return {"runs": runs, "sentence": sentence}
 

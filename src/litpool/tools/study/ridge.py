@@ -32,6 +32,10 @@ class Sums(NamedTuple):
         parts = zip(self, *others, strict=True)
         return Sums(*(total - sum(rest) for total, *rest in parts))
 
+    def of_labels(self, count: int) -> "Sums":
+        """Keep the first labels only."""
+        return self._replace(targets=self.targets[:count], products=self.products[:, :count])
+
 
 class Probes(NamedTuple):
     """The probes of all strengths, on standardized vectors."""

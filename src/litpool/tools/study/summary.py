@@ -2,13 +2,14 @@
 
 import math
 import re
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import yaml
 
-Json = dict[str, Any]
+from litpool.tools.study.choice import Json, rank_tuned
+
 Key = tuple[str, int | None, bool]  # of a cell: pooling, layer, whitened
 
 NONE = "\N{EN DASH}"  # shown for a missing value
@@ -229,16 +230,10 @@ def _baselines(baselines: list[Json]) -> list[str]:
 
 def _finetuned(runs: list[Json]) -> list[str]:
     """Show the spread over seeds of each pooling and layer."""
-    groups: dict[tuple[str, int | None], list[float]] = {}
-    for run in runs:
-        groups.setdefault((run["pooling"], run["layer"]), []).append(run["test"])
     rows = []
-    for (pooling, layer), scores in sorted(
-        groups.items(), key=lambda group: -statistics.fmean(group[1])
-    ):
-        mean = number(statistics.fmean(scores))
+    for (pooling, layer), scores in rank_tuned(runs).items():
         spread = _interval({"low": min(scores), "high": max(scores)})
-        rows.append((pooling, _layer(layer), len(scores), mean, spread))
+        rows.append((pooling, _layer(layer), len(scores), number(fmean(scores)), spread))
     heads = ("pooling", "layer", "seeds", "mean", "lowest to highest")
     return ["### Fine-tuned", "", *_table(heads, rows)] if rows else []
 

@@ -190,7 +190,7 @@ def _write(
     """Encode a split batch by batch, longest texts first, so that it runs out of memory at once."""
     device = next(encoder.parameters()).device
     start = 0
-    for batch in progress_bar(_batches(data, split), f"encoding {split}"):
+    for batch in progress_bar(batches(data, split), f"encoding {split}"):
         vectors = pool(cells, encoder, {key: value.to(device) for key, value in batch.items()})
         end = start + len(batch["input_ids"])
         for size, file in files.items():
@@ -200,7 +200,7 @@ def _write(
         start = end
 
 
-def _batches(data: TextDataModule, split: str) -> DataLoader[dict[str, Any]]:
+def batches(data: TextDataModule, split: str) -> DataLoader[dict[str, Any]]:
     """Load a split as the data module does for evaluation: each text once, longest first."""
     encoded: Any = data.encoded[split]
     collate: Any = Collator(data.tokenizer)
