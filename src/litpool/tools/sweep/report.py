@@ -26,7 +26,7 @@ from litpool.disk import replacing, write_text
 from litpool.loops.figures import BLUE, INK, MUTED, ORANGE, style
 from litpool.loops.outputs import versions
 from litpool.tools.sweep import claim, space, storage
-from litpool.tools.sweep.worker import ERROR, FOLDER, SECONDS, Plan, is_default
+from litpool.tools.sweep.worker import ERROR, FOLDER, SECONDS, Plan, fresh_seeds, is_default
 
 MIN_TRIALS = 4  # finished ones, for importances
 NOTE = (
@@ -135,19 +135,12 @@ def _comparison(plan: Plan, results: Results) -> Json | None:
     winner, default = results
     lines = [
         {"seed": seed, "winner": one["test"], "default": other["test"]}
-        for seed, one, other in zip(_seeds(plan), winner, default, strict=True)
+        for seed, one, other in zip(fresh_seeds(plan), winner, default, strict=True)
     ]
     found = claim.compare(winner, default)
-    values = dict(zip(("difference", "low", "high"), found, strict=True))
-    if not all(np.isfinite(found)):
-        values = dict.fromkeys(values)
-    return {"runs": lines, "rows": winner[0]["rows"], **values}
-
-
-def _seeds(plan: Plan) -> list[int]:
-    from litpool.tools.sweep.worker import fresh_seeds
-
-    return fresh_seeds(plan)
+    values = [value if np.isfinite(value) else None for value in found]
+    interval = dict(zip(("difference", "low", "high"), values, strict=True))
+    return {"runs": lines, "rows": winner[0]["rows"], **interval}
 
 
 def _write_winner(plan: Plan, winner: FrozenTrial, content: Json) -> None:

@@ -286,12 +286,14 @@ def label(values: Mapping[str, Any], separator: str = " ") -> str:
 
 def _short_names(keys: Mapping[str, Any]) -> dict[str, str]:
     """Return the last part of each key, with the part before it where two end alike."""
-    short = {}
-    for key in keys:
-        parts = key.replace(".init_args.", ".").removesuffix(".name").split(".")
-        alike = [other for other in keys if other.rpartition(".")[2] == parts[-1]]
-        short[key] = ".".join(parts[-2:] if len(alike) > 1 else parts[-1:])
-    return short
+    parts = {
+        key: key.replace(".init_args.", ".").removesuffix(".name").split(".") for key in keys
+    }
+    lasts = [part[-1] for part in parts.values()]
+    return {
+        key: ".".join(part[-2:] if lasts.count(part[-1]) > 1 else part[-1:])
+        for key, part in parts.items()
+    }
 
 
 def show(value: Any) -> str:

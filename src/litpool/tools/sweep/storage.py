@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna import Study, Trial
 from optuna.exceptions import (
     DuplicatedStudyError,
     ExperimentalWarning,
@@ -44,7 +45,6 @@ ATTEMPTS = 5  # to make the tables, which two workers may do at the same moment
 OWNER = "owner"  # host and process of the worker
 ORIGIN = "origin"  # the number of the trial that this one continues
 
-Study = optuna.Study
 Facts = dict[str, Any]
 
 
@@ -204,12 +204,12 @@ def first_difference(stored: Any, own: Any, key: str = "") -> str:
 # ---- trials whose worker is gone
 
 
-def claim(trial: optuna.Trial) -> None:
+def claim(trial: Trial) -> None:
     """Note which worker a trial belongs to."""
     trial.set_user_attr(OWNER, [socket.gethostname(), os.getpid()])
 
 
-def origin(trial: FrozenTrial | optuna.Trial) -> int:
+def origin(trial: FrozenTrial | Trial) -> int:
     """Return the number of the trial that this one continues, or its own."""
     return int(trial.user_attrs.get(ORIGIN, trial.number))
 

@@ -44,7 +44,7 @@ class Plan(NamedTuple):
         default: The point of the space that is the job as it is; None if it lies outside.
         database: Holds the trials.
         trials: The study of the trials.
-        count: How many trials there are to be, over all workers.
+        total: How many trials there are to be, over all workers.
         seed: That of the job; the fresh ones count up from it.
         seeds: How many fresh seeds there are.
         parent: The process that started this one as a further worker, or None.
@@ -55,7 +55,7 @@ class Plan(NamedTuple):
     default: dict[str, Any] | None
     database: RDBStorage
     trials: optuna.Study
-    count: int
+    total: int
     seed: int
     seeds: int
     parent: int | None
@@ -70,7 +70,7 @@ def search(plan: Plan) -> None:
     study = plan.trials
     if plan.default is not None:
         storage.enqueue(study, plan.default)
-    _work(plan, study, plan.count, lambda trial: _try(plan, trial))
+    _work(plan, study, plan.total, lambda trial: _try(plan, trial))
     if best(study) is None:
         errors = [trial.user_attrs.get(ERROR) for trial in study.trials]
         last = next((error for error in reversed(errors) if error), "all were interrupted")
@@ -338,7 +338,7 @@ def _time_left(plan: Plan, seconds: float) -> str:
     done = [trial for trial in trials if trial.state in FINISHED]
     running = max(1, sum(trial.state == TrialState.RUNNING for trial in trials))
     times = [float(trial.user_attrs.get(SECONDS, seconds)) for trial in done] + [seconds]
-    trainings = max(0, plan.count - len(times)) + 2 * plan.seeds
+    trainings = max(0, plan.total - len(times)) + 2 * plan.seeds
     if not trainings:
         return ""
     return f"  {_time(trainings * sum(times) / len(times) / running)} left"
