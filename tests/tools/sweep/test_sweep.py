@@ -210,11 +210,12 @@ def test_two_workers_with_one_seed_draw_different_values():
 @pytest.fixture
 def start(job, space_file, tmp_path):
     """A function that starts a sweep as a process of its own."""
+    processes = []
     config = ["--trainer.max_epochs", "2", "--space", space_file]
 
     def start(*options):
         command = [sys.executable, ROOT / "cli.py", "sweep", *job, *config, *options]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [str(part) for part in command],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
@@ -222,8 +223,12 @@ def start(job, space_file, tmp_path):
             stderr=subprocess.PIPE,
             text=True,
         )
+        processes.append(process)
+        return process
 
-    return start
+    yield start
+    for process in processes:
+        process.kill()
 
 
 def trials_of(folder):
@@ -250,10 +255,21 @@ def wait_for(pattern, process, folder):
         time.sleep(0.05)
 
 
+def wait_for_use_of_storage(process, folder):
+    """Wait until a sweep that was just started writes into its storage, or ends."""
+
+    def stamps():
+        return [file.stat().st_mtime_ns for file in folder.glob("sweep-*/sweep.db")]
+
+    before = stamps()
+    while stamps() == before and process.poll() is None:
+        time.sleep(0.05)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_sweep_and_the_trial_is_taken_up_again(number, status, start, tmp_path):
-    options = ["--sweep.trials", 3, "--sweep.seeds", 0, "--trainer.max_epochs", 60]
+    options = ["--sweep.trials", 3, "--sweep.seeds", 0, "--trainer.max_epochs", 12]
     process = start(*options)
     folder = tmp_path / "logs/sweep"
     wait_for("sweep-*/trial-0-*/checkpoints/last.ckpt", process, folder)
@@ -265,7 +281,7 @@ def test_a_signal_ends_the_sweep_and_the_trial_is_taken_up_again(number, status,
     (sweep,) = folder.glob("sweep-*")
     assert not trials_of(sweep)
     process = start(*options)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     assert re.findall("^trial ([0-9])", out, re.MULTILINE)[0] == "0"  # before new ones
     assert len(trials_of(sweep)) == 3
@@ -278,7 +294,7 @@ def test_two_workers_share_one_storage(start, tmp_path):
     processes = [start(*options, "--sweep.workers", 2), start(*options)]
     printed = []
     for process in processes:
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=500)
         assert process.returncode == 0, err
         printed += re.findall("^trial ([0-9]+)", out, re.MULTILINE)
     (folder,) = (tmp_path / "logs/sweep").glob("sweep-*")
@@ -290,31 +306,28 @@ def test_two_workers_share_one_storage(start, tmp_path):
 
 @pytest.mark.slow
 def test_killed_at_10_random_moments_it_loses_and_repeats_no_finished_trial(start, tmp_path):
-    options = ["--sweep.trials", 12, "--sweep.seeds", 2]
+    options = ["--sweep.trials", 16, "--sweep.seeds", 2]
     rng = random.Random(0)
-    known = {}
-    printed = []
+    known, printed = {}, []
     for _ in range(10):
         process = start(*options)
+        wait_for_use_of_storage(process, tmp_path / "logs/sweep")
         try:
-            out, _ = process.communicate(timeout=rng.uniform(4, 12))
+            out, _ = process.communicate(timeout=rng.uniform(0, 6))
         except subprocess.TimeoutExpired:
             process.kill()
             out, _ = process.communicate()
         printed += re.findall("^trial ([0-9]+)", out, re.MULTILINE)
-        folders = list((tmp_path / "logs/sweep").glob("sweep-*"))
-        if folders and (folders[0] / "sweep.db").exists():
-            now = trials_of(folders[0])
-            assert {number: now.get(number) for number in known} == known
-            known = now
+        (folder,) = (tmp_path / "logs/sweep").glob("sweep-*")
+        now = trials_of(folder)
+        assert {number: now.get(number) for number in known} == known
+        known = now
     process = start(*options)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=500)
     assert process.returncode == 0, err
     printed += re.findall("^trial ([0-9]+)", out, re.MULTILINE)
-    (folder,) = folders
     final = trials_of(folder)
     assert {number: final.get(number) for number in known} == known
-    assert len(final) == 12
+    assert len(final) == 16
     assert len(printed) == len(set(printed))
-    content = json.loads((folder / "sweep.json").read_text())
-    assert len(content["trials"]) == 12
+    assert len(json.loads((folder / "sweep.json").read_text())["trials"]) == 16
