@@ -28,6 +28,7 @@ PRETRAINED = [*ROWS, *"--data.max_length 24 --trainer.max_steps 1".split()]
 SMALL = {
     "compare": "--loops [plain] --steps 2 --repeat 1".split(),
     "study": "--study.seeds 1".split(),
+    "sweep": "--sweep.trials 2 --sweep.seeds 2 --sweep.workers 1".split(),
 }
 
 Cli = Callable[..., tuple[int, str, str]]

@@ -1,10 +1,19 @@
 """What a space may contain, and the one line for what it may not."""
 
+import ast
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
 import pytest
+import yaml
 
 from litpool import InputError
+from litpool.command_line import options
 from litpool.tools.sweep import space
 
+SWEEPS = Path(__file__).parents[3] / "configs/sweeps"
 JOB = {
     "model": {
         "recipe": {"lr": 5e-5},
@@ -140,3 +149,32 @@ def test_a_space_that_is_not_there_is_refused(tmp_path):
         space.read(str(tmp_path))
     with pytest.raises(InputError, match="name a YAML file"):
         space.read(None)
+
+
+# ---- files for other ways to search: parsed, not run
+
+
+def test_the_slurm_array_is_a_script_whose_command_parses(tmp_path, cli):
+    script = SWEEPS / "slurm_array.sh"
+    subprocess.run(["bash", "-n", script], check=True)
+    directives = re.findall(r"^#SBATCH --([\w-]+)(?:=\S+)?$", script.read_text(), re.MULTILINE)
+    assert {"array", "requeue", "signal"} <= set(directives)
+    (command,) = re.findall(r"python cli\.py (.*)", script.read_text().replace("\\\n", " "))
+    (tmp_path / "configs").symlink_to(SWEEPS.parent)
+    status, out, err = cli(*shlex.split(command), "--print_config")
+    assert status == 0, err
+    parsed = yaml.safe_load(out)
+    assert parsed["sweep"]["trials"] == 40
+    assert Path(parsed["space"]).name == "lr_pooling.yaml"
+
+
+def test_the_ray_file_is_python_over_keys_that_exist():
+    tree = ast.parse((SWEEPS / "ray_tune.py").read_text())
+    (space,) = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and node.targets[0].id == "SPACE"
+    ]
+    keys = {key.value for key in space.keys}
+    assert keys == set(yaml.safe_load((SWEEPS / "lr_pooling.yaml").read_text()))
+    assert keys <= set(options.keys("fit"))

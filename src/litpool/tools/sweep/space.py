@@ -286,9 +286,7 @@ def label(values: Mapping[str, Any], separator: str = " ") -> str:
 
 def _short_names(keys: Mapping[str, Any]) -> dict[str, str]:
     """Return the last part of each key, with the part before it where two end alike."""
-    parts = {
-        key: key.replace(".init_args.", ".").removesuffix(".name").split(".") for key in keys
-    }
+    parts = {key: key.replace(".init_args.", ".").removesuffix(".name").split(".") for key in keys}
     lasts = [part[-1] for part in parts.values()]
     return {
         key: ".".join(part[-2:] if lasts.count(part[-1]) > 1 else part[-1:])
