@@ -10,14 +10,20 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from litpool import InputError, interrupt
 from litpool.commands import Run
 from litpool.disk import make_folder
+from litpool.tools.sweep import space as spaces
 from litpool.tools.sweep.options import SweepOptions
+from litpool.tools.sweep.space import Space
+from litpool.tools.sweep.training import Fit, alone
+
+if TYPE_CHECKING:
+    from litpool.tools.sweep import worker
 
 PARENT = "LITPOOL_SWEEP_PARENT"  # set in further workers: the process that started them
 
@@ -40,14 +46,16 @@ def sweep(  # noqa: D417
             high: 1.0e-3, log: true}`, or a list such as `data.batch_size: [16, 32]`.
         sweep: How to search.
     """
-    content = _check(run, space, sweep)
+    _check(run, sweep)
+    content = spaces.read(space)
+    checked = _check_space(run, content)
     if find_spec("optuna") is None:
         raise InputError("sweep needs Optuna: pip install -c constraints.txt -e '.[sweep]'")
     from litpool.tools.sweep import report, worker
     from litpool.tools.sweep.storage import one_line
 
     with one_line():
-        plan = _prepare(run, content, sweep)
+        plan = _prepare(run, content, checked, sweep)
         with _helpers(sweep.workers):
             worker.search(plan)
             winner = worker.best(plan.trials)
@@ -56,16 +64,14 @@ def sweep(  # noqa: D417
             if sweep.seeds and not worker.is_default(winner, plan):
                 results = worker.compare(plan, winner)
         if plan.parent is None:
-            text = report.write(plan, winner, results, run)
+            with alone(plan.fit.folder):
+                text = report.write(plan, winner, results, run)
             print(text)
             print(f"wrote {plan.fit.folder}")
 
 
-def _check(run: Run, space: str | None, options: SweepOptions) -> dict[str, Any]:
-    """Check what needs no data; return the content of the space file."""
-    from litpool.tools.sweep import space as spaces
-
-    content = spaces.read(space)
+def _check(run: Run, options: SweepOptions) -> None:
+    """Refuse options that cannot work."""
     if options.trials < 1:
         raise InputError(f"sweep.trials={options.trials}: give 1 or more")
     if options.workers < 1:
@@ -86,21 +92,23 @@ def _check(run: Run, space: str | None, options: SweepOptions) -> dict[str, Any]
         raise InputError(
             "trainer.logger: a sweep has a TensorBoard log for each trial; leave it out"
         )
-    return content
 
 
-def _prepare(run: Run, content: Mapping[str, Any], options: SweepOptions) -> Any:
-    """Check the space, read the data, and open the storage. No weights are loaded."""
-    from litpool.tools.sweep import space as spaces
-    from litpool.tools.sweep import storage
-    from litpool.tools.sweep.training import Fit
-    from litpool.tools.sweep.worker import Plan
-
-    config = _job(run)
+def _check_space(run: Run, content: Mapping[str, Any]) -> Space:
+    """Check the space with the job, by parsing it as `fit` does."""
     with TemporaryDirectory() as scratch:
         fit = Fit(Path(scratch), run.trusted)
-        fit.write_job(config)
-        space = spaces.check(content, fit.parse)
+        fit.write_job(_job(run))
+        return spaces.check(content, fit.parse)
+
+
+def _prepare(
+    run: Run, content: Mapping[str, Any], space: Space, options: SweepOptions
+) -> "worker.Plan":
+    """Read the data and open the storage. No weights are loaded."""
+    from litpool.tools.sweep import storage, worker
+
+    config = _job(run)
     run.read("fit")
     task = run.model.task
     if options.seeds and "test" not in run.data.rows:
@@ -116,11 +124,12 @@ def _prepare(run: Run, content: Mapping[str, Any], options: SweepOptions) -> Any
     database = storage.open_storage(storage.url_of(options.storage, folder))
     seed = int(config["seed_everything"])
     trials = storage.open_trials(database, facts, seed, task.monitor_mode, options.prune)
-    fit.write_job(config)
+    with alone(folder):
+        fit.write_job(config)
     default = spaces.default(space, config)
     parent = int(os.environ[PARENT]) if PARENT in os.environ else None
     counts = (options.trials, seed, options.seeds)
-    return Plan(fit, space, default, database, trials, *counts, parent)
+    return worker.Plan(fit, space, default, database, trials, *counts, parent)
 
 
 def _job(run: Run) -> dict[str, Any]:

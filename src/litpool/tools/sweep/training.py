@@ -9,6 +9,7 @@ import gc
 import io
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -189,6 +190,23 @@ def _output_in(file: Path) -> Iterator[None]:
         contextlib.redirect_stderr(output),
     ):
         yield
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Let one worker at a time write the sweep's own files; do not wait long for one killed."""
+    lock = folder / "writing"
+    for _ in range(100):
+        try:
+            lock.mkdir()
+            break
+        except FileExistsError:
+            time.sleep(0.1)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            lock.rmdir()
 
 
 def free_memory() -> None:
