@@ -21,7 +21,7 @@ TINY += ["{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, interm
 
 def command_of(path):
     """The command that a config is for."""
-    return "study" if path.parent.name == "studies" else "fit"
+    return {"studies": "study", "sweeps": "sweep"}.get(path.parent.name, "fit")
 
 
 def commands(path):
@@ -136,11 +136,8 @@ def test_every_command_in_the_header_parses(path, cli, tmp_path):
             continue
         status, out, err = cli(*arguments, "--print_config")
         assert status == 0, err
-        own = (
-            ["study", "name"]
-            if arguments[0] == "study"
-            else ["ckpt_path", "init_from", "name", "save"]
-        )
+        tools = {"study": ["study", "name"], "sweep": ["space", "sweep"]}
+        own = tools.get(arguments[0], ["ckpt_path", "init_from", "name", "save"])
         assert set(yaml.safe_load(out)) == {
             "seed_everything",
             "task",

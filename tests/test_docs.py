@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,10 @@ PRETRAINED = [*ROWS, *"--data.max_length 24 --trainer.max_steps 1".split()]
 SMALL = {
     "compare": "--loops [plain] --steps 2 --repeat 1".split(),
     "study": "--study.seeds 1".split(),
+    "sweep": "--sweep.trials 2 --sweep.seeds 2 --sweep.workers 1".split(),
 }
+
+NEEDS = {"sweep": "optuna"}  # packages of extras
 
 Cli = Callable[..., tuple[int, str, str]]
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -110,6 +114,8 @@ def run_line(page: Path, line: str, cli: Cli) -> list[str]:
             Path("logs", Path(words[words.index("--config") + 1]).stem, "version_0").mkdir(
                 parents=True
             )
+        return []
+    if words[0] in NEEDS and find_spec(NEEDS[words[0]]) is None:
         return []
     if any("ddp" in word for word in words):  # starts two processes: test_ddp.py
         return []
