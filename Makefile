@@ -1,12 +1,13 @@
 # `make` lists the targets. Each one makes .venv first if it is missing or older than what it is made from.
 PYTHON ?= python3
 ARGS ?=
+NAME ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-all check tensorboard
+.PHONY: help quickstart test test-all check tensorboard rename
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +28,10 @@ check: $(INSTALLED) ## Check style, format and types
 
 tensorboard: $(INSTALLED) ## Show the runs under logs/ in the browser
 	$(BIN)/python -m tensorboard.main --logdir logs $(ARGS)
+
+rename: $(INSTALLED) ## Rename the package: NAME=myproject
+	$(BIN)/python scripts/rename.py "$(NAME)"
+	@$(BIN)/python -m pip uninstall --quiet --disable-pip-version-check --yes litpool
 
 # The stamp is written last, so an install that was interrupted is taken up again by the next `make`.
 $(INSTALLED): pyproject.toml constraints.txt

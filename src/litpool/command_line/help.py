@@ -4,6 +4,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 
+from litpool import program
 from litpool.command_line import options
 from litpool.command_line.options import Option
 
@@ -64,7 +65,7 @@ def show(command: str, arguments: Sequence[str]) -> None:
         sections["trainer"] = [option for option in sections["trainer"] if _is_hardware(option)]
     own = options.class_options("model", pooling.rpartition(".")[2])
     sections["model"] += own
-    print(f"usage: python cli.py {command} --config configs/NAME.yaml [--key value ...]\n")
+    print(f"usage: {program()} {command} --config configs/NAME.yaml [--key value ...]\n")
     print(textwrap.fill(options.summary(command), WIDTH))
     for title, section in sections.items():
         if section:
@@ -80,7 +81,7 @@ def show(command: str, arguments: Sequence[str]) -> None:
 def _show_alone(command: str) -> None:
     """Print the options of a command without a job."""
     places = options.positional(command)
-    print(f"usage: python cli.py {command} {' '.join(map(str.upper, places))} [--key value ...]\n")
+    print(f"usage: {program()} {command} {' '.join(map(str.upper, places))} [--key value ...]\n")
     print(f"{textwrap.fill(options.summary(command), WIDTH)}\n\noptions:")
     for option in options.read(command):
         left = option.key.upper() if option.key in places else f"--{option.key}"
