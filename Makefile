@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-all check tensorboard rename
+.PHONY: help quickstart test test-all check tensorboard docs rename
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ check: $(INSTALLED) ## Check style, format and types
 tensorboard: $(INSTALLED) ## Show the runs under logs/ in the browser
 	$(BIN)/python -m tensorboard.main --logdir logs $(ARGS)
 
+docs: $(VENV)/.docs ## Build the guide as a site in site/
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs site
+	@echo "wrote site/index.html"
+
 rename: $(INSTALLED) ## Rename the package: NAME=myproject
 	$(BIN)/python scripts/rename.py "$(NAME)"
 	@$(BIN)/python -m pip uninstall --quiet --disable-pip-version-check --yes litpool
@@ -42,3 +46,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt -e '.[demo,dev]'
 	@touch $@
 	@echo "$(VENV) is ready"
+
+$(VENV)/.docs: $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt -e '.[docs]'
+	@touch $@

@@ -144,3 +144,13 @@ def test_torchrun_trains_like_one_process_with_the_global_batch(tmp_path):
     assert (steps(small), steps(one), steps(two)) == (9, 6, 6)
     check_close(one, two)
     assert metrics(two) == pytest.approx(metrics(one), abs=1e-5)
+
+
+def test_the_page_shows_the_commands_that_are_tested_here():
+    page = (ROOT / "docs/scale.md").read_text()
+    submitted = re.search(r"^#     (sbatch .*)$", SCRIPT.read_text(), re.MULTILINE)
+    assert submitted
+    assert f"\n    {submitted[1]}\n" in page
+    assert "torchrun --nproc-per-node 2 cli.py fit --config configs/quickstart.yaml" in page
+    overlay = yaml.safe_load((ROOT / "configs/overlays/ddp.yaml").read_text())
+    assert overlay["trainer"]["devices"] == 2

@@ -97,7 +97,7 @@ def _sections(found: Sequence[Option], everything: bool) -> dict[str, list[Optio
         if section != "trainer":
             sections[section if section in sections else "options"].append(option)
         elif everything and name not in TRAINER:
-            sections["trainer"].append(option._replace(text=_plain(option.text)))
+            sections["trainer"].append(option._replace(text=plain(option.text)))
     brief = [Option(f"trainer.{name}", *texts) for name, texts in TRAINER.items()]
     sections["trainer"] = [*brief, *sections["trainer"]]
     return sections
@@ -140,7 +140,7 @@ def _brief(text: str) -> str:
     return sentence
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Return a description of Lightning's without Sphinx markup and without its own default."""
     text = re.sub(r":\w+:`~?([\w.]+)`", lambda match: match[1].rpartition(".")[2], text)
     text = re.sub(r"Defaults?(?::| to) ?``[^`]*``\.?", "", text)
