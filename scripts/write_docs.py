@@ -56,8 +56,8 @@ def keys() -> str:
         BY_SCRIPT,
         "# Every key",
         "",
-        "Each key with its default. In YAML, a dot is a level: `model.recipe.lr` is `lr` in",
-        "`recipe` in `model`. On the command line it is `--model.recipe.lr`.",
+        "Each key, with its default in brackets. In YAML, a dot is a level: `model.recipe.lr` is",
+        "`lr` in `recipe` in `model`. On the command line it is `--model.recipe.lr`.",
         "`python cli.py COMMAND --help-all` prints the same, from the same source.",
     ]
     section = {
@@ -108,11 +108,11 @@ def _is_of_the_job(key: str) -> bool:
 
 
 def _table(found: Iterable[Option]) -> Iterator[str]:
-    yield "| key | default | |"
-    yield "|---|---|---|"
+    yield "| key | |"
+    yield "|---|---|"
     for option in found:
-        default = f"`{option.default}`" if option.default else ""
-        yield f"| `{option.key}` | {default} | {_cell(option.text)} |"
+        default = f" [`{option.default}`]" if option.default else ""
+        yield f"| `{option.key}` | {_cell(option.text)}{default} |"
 
 
 def _cell(text: str) -> str:
@@ -216,9 +216,8 @@ def _docstring(text: str) -> Iterator[str]:
 # ---- drawings
 
 TOKENS = ["[CLS]", "[S1]", "Ada", "taught", "[S2]", "Bob", "[SEP]", "[PAD]"]
-IDS = torch.arange(len(TOKENS)).unsqueeze(0)
 LAYERS = 4
-SIZE = 256  # features: enough that each token has the largest value of some
+TEXTS, SIZE = 64, 256  # random ones; so many that each token has the largest value as often
 
 
 def _mean(hidden_size: int, num_layers: int) -> Pooling:
@@ -255,20 +254,22 @@ def weights(name: str) -> Tensor:
     pooling = kind(SIZE, LAYERS, **arguments).eval()
     if isinstance(pooling, MarkerPooling):
         pooling.ids.copy_(torch.tensor([1, 4]))
-    states = [torch.randn(1, len(TOKENS), SIZE, requires_grad=True) for _ in range(LAYERS + 1)]
-    mask = torch.ones_like(IDS)
-    mask[0, -1] = 0
-    special = torch.tensor([[1, 1, 0, 0, 1, 0, 1, 1]])
-    pooled = pooling(states, mask, special, torch.tanh(states[-1][:, 0]), IDS)
-    gradients = torch.autograd.grad(pooled.abs().sum(), states, allow_unused=True)
-    sizes = [torch.zeros(len(TOKENS)) if g is None else g[0].abs().mean(-1) for g in gradients]
+    shape = (TEXTS, len(TOKENS), SIZE)
+    states = [torch.randn(shape, requires_grad=True) for _ in range(LAYERS + 1)]
+    ids = torch.arange(len(TOKENS)).expand(TEXTS, -1)
+    mask = (ids < len(TOKENS) - 1).long()
+    special = torch.tensor([1, 1, 0, 0, 1, 0, 1, 1]).expand(TEXTS, -1)
+    pooled = pooling(states, mask, special, torch.tanh(states[-1][:, 0]), ids)
+    gradients = torch.autograd.grad(pooled.sum(), states, allow_unused=True)
+    none = torch.zeros(len(TOKENS))
+    sizes = [none if g is None else g.abs().mean((0, 2)) for g in gradients]
     stacked = torch.stack(sizes)
     return stacked / stacked.max()
 
 
 def draw(name: str) -> str:
     """Return a drawing: a column for each token, a row for each layer, the states used in blue."""
-    cell, gap, left, top = 34, 6, 62, 50
+    cell, gap, left, top = 30, 5, 62, 50
     step = cell + gap
     width = left + step * len(TOKENS) + 14
     bottom = top + step * (LAYERS + 1)
@@ -289,11 +290,11 @@ def draw(name: str) -> str:
         y = top + step * row
         label = f"layer {layer}" if layer else "embed."
         parts.append(
-            f'<text x="14" y="{y + 22}" {font} font-size="11" fill="#444444">{label}</text>'
+            f'<text x="14" y="{y + 20}" {font} font-size="11" fill="#444444">{label}</text>'
         )
         for column in range(len(TOKENS)):
             share = float(strength[layer, column])
-            fill = f'fill="#2f6f9f" fill-opacity="{0.25 + 0.75 * share:.2f}"'
+            fill = f'fill="#2f6f9f" fill-opacity="{0.25 + 0.75 * share:.1f}"'
             fill = fill if share > 1e-6 else 'fill="#eeeeee"'
             x = left + step * column
             parts.append(f'<rect x="{x}" y="{y}" width="{cell}" height="{cell}" rx="4" {fill}/>')
@@ -301,7 +302,7 @@ def draw(name: str) -> str:
         x = left + step * column + cell // 2
         color = "#aaaaaa" if token == "[PAD]" else "#16324f"
         parts.append(
-            f'<text x="{x}" y="{bottom + 14}" {font} font-size="11" text-anchor="middle"'
+            f'<text x="{x}" y="{bottom + 14}" {font} font-size="10" text-anchor="middle"'
             f' fill="{color}">{token}</text>'
         )
     parts.append(

@@ -9,6 +9,7 @@ import io
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -221,6 +222,23 @@ def test_loops_quotes_the_plain_loop() -> None:
         for code in re.findall(r"`([^`]+)`", row.split(" | ")[-1]):
             for part in "".join(code.split()).split("..."):
                 assert part in plain, f"docs/loops.md: {code} is not in plain.py; update the table"
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("furo")
+    pytest.importorskip("myst_parser")
+    command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", ROOT / "docs"]
+    done = subprocess.run(
+        [*map(str, command), str(tmp_path / "site")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    for page in PAGES:
+        path = page.relative_to(ROOT / "docs").with_suffix(".html")
+        assert (tmp_path / "site" / path).is_file()
+    assert "MeanPooling" in (tmp_path / "site/searchindex.js").read_text()
+    inside = (tmp_path / "site/index.html").read_text()
+    assert not re.findall(r'(?:src|href)="https?://[^"]*\.(?:js|css|woff2?)"', inside)  # offline
 
 
 def test_the_index_lists_every_page() -> None:
