@@ -1,12 +1,13 @@
 # `make` lists the targets. Each one makes .venv first if it is missing or older than what it is made from.
 PYTHON ?= python3
 ARGS ?=
+NAME ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-all check tensorboard
+.PHONY: help quickstart test test-all check tensorboard docs rename
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +29,14 @@ check: $(INSTALLED) ## Check style, format and types
 tensorboard: $(INSTALLED) ## Show the runs under logs/ in the browser
 	$(BIN)/python -m tensorboard.main --logdir logs $(ARGS)
 
+docs: $(VENV)/.docs ## Build the guide as a site in site/
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs site
+	@echo "wrote site/index.html"
+
+rename: $(INSTALLED) ## Rename the package: NAME=myproject
+	$(BIN)/python scripts/rename.py "$(NAME)"
+	@$(BIN)/python -m pip uninstall --quiet --disable-pip-version-check --yes litpool
+
 # The stamp is written last, so an install that was interrupted is taken up again by the next `make`.
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "litpool needs Python 3.11 or newer, and $(PYTHON) is %d.%d: name another, such as `make PYTHON=python3.12`" % sys.version_info[:2])'
@@ -37,3 +46,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt -e '.[demo,dev]'
 	@touch $@
 	@echo "$(VENV) is ready"
+
+$(VENV)/.docs: $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt -e '.[docs]'
+	@touch $@

@@ -4,19 +4,24 @@
 """
 
 import contextlib
+import importlib
 import io
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from litpool.command_line import options
+
 ROOT = Path(__file__).parent.parent
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 FENCE = re.compile(r"^```(python|bash|console|text)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+CODE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 TEMPLATE = {"fit", "fit_hf", "fit_plain", "validate", "test", "predict"}  # the others are tools
 
 ROWS = ["--data.max_rows", "48"]
@@ -36,6 +41,10 @@ NEEDS = {"sweep": "optuna"}  # packages of extras
 
 Cli = Callable[..., tuple[int, str, str]]
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+# test_extend.py runs those in docs/extend, with their diffs applied
+every_page_here = pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.parent.name != "extend"], ids=lambda page: page.stem
+)
 
 
 def has_tool(name: str) -> bool:
@@ -52,7 +61,7 @@ def skip_without_tool(command: str) -> None:
 def snippets(page: Path) -> list[tuple[str, str, str]]:
     """Return language, code, and the output that the page shows below it, if any."""
     blocks = FENCE.findall(page.read_text())
-    following = [*blocks[1:], ("", "")]
+    following = [*blocks[1:], ("", "")][: len(blocks)]
     return [
         (kind, code, text if after == "text" else "")
         for (kind, code), (after, text) in zip(blocks, following, strict=True)
@@ -155,7 +164,7 @@ def check_errors(code: str, cli: Cli) -> None:
 def missing_links(page: Path) -> list[str]:
     """Return the relative links of a page whose file or heading does not exist."""
     missing = []
-    for link in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text()):
+    for link in re.findall(r"\]\((?!http)([^)]+)\)", CODE.sub("", page.read_text())):
         path, _, anchor = link.partition("#")
         target = page.parent / path if path else page
         if not target.exists() or (anchor and anchor not in anchors(target)):
@@ -165,12 +174,12 @@ def missing_links(page: Path) -> list[str]:
 
 def anchors(page: Path) -> set[str]:
     """Return the anchors that GitHub makes from a page's headings."""
-    text = FENCE.sub("", page.read_text())
+    text = CODE.sub("", page.read_text())
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@every_page
+@every_page_here
 def test_every_python_snippet_prints_what_the_page_says(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,7 +191,7 @@ def test_every_python_snippet_prints_what_the_page_says(
 @pytest.mark.slow
 # litpool and the libraries warn that there is so little data
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
-@every_page
+@every_page_here
 def test_every_command_runs(
     page: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,7 +210,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 def test_a_page_names_files_that_exist(page: Path) -> None:
     for path in re.findall(r"`((?:tests|src|configs|docs)/[\w./]+)`", page.read_text()):
         tool = re.match(r"(?:src/litpool|tests)/tools/(\w+)", path)
-        if tool is None or has_tool(tool[1]):
+        if (tool is None or has_tool(tool[1])) and f"+++ b/{path}" not in page.read_text():
             assert (ROOT / path).exists(), path
 
 
@@ -219,3 +228,45 @@ def test_loops_quotes_the_plain_loop() -> None:
         for code in re.findall(r"`([^`]+)`", row.split(" | ")[-1]):
             for part in "".join(code.split()).split("..."):
                 assert part in plain, f"docs/loops.md: {code} is not in plain.py; update the table"
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("furo")
+    pytest.importorskip("myst_parser")
+    command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", ROOT / "docs"]
+    done = subprocess.run(
+        [*map(str, command), str(tmp_path / "site")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    for page in PAGES:
+        path = page.relative_to(ROOT / "docs").with_suffix(".html")
+        assert (tmp_path / "site" / path).is_file()
+    assert "MeanPooling" in (tmp_path / "site/searchindex.js").read_text()
+    inside = (tmp_path / "site/index.html").read_text()
+    assert not re.findall(r'(?:src|href)="https?://[^"]*\.(?:js|css|woff2?)"', inside)  # offline
+
+
+def test_the_index_lists_every_page() -> None:
+    index = (ROOT / "docs/index.md").read_text()
+    for page in PAGES:
+        path = page.relative_to(ROOT / "docs").as_posix()
+        assert path == "index.md" or f"({path})" in index, f"add {path} to docs/index.md"
+
+
+def test_pages_and_drawings_that_a_script_writes_are_current(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    write_docs = importlib.import_module("write_docs")
+    if not all(map(has_tool, ("check", "compare", "export", "study"))):
+        pytest.skip("a tool has been deleted")
+    for path, content in write_docs.pages().items():
+        shown = (ROOT / "docs" / path).read_text()
+        assert shown == content, f"docs/{path}: run `python scripts/write_docs.py`"
+
+
+def test_every_pooling_has_a_drawing() -> None:
+    text = (ROOT / "docs/poolings.md").read_text()
+    for name in options.subclasses("model"):
+        assert f"](drawings/{name}.svg)" in text, name

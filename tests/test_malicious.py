@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from old_names import JOB
 from test_trust import DEBUG, FIXTURE, NAMES, PLACES, TRAINER, checkpoint_with
 
 COMMANDS = ("predict", "test", "validate", "fit")
@@ -117,10 +118,10 @@ PICKLES = {
     "zip": _zip,
     "legacy": _legacy,
     "weights": _inside("state_dict", "network.head.1.bias"),
-    "task": _inside("litpool", "task"),
-    "labels": _inside("litpool", "task", "labels"),
-    "config": _inside("litpool", "config"),
-    "rng": _inside("litpool", "rng"),
+    "task": _inside(JOB, "task"),
+    "labels": _inside(JOB, "task", "labels"),
+    "config": _inside(JOB, "config"),
+    "rng": _inside(JOB, "rng"),
     "callbacks": _inside("callbacks"),
     "optimizer": _inside("optimizer_states"),
 }

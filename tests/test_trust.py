@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from old_names import JOB
 
 FIXTURE = Path(__file__).parent / "fixtures/v0.1.0"
 DEBUG = str(Path(__file__).parent.parent / "configs/debug.yaml")
@@ -66,7 +67,7 @@ def checkpoint_with(place, value, path):
     """A good checkpoint whose stored config has another value somewhere."""
     saved = torch.load(FIXTURE / "classification/last.ckpt", weights_only=True)
     saved["callbacks"] = {}  # so that `fit` does not look for the best checkpoint
-    config = saved["litpool"]["config"]
+    config = saved[JOB]["config"]
     *parents, last = place.removesuffix(".text").removesuffix(".nested").split(".")
     for parent in parents:
         config = config.setdefault(parent, {})
@@ -178,7 +179,7 @@ def test_a_checkpoint_of_another_shape_is_refused(cli, tmp_path):
     good = torch.load(FIXTURE / "classification/plain.ckpt", weights_only=True)
     for number, key in enumerate(("config", "task", "tokenizer", "encoder", "metrics", "rng")):
         bad = copy.deepcopy(good)
-        bad["litpool"][key] = 7
+        bad[JOB][key] = 7
         torch.save(bad, tmp_path / f"{number}.ckpt")
         status, _, err = cli("predict", "--ckpt_path", f"{number}.ckpt", "--input", "x.txt")
         assert (status, err.count("\n")) == (2, 1)
@@ -188,7 +189,7 @@ def test_a_checkpoint_of_another_shape_is_refused(cli, tmp_path):
 def test_code_among_a_checkpoints_tokenizer_files_never_runs(cli, planted):
     """And standard input, which holds the rows, is not read as an answer to a question about it."""
     saved = torch.load(FIXTURE / "classification/plain.ckpt", weights_only=True)
-    files = saved["litpool"]["tokenizer"]
+    files = saved[JOB]["tokenizer"]
     settings = json.loads(files["tokenizer_config.json"])
     settings |= {
         "tokenizer_class": "Evil",
@@ -230,7 +231,7 @@ def test_a_checkpoint_deletes_no_file_outside_its_run_folder(cli, planted):
 
 def test_a_checkpoint_does_not_choose_where_predictions_go(cli, planted):
     saved = torch.load(FIXTURE / "classification/plain.ckpt", weights_only=True)
-    saved["litpool"]["config"] |= {
+    saved[JOB]["config"] |= {
         "output": str(planted / "chosen.jsonl"),
         "config": ["/etc/passwd"],
     }

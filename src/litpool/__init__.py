@@ -9,6 +9,7 @@ so that `--help` and the error for bad input come fast.
 
 import importlib
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,12 @@ class JobError(RuntimeError):
     The message is one line: what happened, and how to fix it. The command line prints it and exits
     with status 1.
     """
+
+
+def program() -> str:
+    """Return how the command line was started, for messages that show a command."""
+    started = {"litpool": "litpool", "__main__": "python -m litpool"}
+    return started.get(Path(sys.argv[0]).stem, "python cli.py")
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ import gc
 import sys
 from collections.abc import Sequence
 
-from litpool import InputError, disk, interrupt
+from litpool import InputError, disk, interrupt, program
 from litpool.command_line import help, spelling, toolbox
 
 
@@ -17,7 +17,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(arguments: list[str]) -> None:
     commands = toolbox.commands()
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"{__doc__}\n\ncommands (COMMAND --help lists the options):")
+        usage = str(__doc__).replace("python cli.py", program())
+        print(f"{usage}\n\ncommands (COMMAND --help lists the options):")
         for name, summary in commands.items():
             print(f"  {name:<12}{summary}")
     elif arguments[0] not in commands:

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from litpool import InputError, JobError, disk, interrupt, plugins, trust
+from litpool import InputError, JobError, disk, interrupt, plugins, program, trust
 from litpool.classes import import_classes
 from litpool.command_line import spelling, toolbox, values
 from litpool.command_line.options import TRAINER_DEFAULTS
@@ -95,7 +95,7 @@ def main(
 
 def _run_alone(function: Callable[..., Any], arguments: list[str]) -> int:
     """Run a command that needs no job; options without a default are positional."""
-    parser = Parser(prog=f"cli.py {arguments[0]}")
+    parser = Parser(prog=f"{program()} {arguments[0]}")
     parser.add_function_arguments(function, as_group=False, as_positional=True)
     return function(**vars(parser.parse_args(arguments[1:]))) or 0
 

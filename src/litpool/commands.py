@@ -12,7 +12,7 @@ import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 
-from litpool import InputError, interrupt, trust
+from litpool import InputError, interrupt, program, trust
 from litpool.command_line import toolbox, values
 from litpool.command_line.runs import hyperparameters
 from litpool.data.module import TextDataModule
@@ -169,7 +169,7 @@ class Run:
             print(line)
         if result.best:
             config = {key: value for key, value in self.config.items() if key != "trainer"}
-            command = f"python cli.py predict --ckpt_path {result.best} --input FILE"
+            command = f"{program()} predict --ckpt_path {result.best} --input FILE"
             print(f"predict     {command}{trust.options(config)}")
         print("curves      tensorboard --logdir logs")
         print(f"wrote {folder}")

@@ -26,8 +26,9 @@ def _names(*classes: type) -> set[str]:
     """Return the full names of Lightning's classes, such as lightning.pytorch.callbacks.Timer."""
     names = set()
     for kind in classes:
-        package = ".".join(kind.__module__.split(".")[:3])
-        names |= {f"{package}.{kind.__name__}", f"{kind.__module__}.{kind.__name__}"}
+        parts = kind.__module__.split(".")  # a class is also in the packages that hold its module
+        packages = [".".join(parts[:length]) for length in range(3, len(parts) + 1)]
+        names |= {f"{package}.{kind.__name__}" for package in packages}
     return names
 
 
@@ -41,6 +42,7 @@ def lightning_names() -> set[str]:
     DDPStrategy and FSDPStrategy have options for functions, but no function is on any list.
     """
     from lightning.pytorch import callbacks, loggers, strategies
+    from lightning.pytorch.plugins import environments
 
     return _names(
         callbacks.DeviceStatsMonitor,
@@ -58,6 +60,7 @@ def lightning_names() -> set[str]:
         strategies.DDPStrategy,
         strategies.FSDPStrategy,
         strategies.SingleDeviceStrategy,
+        environments.SLURMEnvironment,
     )
 
 

@@ -4,6 +4,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 
+from litpool import program
 from litpool.command_line import options
 from litpool.command_line.options import Option
 
@@ -64,7 +65,7 @@ def show(command: str, arguments: Sequence[str]) -> None:
         sections["trainer"] = [option for option in sections["trainer"] if _is_hardware(option)]
     own = options.class_options("model", pooling.rpartition(".")[2])
     sections["model"] += own
-    print(f"usage: python cli.py {command} --config configs/NAME.yaml [--key value ...]\n")
+    print(f"usage: {program()} {command} --config configs/NAME.yaml [--key value ...]\n")
     print(textwrap.fill(options.summary(command), WIDTH))
     for title, section in sections.items():
         if section:
@@ -81,7 +82,7 @@ def show(command: str, arguments: Sequence[str]) -> None:
 def _show_alone(command: str) -> None:
     """Print the options of a command without a job."""
     places = options.positional(command)
-    print(f"usage: python cli.py {command} {' '.join(map(str.upper, places))} [--key value ...]\n")
+    print(f"usage: {program()} {command} {' '.join(map(str.upper, places))} [--key value ...]\n")
     print(f"{textwrap.fill(options.summary(command), WIDTH)}\n\noptions:")
     for option in options.read(command):
         left = option.key.upper() if option.key in places else f"--{option.key}"
@@ -97,7 +98,7 @@ def _sections(found: Sequence[Option], everything: bool) -> dict[str, list[Optio
         if section != "trainer":
             sections[section if section in sections else "options"].append(option)
         elif everything and name not in TRAINER:
-            sections["trainer"].append(option._replace(text=_plain(option.text)))
+            sections["trainer"].append(option._replace(text=plain(option.text)))
     brief = [Option(f"trainer.{name}", *texts) for name, texts in TRAINER.items()]
     sections["trainer"] = [*brief, *sections["trainer"]]
     return sections
@@ -140,7 +141,7 @@ def _brief(text: str) -> str:
     return sentence
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Return a description of Lightning's without Sphinx markup and without its own default."""
     text = re.sub(r":\w+:`~?([\w.]+)`", lambda match: match[1].rpartition(".")[2], text)
     text = re.sub(r"Defaults?(?::| to) ?``[^`]*``\.?", "", text)

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.tensorboard import SummaryWriter
 
-from litpool import InputError, interrupt
+from litpool import InputError, interrupt, program
 from litpool.loops import outputs, tensorboard
 from litpool.loops.checkpoint import (
     SaveClock,
@@ -256,7 +256,7 @@ class Job:
         if save and self.progress.step:
             self.save("last", {})
         if last.exists():
-            resume = f"python cli.py {self.command} --ckpt_path {last}{self.options}"
+            resume = f"{program()} {self.command} --ckpt_path {last}{self.options}"
             interrupt.advise(f"interrupted; resume with: {resume}")
         interrupt.check()
 

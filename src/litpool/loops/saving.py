@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from litpool import JobError, interrupt
+from litpool import JobError, interrupt, program
 from litpool.loops.checkpoint import SaveClock, SaveOptions, rng_state, write
 
 
@@ -119,7 +119,7 @@ class LastCheckpoint(ModelCheckpoint):
         """Say how to resume, in case the run is interrupted."""
         path = Path(str(self.dirpath), "last.ckpt")
         if path.exists():
-            advice = f"resume with: python cli.py fit --ckpt_path {path}{self.options}"
+            advice = f"resume with: {program()} fit --ckpt_path {path}{self.options}"
         else:
             advice = "nothing has been trained yet"
         interrupt.advise(f"interrupted; {advice}")

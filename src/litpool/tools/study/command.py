@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
-from litpool import InputError
+from litpool import InputError, program
 from litpool.commands import Run
 from litpool.data.added import require
 from litpool.data.module import TextDataModule
@@ -146,7 +146,7 @@ def _report(run: Run, data_sets: list[DataSet], options: StudyOptions) -> None:
         del config["trainer"]  # has no effect
     result = {
         "verdict": sets.verdict(entries),
-        "command": shlex.join(["python", "cli.py", *sys.argv[1:]]),
+        "command": shlex.join([*program().split(), *sys.argv[1:]]),
         "config": config,
         "versions": {
             **versions(),
