@@ -4,6 +4,7 @@ N rows or texts, K texts in a row, F features of a pooled vector.
 """
 
 import copy
+import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from litpool import InputError, JobError
 from litpool.classes import build_classes
+from litpool.command_line import toolbox
 from litpool.data import added
 from litpool.data.batches import Collator, EvaluationOrder
 from litpool.data.prefix import column_prefixes
@@ -30,6 +32,7 @@ from litpool.tasks.similarity import Similarity
 from litpool.tasks.task import Columns, Task
 
 DIGITS = 4  # of a probability; training again changes the others
+EXPORT = "golden.json"  # the file that every folder of the tool `export` has
 CHUNK = 64  # batches that are tokenized at once, and sorted by their number of tokens
 
 Row = str | Sequence[str] | Mapping[str, Any]
@@ -284,7 +287,8 @@ def load(
     """Load a trained model.
 
     Args:
-        path: A run folder, whose best checkpoint is used, or a checkpoint.
+        path: A run folder, whose best checkpoint is used, a checkpoint, or a folder that `export`
+            wrote, which answers through the format's own runtime, on the CPU.
         device: Where to compute, such as `cuda:1`; by default the GPU, if there is one.
         trust: Modules of your own whose poolings and tasks the checkpoint may name, as with
             `--trust`.
@@ -292,6 +296,8 @@ def load(
     Raises:
         InputError: There is no checkpoint, or it cannot be used; see `loops.checkpoint.load`.
     """
+    if (Path(path) / EXPORT).is_file():
+        return _load_export(Path(path), device)
     file = _find_checkpoint(Path(path))
     content = checkpoint.load(str(file))
     if device is None:
@@ -337,6 +343,15 @@ def restore(
     )
     checkpoint.load_weights(network, content, file)
     return Predictor(task, network, tokenizer, config, job["metrics"], file, device)
+
+
+def _load_export(folder: Path, device: str | torch.device | None) -> Predictor:
+    """Return the model in a folder that the tool `export` wrote, if the tool is there."""
+    if device is not None and torch.device(device).type != "cpu":
+        raise InputError(f"device={device}: an export answers on the CPU; load the checkpoint")
+    if "export" not in toolbox.tools():
+        raise InputError(f"{folder}: an export, which needs the tool export; load the checkpoint")
+    return importlib.import_module("litpool.tools.export.loading").load(folder)
 
 
 def _find_checkpoint(path: Path) -> Path:
