@@ -237,6 +237,7 @@ class Predictor:
             batch_size: B.
             before: The number of rows before these, for error messages.
         """
+        prefixes = {name: self.prefixes[name] for name in task.texts if name in self.prefixes}
         keys = list(zip(*(columns[name] for name in task.texts), strict=True))
         places: dict[tuple[str, ...], int] = {}
         inverse = [places.setdefault(key, len(places)) for key in keys]
@@ -245,7 +246,7 @@ class Predictor:
         for start in range(0, len(distinct), CHUNK * batch_size):
             chunk = distinct[start : start + CHUNK * batch_size]
             rows = dict(zip(task.texts, map(list, zip(*chunk, strict=True)), strict=True))
-            encoded = encode_rows(task, rows, self.tokenizer, self.max_length, self.prefixes)
+            encoded = encode_rows(task, rows, self.tokenizer, self.max_length, prefixes)
             self._check_markers(encoded, chunk, keys, before)
             numbers = [places[key] for key in chunk]
             encoded["index"] = [numbers[row] for row in encoded.pop("row")]

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from litpool import InputError
 from litpool.classes import build_classes
+from litpool.model.pooling import Pooling
 from litpool.predictor import Predictor
 from litpool.tasks.regression import Regression
 from litpool.tasks.task import Task
@@ -54,7 +55,7 @@ class ExportedNetwork(nn.Module):
     def __init__(
         self,
         function: Callable[[Mapping[str, Tensor]], Tensor],
-        pooling: nn.Module,
+        pooling: Pooling,
         task: Task,
         golden: Golden,
     ) -> None:
@@ -63,9 +64,9 @@ class ExportedNetwork(nn.Module):
         self.pooling = pooling
         self.task = task
         self.output = golden["output"]
-        self.head = nn.Identity()
-        if self.output == "vectors":
-            self.head = task.head(pooling.out_features)  # type: ignore[arg-type, assignment]
+        self.head = task.head(pooling.out_features) if self.output == "vectors" else nn.Identity()
+        if any(True for _ in self.head.parameters()):
+            self.head = _NoClassifier()
 
     def embed(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return pooled vectors, (B, F) or (B, K, F)."""
@@ -80,11 +81,6 @@ class ExportedNetwork(nn.Module):
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         if self.output == "vectors":
-            if not self.task.gives_vectors and any(True for _ in self.head.parameters()):
-                raise InputError(
-                    "the classifier of pairs is not in an export; use encode, or load the "
-                    "checkpoint"
-                )
             return self.head(self.embed(batch))
         output = self.function(batch)
         if isinstance(self.task, Regression):
@@ -95,6 +91,15 @@ class ExportedNetwork(nn.Module):
             lowest = torch.finfo(output.dtype).min
             return output.masked_fill(~possible.unsqueeze(-1), lowest)
         return output
+
+
+class _NoClassifier(nn.Module):
+    """In place of the classifier of pairs that a bi-encoder was trained with."""
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        raise InputError(
+            "the classifier of pairs is not in an export; use encode, or load the checkpoint"
+        )
 
 
 def _tokenizer(folder: Path, golden: Golden) -> PreTrainedTokenizerBase:
