@@ -113,7 +113,8 @@ def test_several_checkpoints_answer_with_their_mean(serving):
     server.stop()
 
 
-def test_verify_accepts_a_served_checkpoint(serving, cli, monkeypatch):
+def test_verify_accepts_a_served_checkpoint(serving, cli):
+    pytest.importorskip("litpool.tools.export.command", reason="without the tool export")
     for task in ("classification", "cosine", "multilabel", "regression"):
         path = CHECKPOINTS / task / "lightning.ckpt"
         server = serving("--ckpt_path", path)
