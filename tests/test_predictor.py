@@ -279,3 +279,18 @@ def test_members_with_other_labels_are_refused(cli, classifier):
     assert "MultiLabelClassification" in err
     with pytest.raises(InputError, match="has no mean; name one checkpoint"):
         Ensemble([load("question_answering"), load("question_answering")])
+
+
+def test_a_bi_encoder_puts_the_prefix_of_each_column_before_its_texts(bi_encoder):
+    texts = ["a good film", "the play was bad"]
+    first, second = bi_encoder.task.texts
+    pairs = [(texts[0], texts[1])]
+    with_prefix = {
+        first: bi_encoder.encode([f"good {text}" for text in texts]),
+        second: bi_encoder.encode([f"bad {text}" for text in texts]),
+    }
+    score = bi_encoder.predict([(f"good {texts[0]}", f"bad {texts[1]}")])
+    bi_encoder.prefixes = {first: "good ", second: "bad "}
+    for column, vectors in with_prefix.items():
+        assert np.allclose(bi_encoder.encode(texts, column=column), vectors, atol=1e-6)
+    assert bi_encoder.predict(pairs)[0] == pytest.approx(score[0], abs=1e-6)

@@ -1,8 +1,8 @@
 """The wiring: LightningCLI with litpool's commands; a checkpoint can set their defaults."""
 
 import argparse
-import inspect
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from litpool import InputError, JobError, disk, interrupt, plugins, program, trust
 from litpool.classes import import_classes
 from litpool.command_line import spelling, toolbox, values
-from litpool.command_line.options import TRAINER_DEFAULTS
+from litpool.command_line.options import TRAINER_DEFAULTS, needs_job
 from litpool.command_line.parser import Parser
 from litpool.command_line.runs import RunFolder, RunLogger, is_first, label
 from litpool.commands import Run
@@ -75,7 +75,7 @@ def main(
         arguments = list(sys.argv[1:] if argv is None else argv)
         try:
             function = command or toolbox.function(arguments[0])
-            if "run" in inspect.signature(function).parameters:
+            if command or needs_job(arguments[0]):
                 status = CLI(arguments, log, function).status
             else:
                 status = _run_alone(function, arguments)
@@ -97,7 +97,10 @@ def _run_alone(function: Callable[..., Any], arguments: list[str]) -> int:
     """Run a command that needs no job; options without a default are positional."""
     parser = Parser(prog=f"{program()} {arguments[0]}")
     parser.add_function_arguments(function, as_group=False, as_positional=True)
-    return function(**vars(parser.parse_args(arguments[1:]))) or 0
+    words = arguments[1:]
+    if [key for key, _ in spelling.pairs(words)].count("ckpt_path") > 1:  # the last would win
+        words = [re.sub(r"^--ckpt_path(?==|$)", "--ckpt_path+", word) for word in words]
+    return function(**vars(parser.parse_args(words))) or 0
 
 
 class CLI(LightningCLI):

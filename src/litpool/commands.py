@@ -27,7 +27,7 @@ from litpool.loops.prediction import Devices, predict_rows
 from litpool.loops.prediction_file import FORMATS
 from litpool.loops.progress import ProgressLines
 from litpool.loops.summary import score_lines
-from litpool.predictor import Predictor, restore
+from litpool.predictor import Predictor, check_top, restore
 from litpool.tasks.task import Task
 
 
@@ -322,7 +322,7 @@ def predict(  # noqa: D417
     task = run.model.task
     kept = [keep] if isinstance(keep, str) else keep
     _check_output(output, input, task, kept)
-    _check_top(top, task)
+    check_top(top, task)
     paths = [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path or []
     with InputRows(input, run.data.source, task.texts, task.extras, kept) as rows:
         ensemble = Ensemble(run.predictors(paths))
@@ -349,14 +349,3 @@ def _check_output(output: str, input: str, task: Task, keep: list[str]) -> None:
         raise InputError(f"output={output}: .npz holds vectors only; use .jsonl or .parquet")
     if path.suffix == ".npz" and keep:
         raise InputError(f"keep={keep}: .npz holds vectors only; use .jsonl or .parquet")
-
-
-def _check_top(top: int | None, task: Task) -> None:
-    """Refuse a number of labels that the task does not have."""
-    if top is None:
-        return
-    count = len(task.labels)
-    if not count:
-        raise InputError(f"top={top}: {type(task).__name__} has no labels; leave it out")
-    if not 1 <= top <= count:
-        raise InputError(f"top={top}: give 1 to {count}, the number of labels")

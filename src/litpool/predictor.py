@@ -4,6 +4,7 @@ N rows or texts, K texts in a row, F features of a pooled vector.
 """
 
 import copy
+import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from litpool import InputError, JobError
 from litpool.classes import build_classes
+from litpool.command_line import toolbox
 from litpool.data import added
 from litpool.data.batches import Collator, EvaluationOrder
 from litpool.data.prefix import column_prefixes
@@ -30,6 +32,7 @@ from litpool.tasks.similarity import Similarity
 from litpool.tasks.task import Columns, Task
 
 DIGITS = 4  # of a probability; training again changes the others
+EXPORT = "golden.json"  # the file that every folder of the tool `export` has
 CHUNK = 64  # batches that are tokenized at once, and sorted by their number of tokens
 
 Row = str | Sequence[str] | Mapping[str, Any]
@@ -87,10 +90,11 @@ class Predictor:
             top: How many labels to return, if not all.
 
         Raises:
-            InputError: The rows lack a column or a text.
+            InputError: The rows lack a column or a text, or there are fewer labels.
             JobError: The network's output is not finite.
         """
-        columns = self._columns(rows)
+        check_top(top, self.task)
+        columns = self.columns(rows)
         if not columns[self.task.texts[0]]:
             return []
         answers = self.answers(columns, batch_size)
@@ -116,22 +120,33 @@ class Predictor:
             InputError: There is an empty text, or the task works on tokens and has no vectors.
             JobError: A vector is not finite.
         """
-        task = self.task
-        if task.on_tokens:
-            raise InputError(
-                f"{type(task).__name__} works on tokens and has no vectors; use predict"
-            )
-        if isinstance(task, Similarity):
-            task = _for_single_texts(task, column or task.texts[0])
-        elif column:
-            raise InputError(
-                f"column={column}: {type(task).__name__} reads all its columns at once"
-            )
-        columns = self._columns(texts, task)
+        task = self.vector_task(column)
+        columns = self.columns(texts, task)
         vectors = self._compute(task, columns, self.network.embed, batch_size or self.batch_size)
         if normalize:
             vectors = F.normalize(vectors, dim=-1)
         return vectors.reshape(len(vectors), self.network.pooling.out_features).numpy()
+
+    def vector_task(self, column: str | None = None) -> Task:
+        """Return the task whose columns are those that vectors are computed from.
+
+        Args:
+            column: See `encode`.
+
+        Raises:
+            InputError: There are no vectors, or no such column.
+        """
+        if self.task.on_tokens:
+            raise InputError(
+                f"{type(self.task).__name__} works on tokens and has no vectors; use predict"
+            )
+        if isinstance(self.task, Similarity):
+            return _for_single_texts(self.task, column or self.task.texts[0])
+        if column:
+            raise InputError(
+                f"column={column}: {type(self.task).__name__} reads all its columns at once"
+            )
+        return self.task
 
     def answers(
         self, columns: Columns, batch_size: int | None = None, before: int = 0
@@ -147,11 +162,11 @@ class Predictor:
             InputError: A text lacks a marker that the pooling needs, for example.
             JobError: The network's output is not finite.
         """
-        outputs = self._outputs(columns, batch_size or self.batch_size, before)
-        return self.task.decode(outputs, columns)
+        return self.task.decode(self.outputs(columns, batch_size, before), columns)
 
-    def _outputs(self, columns: Columns, size: int, before: int) -> Tensor:
-        """Return the prediction for each row, as `Task.decode` reads it."""
+    def outputs(self, columns: Columns, batch_size: int | None = None, before: int = 0) -> Tensor:
+        """Return the prediction for each row, as `Task.decode` reads it; see `answers`."""
+        size = batch_size or self.batch_size
         task = self.task
         if not isinstance(task, Similarity) or task.gives_vectors:
             return self._compute(task, columns, self._predictions, size, before)
@@ -173,8 +188,16 @@ class Predictor:
     def _predictions(self, batch: Batch) -> Tensor:
         return self.task.extract(self.network(batch), batch)
 
-    def _columns(self, rows: Iterable[Row], task: Task | None = None) -> dict[str, list[Any]]:
-        """Return the texts, and the extras that the rows have, by column."""
+    def columns(self, rows: Iterable[Row], task: Task | None = None) -> dict[str, list[Any]]:
+        """Check rows, and return their texts, and the extras that they have, by column.
+
+        Args:
+            rows: See `predict`.
+            task: Names the columns with texts; by default the model's own.
+
+        Raises:
+            InputError: The rows lack a column or a text.
+        """
         texts = (task or self.task).texts
         if isinstance(rows, str | bytes | Mapping):
             raise InputError(f"{str(rows)[:40]!r} is one row; give a list of rows")
@@ -214,6 +237,7 @@ class Predictor:
             batch_size: B.
             before: The number of rows before these, for error messages.
         """
+        prefixes = {name: self.prefixes[name] for name in task.texts if name in self.prefixes}
         keys = list(zip(*(columns[name] for name in task.texts), strict=True))
         places: dict[tuple[str, ...], int] = {}
         inverse = [places.setdefault(key, len(places)) for key in keys]
@@ -222,7 +246,7 @@ class Predictor:
         for start in range(0, len(distinct), CHUNK * batch_size):
             chunk = distinct[start : start + CHUNK * batch_size]
             rows = dict(zip(task.texts, map(list, zip(*chunk, strict=True)), strict=True))
-            encoded = encode_rows(task, rows, self.tokenizer, self.max_length, self.prefixes)
+            encoded = encode_rows(task, rows, self.tokenizer, self.max_length, prefixes)
             self._check_markers(encoded, chunk, keys, before)
             numbers = [places[key] for key in chunk]
             encoded["index"] = [numbers[row] for row in encoded.pop("row")]
@@ -264,7 +288,8 @@ def load(
     """Load a trained model.
 
     Args:
-        path: A run folder, whose best checkpoint is used, or a checkpoint.
+        path: A run folder, whose best checkpoint is used, a checkpoint, or a folder that `export`
+            wrote, which answers through the format's own runtime, on the CPU.
         device: Where to compute, such as `cuda:1`; by default the GPU, if there is one.
         trust: Modules of your own whose poolings and tasks the checkpoint may name, as with
             `--trust`.
@@ -272,6 +297,8 @@ def load(
     Raises:
         InputError: There is no checkpoint, or it cannot be used; see `loops.checkpoint.load`.
     """
+    if (Path(path) / EXPORT).is_file():
+        return _load_export(Path(path), device)
     file = _find_checkpoint(Path(path))
     content = checkpoint.load(str(file))
     if device is None:
@@ -319,6 +346,15 @@ def restore(
     return Predictor(task, network, tokenizer, config, job["metrics"], file, device)
 
 
+def _load_export(folder: Path, device: str | torch.device | None) -> Predictor:
+    """Return the model in a folder that the tool `export` wrote, if the tool is there."""
+    if device is not None and torch.device(device).type != "cpu":
+        raise InputError(f"device={device}: an export answers on the CPU; load the checkpoint")
+    if "export" not in toolbox.tools():
+        raise InputError(f"{folder}: an export, which needs the tool export; load the checkpoint")
+    return importlib.import_module("litpool.tools.export.loading").load(folder)
+
+
 def _find_checkpoint(path: Path) -> Path:
     """Return the best checkpoint of a run folder, or the path itself if it is a file."""
     return path / "checkpoints" / "best.ckpt" if path.is_dir() else path
@@ -360,6 +396,17 @@ def _check_finite(predictions: Tensor, task: Task, before: int) -> None:
         rows = wrong.reshape(len(wrong), -1).any(1).nonzero().flatten().tolist()
         more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
         raise JobError(f"the output for row {before + rows[0] + 1}{more} is not finite")
+
+
+def check_top(top: int | None, task: Task) -> None:
+    """Refuse a number of labels that the task does not have."""
+    if top is None:
+        return
+    count = len(task.labels)
+    if not count:
+        raise InputError(f"top={top}: {type(task).__name__} has no labels; leave it out")
+    if not 1 <= top <= count:
+        raise InputError(f"top={top}: give 1 to {count}, the number of labels")
 
 
 def round_probabilities(answer: Mapping[str, Any], top: int | None) -> dict[str, Any]:

@@ -82,7 +82,8 @@ def show(command: str, arguments: Sequence[str]) -> None:
 def _show_alone(command: str) -> None:
     """Print the options of a command without a job."""
     places = options.positional(command)
-    print(f"usage: {program()} {command} {' '.join(map(str.upper, places))} [--key value ...]\n")
+    words = [command, *map(str.upper, places), "[--key value ...]"]
+    print(f"usage: {program()} {' '.join(words)}\n")
     print(f"{textwrap.fill(options.summary(command), WIDTH)}\n\noptions:")
     for option in options.read(command):
         left = option.key.upper() if option.key in places else f"--{option.key}"

@@ -92,7 +92,8 @@ def model(save: Save) -> Callable[..., Model]:
         vocab = loaded.tokenizer.get_added_vocab()
         new_ids = [vocab[token] for token in options.get("tokens", ())]
         prefixes = dict.fromkeys(loaded.task.texts, prefix)
-        config: Any = loaded.config
+        data = {**loaded.config["data"], **({"prefix": prefix} if prefix else {})}
+        config = {**loaded.config, "data": data}
         return Model(
             loaded.network,
             loaded.task,

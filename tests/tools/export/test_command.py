@@ -1,12 +1,15 @@
 """The commands `export` and `verify`: what they write, and what they refuse in one line."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from litpool.tools.export import command
+from litpool.tools.export import command, scores
 from litpool.tools.export.scores import leave_out
 
 OUT = "--output out --format huggingface".split()
@@ -50,8 +53,6 @@ def test_without_data_the_card_says_why_there_are_no_metrics(cli, save):
 
 
 def test_an_interval_covers_the_truth_as_often_as_it_says():
-    import torch
-
     torch.manual_seed(0)
     covered = 0
     for _ in range(400):
@@ -106,6 +107,43 @@ def test_a_push_uploads_the_folder_to_a_private_repository(cli, save, monkeypatc
 
 def test_8_bits_are_for_onnx_only(cli, save):
     refused(cli("export", "--ckpt_path", save(), *OUT, "--quantize", "int8"), "--format onnx")
+
+
+INT8 = "--output out --format onnx --quantize int8 --scores false".split()
+
+
+def test_8_bits_that_cost_more_than_a_point_are_refused(cli, save, monkeypatch):
+    pytest.importorskip("onnxscript", reason="needs the extra `export`")
+    predict = scores.predict
+
+    def perfect_before(run, model, network):
+        made = predict(run, model, network)
+        if network is model.network:
+            made.predictions = torch.eye(3)[made.labels]
+        return made
+
+    monkeypatch.setattr(scores, "predict", perfect_before)
+    status, out, err = cli("export", "--ckpt_path", save("Classification"), *INT8)
+    assert (status, out) == (1, "")
+    numbers = r"test accuracy 1\.0000 before, [\d.]+ after: -[\d.]+.* MB instead of [\d.]+"
+    advice = "more than 1 point worse, so nothing was written"
+    assert re.fullmatch(f"error: quantize=int8: {numbers}; {advice}\n", err), err
+    assert sorted(path.name for path in Path().iterdir()) == ["best.ckpt"]
+
+
+def test_8_bits_report_what_they_cost_and_warn_if_they_are_slow(cli, save, monkeypatch):
+    pytest.importorskip("onnxscript", reason="needs the extra `export`")
+    path = save("Classification")
+    for least, is_slow in ((1e9, True), (0.0, False)):
+        monkeypatch.setattr(scores, "LEAST_SPEED", least)
+        status, out, err = cli("export", "--ckpt_path", path, *INT8)
+        assert status == 0, err
+        assert "int8        test accuracy" in out
+        card = Path("out/README.md").read_text()
+        assert ("another processor may differ" in card) is is_slow
+        assert ("warning: 8 bits are" in err) is is_slow
+        assert json.loads(Path("out/golden.json").read_text())["quantized"] == "int8"
+        shutil.rmtree("out")
 
 
 def test_a_format_that_cannot_express_the_network_is_refused(cli, save):

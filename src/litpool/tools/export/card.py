@@ -132,6 +132,8 @@ def _metrics(model: Model, scores: Scores, cost: Cost | None) -> str:
         lines.append(f"\nWhen the checkpoint was written: {values}.")
     if cost:
         lines.append(f"\nWith weights in 8 bits: {cost}.")
+        if cost.warning:
+            lines.append(f"When it was exported, {cost.warning}.")
     return "\n".join(lines)
 
 

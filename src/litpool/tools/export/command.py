@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -148,6 +149,8 @@ def write_folder(
     if quantized_for is not None:
         costs = quantization.to_int8(folder, model, quantized_for)
         print(f"int8        {costs}")
+        if costs.warning:
+            print(f"warning: {costs.warning}", file=sys.stderr)
     content = certificate(model, graph, format)
     content["stock"] = format == "huggingface" and not reason
     if quantized_for is not None:

@@ -33,6 +33,8 @@ PACKAGES = (
     "safetensors",
 )  # fmt: skip
 
+DATA = ("max_length", "batch_size", "prefix")  # the options that prediction needs
+
 Golden = dict[str, Any]
 
 
@@ -56,6 +58,7 @@ def describe(
     model: Model, format: str, texts: Sequence[Sequence[str]], encoded: dict[str, list[Any]]
 ) -> Golden:
     """Return golden.json without outputs and files: the job, the texts and their token ids."""
+    data, encoder = model.config["data"], model.network.encoder.config
     rows = []
     for number, row in enumerate(texts):
         ids = encoded["input_ids"][number]
@@ -79,7 +82,9 @@ def describe(
         "job": {
             "task": model.config["task"],
             "model": {"pooling": model.config["model"].get("pooling")},
+            "data": {name: data[name] for name in DATA if name in data},
         },
+        "shape": [encoder.hidden_size, encoder.num_hidden_layers],
         "state": model.task.state_dict(),
         "added_special_ids": model.added_special_ids,
         "stock": False,
@@ -129,6 +134,7 @@ def read(folder: Path) -> Golden:
             f"{path}: cannot be read ({type(error).__name__}); name a folder that `export` wrote"
         ) from error
     keys = {"litpool", "format", "output", "tolerance", "rows", "files", "faults", "labels"}
+    keys |= {"job", "state", "shape"}
     if not isinstance(golden, dict) or not keys <= golden.keys():
         raise InputError(f"{path}: not written by `export`; name a folder that `export` wrote")
     if golden["litpool"] != __version__:

@@ -8,7 +8,7 @@ import contextlib
 import copy
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +202,7 @@ def run(folder: Path, golden: Golden) -> tuple[list[list[int]], list[list[float]
     """Return the token ids and the outputs of the golden texts, from transformers."""
     with quiet():
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        network = _Network(folder, golden)
+    model = network(folder, golden)
     spans = golden["output"] == "spans"
     ids: list[list[int]] = []
     outputs: list[list[float]] = []
@@ -223,7 +223,7 @@ def run(folder: Path, golden: Golden) -> tuple[list[list[int]], list[list[float]
             return_special_tokens_mask=True,
             return_tensors="pt",
         )
-        output = network(batch)
+        output = model(batch)
         for row, tokens, mask, part in zip(
             rows, batch["input_ids"], batch["attention_mask"].bool(), output, strict=True
         ):
@@ -235,6 +235,12 @@ def run(folder: Path, golden: Golden) -> tuple[list[list[int]], list[list[float]
             else:
                 outputs.append(part.double().tolist())
     return ids, outputs
+
+
+def network(folder: Path, golden: Golden) -> Callable[[Mapping[str, Any]], Tensor]:
+    """Return the folder's model as a function of a batch."""
+    with quiet():
+        return _Network(folder, golden)
 
 
 class _Network:
@@ -261,8 +267,8 @@ class _Network:
     def __call__(self, batch: Any) -> Tensor:
         if self.stock is None:
             return self.graph.run(batch)
-        inputs = {name: batch[name] for name in batch if name != "special_tokens_mask"}
-        output = self.stock(**inputs)
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        output = self.stock(**{name: batch[name] for name in names if name in batch})
         if self.spans:
             return torch.stack([output.start_logits, output.end_logits], -1)
         return output.logits

@@ -3,7 +3,7 @@
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -166,6 +166,32 @@ def run(folder: Path, golden: Golden) -> tuple[list[list[int]], list[list[float]
     return ids, outputs
 
 
+def network(folder: Path, golden: Golden) -> Callable[[Mapping[str, Tensor]], Tensor]:
+    """Return the graph as a function of a batch."""
+    return OnnxGraph(folder / FILE)
+
+
+class OnnxGraph:
+    """ONNX Runtime as a function from a batch, each tensor (B, T), to the output.
+
+    Args:
+        file: The graph.
+    """
+
+    def __init__(self, file: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        providers = ["CPUExecutionProvider"]
+        self.session = onnxruntime.InferenceSession(str(file), options, providers=providers)
+        self.names = [entry.name for entry in self.session.get_inputs()]
+
+    def __call__(self, batch: Mapping[str, Tensor]) -> Tensor:
+        arrays = {name: batch[name].numpy() for name in self.names}
+        return torch.from_numpy(self.session.run(None, arrays)[0])
+
+
 class OnnxNetwork:
     """ONNX Runtime in place of a TextModel: from a batch to the same output.
 
@@ -175,19 +201,12 @@ class OnnxNetwork:
     """
 
     def __init__(self, file: Path, model: Model) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        providers = ["CPUExecutionProvider"]
-        self.session = onnxruntime.InferenceSession(str(file), options, providers=providers)
-        self.names = [entry.name for entry in self.session.get_inputs()]
+        self.graph = OnnxGraph(file)
         self.model = model
 
     def __call__(self, batch: Mapping[str, Tensor]) -> Tensor:
         shape = batch["input_ids"].shape[:-1]  # (B,) or (B, K)
-        arrays = {name: batch[name].flatten(0, -2).numpy() for name in self.names}
-        output = torch.from_numpy(self.session.run(None, arrays)[0])
+        output = self.graph({name: batch[name].flatten(0, -2) for name in self.graph.names})
         if self.model.output == "vectors":
             return self.model.network.head(output.unflatten(0, shape))
         if self.model.output == "scores":

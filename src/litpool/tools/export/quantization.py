@@ -28,11 +28,9 @@ def to_int8(folder: Path, model: Model, run: Run) -> Cost:
         quantize_dynamic(file, part, weight_type=QuantType.QInt8, per_channel=True)
     finally:
         logging.root.setLevel(level)
-    before = file.stat().st_size
+    size = file.stat().st_size, part.stat().st_size
     part.replace(file)
-    result = cost(run, model, onnx_graph.OnnxNetwork(file, model))
-    result.size = before, file.stat().st_size
-    return result
+    return cost(run, model, onnx_graph.OnnxNetwork(file, model), size)
 
 
 def recertify(folder: Path, golden: Golden) -> None:

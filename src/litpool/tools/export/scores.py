@@ -19,6 +19,7 @@ from litpool.tools.export.graph import Model
 
 GROUPS = 20
 LEAST_ROWS = 2 * GROUPS
+LEAST_SPEED = 2.0  # of 8 bits; less is not what they are for
 
 Network = Callable[[Mapping[str, Tensor]], Tensor]
 
@@ -139,7 +140,17 @@ class Cost:
     after: float
     interval: tuple[float, float] | None
     speed: float
-    size: tuple[int, int] = (0, 0)
+    size: tuple[int, int]
+
+    @property
+    def warning(self) -> str:
+        """Say that it is slow; empty if it is not."""
+        if self.speed >= LEAST_SPEED:
+            return ""
+        return (
+            f"8 bits are {self.speed:.1f} times as fast as the network on this machine, less than "
+            f"{LEAST_SPEED:g} times; another processor may differ"
+        )
 
     def __str__(self) -> str:
         difference = f"{self.after - self.before:+.4f}"
@@ -152,8 +163,14 @@ class Cost:
         )
 
 
-def cost(run: Run, model: Model, quantized: Network) -> Cost:
+def cost(run: Run, model: Model, quantized: Network, size: tuple[int, int]) -> Cost:
     """Compare a quantized network with the network on the test split.
+
+    Args:
+        run: The job, whose test split measures.
+        model: The network.
+        quantized: The quantized network.
+        size: Bytes of the graph before and after.
 
     Raises:
         InputError: There is no test split to measure with.
@@ -175,6 +192,7 @@ def cost(run: Run, model: Model, quantized: Network) -> Cost:
         values["after"][0],
         values["difference"][1],
         made[0].seconds / max(made[1].seconds, 1e-9),
+        size,
     )
     loss = values["difference"][0] * (1 if model.task.monitor_mode == "max" else -1)
     point = 1.0 if model.task.on_tokens else 0.01  # question answering scores in percent

@@ -1,6 +1,7 @@
 """The format sentence-transformers: Transformer, Pooling and Dense, loaded without remote code."""
 
 import tempfile
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -209,3 +210,17 @@ def run(folder: Path, golden: Golden) -> tuple[list[list[int]], list[list[float]
                 given: Any = prompt + row[0] if len(row) == 1 else row
                 ids.append(network.tokenize([given])["input_ids"][0].tolist())
     return ids, outputs
+
+
+def network(folder: Path, golden: Golden) -> Callable[[Mapping[str, Tensor]], Tensor]:
+    """Return the modules as a function of a batch."""
+    from sentence_transformers import SentenceTransformer
+
+    with quiet():
+        modules = SentenceTransformer(str(folder), device="cpu", trust_remote_code=False).eval()
+    names = ("input_ids", "attention_mask", "token_type_ids")
+
+    def output(batch: Mapping[str, Tensor]) -> Tensor:
+        return modules({name: batch[name] for name in names if name in batch})["sentence_embedding"]
+
+    return output

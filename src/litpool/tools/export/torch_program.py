@@ -1,10 +1,12 @@
 """The format torch: torch.export's program of the network, pooling and head inside."""
 
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from litpool.tools.export import onnx_graph, tokens
 from litpool.tools.export.golden import Golden
@@ -53,3 +55,9 @@ def run(folder: Path, golden: Golden) -> tuple[list[list[int]], list[list[float]
         ids += part[0]
         outputs += part[1]
     return ids, outputs
+
+
+def network(folder: Path, golden: Golden) -> Callable[[Mapping[str, Tensor]], Tensor]:
+    """Return the program as a function of a batch."""
+    module, names = load(folder)
+    return lambda batch: module(**{name: batch[name] for name in names})

@@ -1,0 +1,1 @@
+"""Serve a checkpoint over HTTP: predictions, vectors, OpenAI's embeddings, and a page."""

@@ -1,0 +1,90 @@
+"""`litpool.load` of an export: the same answers as the checkpoint's."""
+
+import json
+
+import numpy as np
+import pytest
+
+import litpool
+from litpool import InputError
+
+TEXTS = ["a good film", "bad", "the play was not so great", "a " * 40, "good 😀 film", "bad"]
+PAIRS = list(zip(TEXTS, reversed(TEXTS), strict=True))
+QUESTIONS = [("was it good?", "the film was a good play"), ("a bad one?", "it is not bad " * 9)]
+CASES = {
+    "Classification": (TEXTS, "huggingface"),
+    "Classification PoolerOutput": (TEXTS, "huggingface"),
+    "pairs": (PAIRS, "torch"),
+    "MultiLabelClassification": (TEXTS, "onnx"),
+    "Regression": (TEXTS, "onnx"),
+    "Regression PoolerOutput": (TEXTS, "huggingface"),
+    "Similarity": (PAIRS, "sentence-transformers"),
+    "Similarity LayerMixPooling": (PAIRS, "torch"),
+    "softmax": (PAIRS, "torch"),
+    "QuestionAnswering": (QUESTIONS, "huggingface"),
+    "QuestionAnswering MeanPooling": (QUESTIONS, "torch"),
+}
+PACKAGES = {"onnx": "onnxscript", "sentence-transformers": "sentence_transformers"}
+
+
+def assert_close(answers, expected):
+    assert len(answers) == len(expected)
+    for answer, other in zip(answers, expected, strict=True):
+        assert answer.keys() == other.keys()
+        for name, value in other.items():
+            if isinstance(value, float | dict):
+                value = pytest.approx(value, abs=2e-4)
+            assert answer[name] == value
+
+
+QUICK = [case for case, (_, format) in CASES.items() if format == "huggingface"]
+
+
+@pytest.mark.parametrize("case", QUICK)
+def test_an_export_answers_as_its_checkpoint(model, save, written, case):
+    load_and_compare(model, save, written, case, "right")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [*sorted(CASES.keys() - QUICK), "Classification"])
+def test_every_export_answers_as_its_checkpoint(model, save, written, case):
+    load_and_compare(model, save, written, case, "left")
+
+
+def load_and_compare(model, save, written, case, side):
+    rows, format = CASES[case]
+    if format in PACKAGES:
+        pytest.importorskip(PACKAGES[format], reason="needs the extra `export`")
+    task, pooling = [*case.split(), "MeanPooling"][:2]
+    prefix = {} if task == "QuestionAnswering" else {"prefix": "was it "}
+    options = {"tokens": ("[S]",), "side": side, **prefix}
+    folder = written(model(task, pooling, **options), format)
+    original = litpool.load(save(task, pooling, **options), "cpu")
+    loaded = litpool.load(folder)
+    if task == "softmax":
+        with pytest.raises(InputError, match="classifier of pairs is not in an export"):
+            loaded.predict(rows)
+    else:
+        assert_close(loaded.predict(rows), original.predict(rows))
+    if task in ("Similarity", "softmax"):
+        vectors = original.encode(TEXTS)
+        assert np.allclose(loaded.encode(TEXTS), vectors, atol=1e-4 if format == "onnx" else 1e-5)
+
+
+def test_an_export_of_logits_has_no_vectors(model, written):
+    loaded = litpool.load(written(model("Classification"), "torch"))
+    with pytest.raises(InputError, match="gives logits and no vectors"):
+        loaded.encode(TEXTS)
+
+
+def test_an_export_that_cannot_be_loaded_is_one_line(model, written):
+    folder = written(model("Classification"), "torch")
+    with pytest.raises(InputError, match="answers on the CPU"):
+        litpool.load(folder, "cuda")
+    (folder / "model.pt2").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="cannot be loaded"):
+        litpool.load(folder)
+    golden = json.loads((folder / "golden.json").read_text())
+    (folder / "golden.json").write_text(json.dumps({**golden, "litpool": "0.0.1"}))
+    with pytest.raises(InputError, match="export again"):
+        litpool.load(folder)
