@@ -101,7 +101,7 @@ def write_klue(folder):
         for number in range(40):
             first, second = f"{part} 기사 {number}", f"영화가 {number}번째로 좋다"
             rows["ynat"].append({"title": first, "label": ["정치", "스포츠"][number % 2]})
-            scores = {"label": number % 6 / 1.2, "real-label": 0.1, "binary-label": 0}
+            scores = {"label": 0.0, "real-label": number % 6 / 1.2, "binary-label": 0}
             rows["klue-sts"].append({"sentence1": first, "sentence2": second, "labels": scores})
             label = ["entailment", "neutral", "contradiction"][number % 3]
             rows["klue-nli"].append(
