@@ -397,6 +397,8 @@ def test_questions_that_cannot_be_used_are_named(refused, tmp_path, monkeypatch)
     assert "data.max_length" in refused("fit", *arguments)
     write("squad.json", squad(start=0))
     assert "leave it out" in refused("fit", *arguments, "--model.pooling", "ClsPooling")
+    message = refused("fit", *arguments, "--task.metric", "rouge")
+    assert "metric=rouge: give 'squad', 'korquad'" in message
 
 
 @pytest.mark.parametrize("command", ["predict", "test", "validate", "fit"])

@@ -57,6 +57,7 @@ def write_reviews(folder):
         )
     write_pairs(folder)
     write_questions(folder)
+    write_klue(folder)
     (folder / "reviews.csv").write_text(
         "review,stars\n" + "\n".join(f"{text},{label}" for text, label in reviews)
     )
@@ -91,6 +92,24 @@ def write_pairs(folder):
         f"{a} {number},{b} {number},not {number}" for number, (a, b, _) in enumerate(pairs)
     )
     (folder / "pairs.csv").write_text(f"question,answer,wrong\n{lines}\n")
+
+
+def write_klue(folder):
+    """Rows as in the files that KLUE publishes: a JSON list, and scores inside an object."""
+    for part in ("train", "dev"):
+        rows = {"ynat": [], "klue-sts": [], "klue-nli": []}
+        for number in range(40):
+            first, second = f"{part} 기사 {number}", f"영화가 {number}번째로 좋다"
+            rows["ynat"].append({"title": first, "label": ["정치", "스포츠"][number % 2]})
+            scores = {"label": 0.0, "real-label": number % 6 / 1.2, "binary-label": 0}
+            rows["klue-sts"].append({"sentence1": first, "sentence2": second, "labels": scores})
+            label = ["entailment", "neutral", "contradiction"][number % 3]
+            rows["klue-nli"].append(
+                {"premise": first, "hypothesis": second, "gold_label": label, "label2": "neutral"}
+            )
+        for name, content in rows.items():
+            text = json.dumps(content, ensure_ascii=False, indent=4)
+            (folder / f"{name}-v1.1_{part}.json").write_text(text, encoding="utf-8")
 
 
 def write_questions(folder):

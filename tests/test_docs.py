@@ -29,6 +29,8 @@ SHAPE = "{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4}"
 ENCODER = f"{{pretrained: false, overrides: {SHAPE}}}"
 # Unlike options, a config leaves the name of the run folder as it is.
 TINY = [*ROWS, "--trainer.max_epochs", "1", "--config", f"{{model: {{encoder: {ENCODER}}}}}"]
+# for pages whose encoders are on the Hub
+OFFLINE = ["--model.encoder.name", "sentence-transformers/all-MiniLM-L6-v2"]
 # for pages about the encoder itself
 PRETRAINED = [*ROWS, *"--data.max_length 24 --trainer.max_steps 1".split()]
 SMALL = {
@@ -75,6 +77,10 @@ def write_files(page: Path, cli: Cli) -> None:
     rows = [f"a film that is {word},{stars}" for word, stars in [("fine", 5), ("dull", 1)] * 20]
     Path("reviews.csv").write_text("\n".join(["review,stars", *rows, ""]))
     Path("glove.6B.50d.txt").write_text("return 1 2\nfilm 3 4\n")
+    if page.parent.name == "ko":
+        from test_configs import write_reviews  # which imports from this file
+
+        write_reviews(Path())
     if "logs/quickstart" in page.read_text():
         cli("fit", "--config", "configs/quickstart.yaml", *TINY)
 
@@ -143,7 +149,8 @@ def small(words: list[str], page: Path) -> list[str]:
     if "--ckpt_path" in words:
         return ROWS if command in ("validate", "test") else []
     few = PRETRAINED if page.stem == "encoders" else TINY
-    return [*few, *SMALL.get(command, [])]
+    offline = OFFLINE if page.parent.name == "ko" else []
+    return [*few, *offline, *SMALL.get(command, [])]
 
 
 def check_errors(code: str, cli: Cli) -> None:

@@ -122,6 +122,14 @@ def test_token_types_reach_a_model_that_knows_them_and_trouble_no_other(
     assert torch.equal(encoder(batch)[0][0], encoder(batch | types)[0][0]) == (kind == "distilbert")
 
 
+def test_an_encoder_with_one_token_type_takes_pairs_of_a_tokenizer_with_two(
+    tiny: Tiny, batch: Batch
+) -> None:
+    encoder = make(tiny, "roberta", overrides={"type_vocab_size": 1}).eval()
+    types = {"token_type_ids": (torch.arange(9) > 3).long().repeat(3, 1)}
+    assert torch.equal(encoder(batch)[0][0], encoder(batch | types)[0][0])
+
+
 # ---- the config
 
 

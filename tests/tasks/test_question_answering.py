@@ -478,12 +478,30 @@ PIECES = [
 ]
 
 
-def random_rows(count: int, unanswerable: float, seed: int) -> tuple[Dataset, Tensor]:
+KOREAN_PIECES = [
+    "박경리의",
+    "《토지》는",
+    "〈토지〉",
+    "토지",
+    "(1994년)",
+    "1994년",
+    "‘봄’의",
+    "“봄”",
+    "the",
+    "a.b",
+    "서울,",
+    "서울에서",
+]
+
+
+def random_rows(
+    count: int, unanswerable: float, seed: int, pieces: list[str] = PIECES
+) -> tuple[Dataset, Tensor]:
     """Rows of random words, and candidates (count, 21, 3), three spans each."""
     rng = random.Random(seed)
     rows, predictions = [], torch.tensor([MINUS, -1, -1], dtype=torch.float64).repeat(count, 21, 1)
     for n in range(count):
-        context = " ".join(rng.choices(PIECES, k=12))
+        context = " ".join(rng.choices(pieces, k=12))
         ends = [(match.start(), match.end()) for match in re.finditer(r"\S+", context)]
 
         def span(ends: list[tuple[int, int]] = ends) -> tuple[int, int]:
@@ -539,6 +557,68 @@ def test_scores_are_those_of_the_official_script_of_2_0(seed: int, split: str) -
     assert scores == pytest.approx(scores_again(answers, texts_of(rows), 2), abs=1e-9, rel=0)
     assert (task.threshold != 0) == (split == "validation")
     assert 10 < sum(not answer for answer in answers) < 390
+
+
+def korquad_again(answers: list[str], golds: list[list[str]]) -> dict[str, float]:
+    """KorQuAD 1.0's script, step by step: one replacement and one character at a time."""
+
+    def words(text: str) -> list[str]:
+        for sign in ["'", '"', "《", "》", "<", ">", "〈", "〉", "(", ")", "‘", "’"]:
+            text = re.sub(re.escape(sign), " ", text)
+        return "".join(
+            letter for letter in text.lower() if letter not in string.punctuation
+        ).split()
+
+    def overlap(answer: str, true: str) -> float:
+        got = [letter for word in words(answer) for letter in word]
+        wanted = [letter for word in words(true) for letter in word]
+        same = sum(min(got.count(letter), wanted.count(letter)) for letter in set(got))
+        if not same:
+            return 0.0
+        precision, recall = same / len(got), same / len(wanted)
+        return 2 * precision * recall / (precision + recall)
+
+    pairs = list(zip(answers, golds, strict=True))
+    matches = [max(words(answer) == words(text) for text in true) for answer, true in pairs]
+    overlaps = [max(overlap(answer, text) for text in true) for answer, true in pairs]
+    return {
+        "exact_match": 100 * sum(matches) / len(pairs),
+        "f1": 100 * sum(overlaps) / len(pairs),
+    }
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_scores_are_those_of_the_script_of_korquad(seed: int) -> None:
+    rows, predictions = random_rows(400, 0.0, seed, KOREAN_PIECES)
+    task = QuestionAnswering(metric="korquad")
+    task.learn({"test": rows})
+    scores = computed(task, "test", rows, predictions)
+    answers = [answer["answer"] for answer in task.decode(predictions, rows[:])]
+    assert scores == pytest.approx(korquad_again(answers, texts_of(rows)), abs=1e-9, rel=0)
+    by_words = computed(QuestionAnswering(), "test", rows, predictions)
+    assert 10 < scores["exact_match"] < by_words["f1"] + 3 < scores["f1"] < 90
+
+
+@pytest.mark.parametrize("metric", ["squad", "korquad"])
+def test_the_threshold_is_best_for_the_metric(metric: Any) -> None:
+    """An answer with its particle is worth 0 by words, and 2/3 by characters: both or neither."""
+    rows = table(*[("?", "봄에 왔다", gold(("봄", 0)))] * 2, ("?", "봄에 왔다", gold()))
+    predictions = torch.tensor([MINUS, -1, -1], dtype=torch.float64).repeat(3, 21, 1)
+    predictions[:, 1] = torch.tensor([3.0, 0, 2])  # "봄에"
+    predictions[:, 0, 0] = 1.0
+    task = QuestionAnswering(no_answer=True, metric=metric)
+    scores = computed(task, "validation", rows, predictions)
+    assert scores["f1"] == pytest.approx({"squad": 100 / 3, "korquad": 200 * (2 / 3) / 3}[metric])
+
+
+@pytest.mark.parametrize(("metric", "rows"), [("squad", [0, 1]), ("korquad", [1])])
+def test_mistakes_are_answers_that_score_nothing(metric: Any, rows: list[int]) -> None:
+    data = table(*[("?", "서울에서 봄에 왔다", gold(("서울", 0)))] * 2)
+    predictions = torch.tensor([MINUS, -1, -1], dtype=torch.float64).repeat(2, 21, 1)
+    predictions[0, 1] = torch.tensor([3.0, 0, 4])  # "서울에서"
+    predictions[1, 1] = torch.tensor([3.0, 5, 7])  # "봄에"
+    found = QuestionAnswering(metric=metric).mistakes(predictions, data)
+    assert sorted(mistake.row for mistake in found) == rows
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -676,6 +756,33 @@ def test_one_answer_by_hand(
     answer: str, golds: list[str], no_answer: bool, expected: tuple[float, float]
 ) -> None:
     got = exact_match(answer, golds, no_answer), f1(answer, golds, no_answer)
+    assert got == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("answer", "golds", "expected"),
+    [
+        ("서울특별시", ["서울"], (0.0, 2 * 2 / (5 + 2))),
+        ("서울에서", ["서울에"], (0.0, 2 * 3 / (4 + 3))),  # by words it shares nothing
+        ("서울 시", ["서울시"], (0.0, 1.0)),  # a space is a difference, but no character
+        ("《토지》", ["토지"], (1.0, 1.0)),
+        ("〈토지〉(1994년)", ["토지 1994년"], (1.0, 1.0)),  # a bracket becomes a space,
+        ("19.94", ["1994"], (1.0, 1.0)),  # other punctuation nothing
+        ("‘봄’", ["'봄'"], (1.0, 1.0)),
+        ("“봄”", ["봄"], (0.0, 2 * 1 / (3 + 1))),  # not in the script's list
+        ("「봄」", ["봄"], (0.0, 2 * 1 / (3 + 1))),  # nor is this
+        ("The BTS", ["bts"], (0.0, 2 * 3 / (6 + 3))),  # an article counts
+        ("부산", ["서울"], (0.0, 0.0)),
+        ("대구", ["서울", "대전", "대구광역시"], (0.0, 2 * 2 / (2 + 5))),  # the best of them
+        ("가가나", ["가나나"], (0.0, 2 * 2 / (3 + 3))),  # characters count as often as they occur
+        ("", ["서울"], (0.0, 0.0)),
+        ("()", ["《》"], (1.0, 0.0)),  # nothing is left of either: as the script has it
+    ],
+)
+def test_one_answer_by_hand_in_korean(
+    answer: str, golds: list[str], expected: tuple[float, float]
+) -> None:
+    got = exact_match(answer, golds, metric="korquad"), f1(answer, golds, metric="korquad")
     assert got == pytest.approx(expected)
 
 

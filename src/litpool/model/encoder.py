@@ -212,6 +212,8 @@ class Encoder(nn.Module):
             pooler output (B, D), if there is one.
         """
         inputs = {key: batch[key] for key in MODEL_INPUTS if key in batch}
+        if getattr(self.config, "type_vocab_size", 2) < 2:  # klue/roberta has BERT's tokenizer
+            inputs.pop("token_type_ids", None)
         output = self.model(**inputs, output_hidden_states=self.all_layers, return_dict=True)
         # An encoder with 0 layers may return no hidden states.
         layers = output.hidden_states if self.all_layers else None

@@ -1,18 +1,25 @@
-"""Gold answers to questions, and how the official scripts of SQuAD score an answer against them."""
+"""Gold answers to questions, and how the scripts of SQuAD and KorQuAD score an answer against them.
+
+KorQuAD 1.0's script differs from SQuAD's in two points. A Korean particle is written without a
+space after its noun, so F1 counts characters, not words. And it knows no articles, but replaces
+quotation marks and brackets with spaces before it removes the other punctuation.
+"""
 
 import re
 import string
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+AnswerMetric = Literal["squad", "korquad"]
 Gold = tuple[str, int]  # a correct answer's text, and the character of the context where it begins
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+NO_BRACKETS = str.maketrans(dict.fromkeys("'\"()<>《》〈〉‘’", " "))  # KorQuAD's list
 
 
 def answer_cells(
@@ -76,12 +83,17 @@ def describe_row(columns: Mapping[str, Any], number: int) -> str:
     return title + row
 
 
-def normalize(text: str) -> list[str]:
+def normalize(text: str, metric: AnswerMetric = "squad") -> list[str]:
     """Return the words to compare answers by: lower case, without punctuation and articles."""
-    return ARTICLES.sub(" ", text.lower().translate(NO_PUNCTUATION)).split()
+    text = text.lower()
+    if metric == "korquad":
+        return text.translate(NO_BRACKETS).translate(NO_PUNCTUATION).split()
+    return ARTICLES.sub(" ", text.translate(NO_PUNCTUATION)).split()
 
 
-def exact_match(answer: str, golds: Sequence[str], no_answer: bool = False) -> float:
+def exact_match(
+    answer: str, golds: Sequence[str], no_answer: bool = False, metric: AnswerMetric = "squad"
+) -> float:
     """Return 1 if the answer has the same words as one of the gold answers, else 0.
 
     Args:
@@ -89,30 +101,37 @@ def exact_match(answer: str, golds: Sequence[str], no_answer: bool = False) -> f
         golds: The texts of the gold answers.
         no_answer: Whether to score as in SQuAD 2.0: gold answers without words do not count, and if
             there are no others, giving no answer is correct.
+        metric: Whose words: those of SQuAD's script, or of KorQuAD's.
     """
-    words = normalize(answer)
-    return max(float(words == gold) for gold in _gold_words(golds, no_answer))
+    words = normalize(answer, metric)
+    return max(float(words == gold) for gold in _gold_words(golds, no_answer, metric))
 
 
-def f1(answer: str, golds: Sequence[str], no_answer: bool = False) -> float:
+def f1(
+    answer: str, golds: Sequence[str], no_answer: bool = False, metric: AnswerMetric = "squad"
+) -> float:
     """Return the best F1, 0 to 1, of the answer's words against those of a gold answer.
 
-    The arguments are those of `exact_match`.
+    For `korquad`, of its characters. The arguments are those of `exact_match`.
     """
-    words = normalize(answer)
-    return max(_word_f1(words, gold, no_answer) for gold in _gold_words(golds, no_answer))
+    golds_words = _gold_words(golds, no_answer, metric)
+    words = normalize(answer, metric)
+    if metric == "korquad":
+        return max(_overlap("".join(words), "".join(gold), no_answer) for gold in golds_words)
+    return max(_overlap(words, gold, no_answer) for gold in golds_words)
 
 
-def _gold_words(golds: Sequence[str], no_answer: bool) -> list[list[str]]:
-    golds_words = [normalize(text) for text in golds]
+def _gold_words(golds: Sequence[str], no_answer: bool, metric: AnswerMetric) -> list[list[str]]:
+    golds_words = [normalize(text, metric) for text in golds]
     if no_answer:
         return [words for words in golds_words if words] or [[]]
     return golds_words
 
 
-def _word_f1(answer: list[str], gold: list[str], no_answer: bool) -> float:
+def _overlap(answer: Sequence[str], gold: Sequence[str], no_answer: bool) -> float:
+    """Return the F1 of two bags of words, or of characters."""
     if not answer and not gold:
-        return float(no_answer)  # SQuAD 1.1's script gives 0
+        return float(no_answer)  # the scripts of SQuAD 1.1 and KorQuAD give 0
     return 2 * sum((Counter(answer) & Counter(gold)).values()) / (len(answer) + len(gold))
 
 

@@ -1,4 +1,4 @@
-"""Extractive question answering (SQuAD 1.1 and 2.0): the answer is a part of the context."""
+"""Extractive question answering (SQuAD, KorQuAD 1.0): the answer is a part of the context."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from litpool import InputError
 from litpool.tasks.answers import (
+    AnswerMetric,
     answer_cells,
     best_threshold,
     describe_row,
@@ -46,6 +47,8 @@ class QuestionAnswering(Task):
         n_best: Answers that `predict` gives to each question, 1 to 20.
         no_answer: Whether questions may have no answer (SQuAD 2.0). Each validation then chooses
             the threshold for no answer with the best F1.
+        metric: Whose script gives exact match and F1, that of `squad` or `korquad`. KorQuAD 1.0's
+            counts characters for F1, where SQuAD's count words, and leaves out Korean brackets.
     """
 
     monitor = "val/f1"
@@ -64,6 +67,7 @@ class QuestionAnswering(Task):
         max_answer_length: int = 30,
         n_best: int = 1,
         no_answer: bool = False,
+        metric: AnswerMetric = "squad",
     ) -> None:
         super().__init__([question, context], answers)
         if doc_stride < 0:
@@ -80,6 +84,7 @@ class QuestionAnswering(Task):
         self.max_answer_length = max_answer_length
         self.n_best = n_best
         self.no_answer = no_answer
+        self.metric = metric
         self.threshold = 0.0  # no answer wins if it scores this much above the best span
 
     def learn(self, splits: Mapping[str, "Dataset"]) -> None:
@@ -128,7 +133,10 @@ class QuestionAnswering(Task):
         return F.cross_entropy(output.float(), labels)  # (B, T, 2), (B, 2)
 
     def metrics(self, rows: "Dataset") -> "MetricCollection":
-        """Return exact match and F1 in percent, as SQuAD's scripts (1.1; 2.0 with `no_answer`)."""
+        """Return exact match and F1 in percent, by the rules of `metric`.
+
+        Those of `squad` are SQuAD 1.1's, and 2.0's with `no_answer`.
+        """
         from torchmetrics import MetricCollection
 
         from litpool.tasks.metrics.answers import AnswerScores
@@ -161,7 +169,7 @@ class QuestionAnswering(Task):
             predictions, rows = answers.assemble()
         spans = span_texts(predictions[:, 1], rows[self.context])
         pairs = list(zip(spans, self._gold_texts(rows), strict=True))
-        gain = [f1(span, golds, True) - f1("", golds, True) for span, golds in pairs]
+        gain = [self._f1(span, golds) - self._f1("", golds) for span, golds in pairs]
         difference = predictions[:, 0, 0] - predictions[:, 1, 0]
         self.threshold = best_threshold(difference.cpu().numpy(), np.array(gain))
 
@@ -169,8 +177,8 @@ class QuestionAnswering(Task):
         """Return the metrics of assembled predictions, in percent."""
         texts = span_texts(self._rank(predictions)[:, 0], rows[self.context])
         pairs = list(zip(texts, self._gold_texts(rows), strict=True))
-        matches = [exact_match(text, golds, self.no_answer) for text, golds in pairs]
-        scores = [f1(text, golds, self.no_answer) for text, golds in pairs]
+        matches = [exact_match(*pair, self.no_answer, self.metric) for pair in pairs]
+        scores = [self._f1(*pair) for pair in pairs]
         parts = {"exact_match": matches, "f1": scores}
         answerable = [bool(golds) for _, golds in pairs]
         if self.no_answer and any(answerable) and not all(answerable):
@@ -178,6 +186,9 @@ class QuestionAnswering(Task):
             parts["f1_answerable"] = [score for score, has_answer in both if has_answer]
             parts["f1_unanswerable"] = [score for score, has_answer in both if not has_answer]
         return {name: 100 * sum(part) / len(part) for name, part in parts.items()}
+
+    def _f1(self, answer: str, golds: list[str]) -> float:
+        return f1(answer, golds, self.no_answer, self.metric)
 
     def _gold_texts(self, rows: Mapping[str, Any]) -> list[list[str]]:
         golds = read_all_golds(rows, self.answers, self.context)
@@ -210,13 +221,13 @@ class QuestionAnswering(Task):
         return answers
 
     def mistakes(self, predictions: Tensor, rows: "Dataset") -> list[Mistake]:
-        """Return rows whose answer shares no word with a gold answer, most confident first."""
+        """Return rows whose answer has an F1 of 0, most confident first."""
         columns = rows[:]
         best = self._rank(predictions)[:, 0]  # (R, 3)
         texts = span_texts(best, columns[self.context])
         mistakes = []
         for row, golds in enumerate(self._gold_texts(columns)):
-            if f1(texts[row], golds, self.no_answer) == 0:
+            if self._f1(texts[row], golds) == 0:
                 true = golds[0] if golds else "no answer"
                 predicted = texts[row] or "no answer"
                 mistakes.append(Mistake(row, true, predicted, float(best[row, 0])))
