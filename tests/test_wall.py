@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 TOOLS = sorted(path.parent.name for path in ROOT.glob("src/litpool/tools/*/__init__.py"))
 COPIED = """
-    cli.py configs docs bench pyproject.toml constraints.txt Makefile README.md CONTRIBUTING.md
-    CHANGELOG.md SECURITY.md LICENSE
+    cli.py configs docs bench scripts pyproject.toml constraints.txt Makefile README.md
+    CONTRIBUTING.md CHANGELOG.md SECURITY.md LICENSE
 """.split()
 
 

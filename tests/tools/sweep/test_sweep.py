@@ -69,6 +69,16 @@ def test_without_optuna_one_line_says_what_to_install(cli, job, space_file, monk
     assert "pip install" in refused(cli, job, "--space", space_file)
 
 
+def test_the_space_in_the_guide_is_one(cli, job, monkeypatch, tmp_path):
+    """It is accepted, so that what is missing next is Optuna."""
+    from litpool.tools.sweep import command
+
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/sweep.md").read_text(), re.DOTALL)
+    (tmp_path / "space.yaml").write_text(block)
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    assert "sweep needs Optuna" in refused(cli, job, "--space", "space.yaml")
+
+
 def test_a_sweep_leaves_run_folders_tables_and_figures(sweep):
     folder, content, out = sweep(trials=3, seeds=2)
     trials = content["trials"]

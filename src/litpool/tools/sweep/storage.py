@@ -232,8 +232,8 @@ def enqueue_again(study: Study, trial: FrozenTrial) -> None:
     others = [other for other in study.get_trials(deepcopy=False) if other.number > trial.number]
     if any(other.user_attrs.get(ORIGIN) == first for other in others):
         return
-    params = trial.params or asked(trial) or {}
-    study.enqueue_trial(params, user_attrs={ORIGIN: first})
+    if params := trial.params or asked(trial):  # else nothing was drawn yet
+        study.enqueue_trial(params, user_attrs={ORIGIN: first})
 
 
 def release(study: Study, number: int) -> None:
