@@ -94,7 +94,7 @@ def test_a_label_unknown_to_train_is_named(split: str) -> None:
 
 
 def test_a_column_of_texts_as_the_label_is_called_that_in_a_short_line() -> None:
-    names = [f"{number}: {'a long text ' * 20}" for number in range(100)]
+    names = [f"{number}: {'a long text, ' * 20}end" for number in range(100)]
     with pytest.raises(InputError, match=r"set task.label to another column.*Regression") as caught:
         Classification().learn(splits(train=names[:90], test=names[90:]))
     assert "and 70 more" in str(caught.value)
