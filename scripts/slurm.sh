@@ -17,11 +17,21 @@
 #SBATCH --output=slurm-%j.txt
 
 # --signal sends SIGTERM to every task 2 minutes before the limit: `fit` writes last.ckpt and ends with status 143.
-# Each job has a run folder of its own, so a requeued job finds its checkpoint there.
-name="job-$SLURM_JOB_ID"
-last=$(find logs -path "*/$name/checkpoints/last.ckpt" 2> /dev/null | head -n 1)
+# Each job has run folders of its own, so a requeued job finds its checkpoint there. It has another folder if the one before was
+# stopped without a checkpoint.
+job="job-$SLURM_JOB_ID"
+name="$job${SLURM_RESTART_COUNT:+-$SLURM_RESTART_COUNT}"
+last=$(find logs \( -path "*/$job/checkpoints/last.ckpt" -o -path "*/$job-*/checkpoints/last.ckpt" \) 2> /dev/null | head -n 1)
 if [[ -n "$last" ]]; then
   arguments=(--ckpt_path "$last")
+  for ((i = 1; i <= $#; i++)); do  # the modules of your own, which a checkpoint does not name for itself
+    if [[ "${!i}" == --trust ]]; then
+      next=$((i + 1))
+      arguments+=(--trust "${!next}")
+    elif [[ "${!i}" == --trust=* ]]; then
+      arguments+=("${!i}")
+    fi
+  done
 else
   arguments=("$@" --name "$name")
 fi

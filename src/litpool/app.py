@@ -1,6 +1,7 @@
 """The wiring: LightningCLI with litpool's commands; a checkpoint can set their defaults."""
 
 import argparse
+import inspect
 import json
 import re
 import sys
@@ -96,11 +97,13 @@ def main(
 def _run_alone(function: Callable[..., Any], arguments: list[str]) -> int:
     """Run a command that needs no job; options without a default are positional."""
     parser = Parser(prog=f"{program()} {arguments[0]}")
-    parser.add_function_arguments(function, as_group=False, as_positional=True)
-    words = arguments[1:]
+    parser.add_function_arguments(function, skip={"trust"}, as_group=False, as_positional=True)
+    words, options = arguments[1:], {}
+    if "trust" in inspect.signature(function).parameters:
+        words, options["trust"] = trust.split(words)
     if [key for key, _ in spelling.pairs(words)].count("ckpt_path") > 1:  # the last would win
         words = [re.sub(r"^--ckpt_path(?==|$)", "--ckpt_path+", word) for word in words]
-    return function(**vars(parser.parse_args(words))) or 0
+    return function(**vars(parser.parse_args(words)), **options) or 0
 
 
 class CLI(LightningCLI):
@@ -196,6 +199,7 @@ class CLI(LightningCLI):
         if network is not None:
             self._use_tokens(parser, network)
             self._use_network(network)
+            values.check_leaves(self.config[name])  # now with those of the checkpoint
         if self.saved is None and self.initial is None:
             self._use_modules(parser)
         plugins.check(self.config[name].trainer)

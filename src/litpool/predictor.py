@@ -292,13 +292,13 @@ def load(
             wrote, which answers through the format's own runtime, on the CPU.
         device: Where to compute, such as `cuda:1`; by default the GPU, if there is one.
         trust: Modules of your own whose poolings and tasks the checkpoint may name, as with
-            `--trust`.
+            `--trust`; and `torch.export` for an export of that format, which is a program.
 
     Raises:
         InputError: There is no checkpoint, or it cannot be used; see `loops.checkpoint.load`.
     """
     if (Path(path) / EXPORT).is_file():
-        return _load_export(Path(path), device)
+        return _load_export(Path(path), device, trust)
     file = _find_checkpoint(Path(path))
     content = checkpoint.load(str(file))
     if device is None:
@@ -346,13 +346,15 @@ def restore(
     return Predictor(task, network, tokenizer, config, job["metrics"], file, device)
 
 
-def _load_export(folder: Path, device: str | torch.device | None) -> Predictor:
+def _load_export(
+    folder: Path, device: str | torch.device | None, trust: Sequence[str]
+) -> Predictor:
     """Return the model in a folder that the tool `export` wrote, if the tool is there."""
     if device is not None and torch.device(device).type != "cpu":
         raise InputError(f"device={device}: an export answers on the CPU; load the checkpoint")
     if "export" not in toolbox.tools():
         raise InputError(f"{folder}: an export, which needs the tool export; load the checkpoint")
-    return importlib.import_module("litpool.tools.export.loading").load(folder)
+    return importlib.import_module("litpool.tools.export.loading").load(folder, trust)
 
 
 def _find_checkpoint(path: Path) -> Path:

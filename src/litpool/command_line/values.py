@@ -89,13 +89,7 @@ def check(config: Namespace, parser: ArgumentParser) -> None:
         if not isinstance(config[section], Namespace):
             raise InputError(f"{section}={config[section]}: give a mapping such as {{key: value}}")
     _check_nulls(config, parser)
-    for key, value in _leaves(config):
-        if isinstance(value, float) and math.isnan(value):
-            raise InputError(f"{key}=nan: give a number")
-        if isinstance(value, str) and "\0" in value:
-            raise InputError(f"{key}={value!r}: contains a NUL character; remove it")
-        if isinstance(value, int) and abs(value) >= 2**48:  # products must fit in 64 bits
-            raise InputError(f"{key}={value}: too large; give a smaller number")
+    check_leaves(config)
     for name in ("text", "label"):
         value = config.task.get("init_args", {}).get(name)
         if value in ("", []):
@@ -103,6 +97,21 @@ def check(config: Namespace, parser: ArgumentParser) -> None:
     _check_trainer(config.trainer)
     if not 0 <= int(config.seed_everything) < 2**32:
         raise InputError(f"seed_everything={config.seed_everything}: give 0 to {2**32 - 1}")
+
+
+def check_leaves(config: Namespace) -> None:
+    """Refuse single values that no key can have.
+
+    Raises:
+        InputError: A value is NaN, contains a NUL character, or is too large.
+    """
+    for key, value in _leaves(config):
+        if isinstance(value, float) and math.isnan(value):
+            raise InputError(f"{key}=nan: give a number")
+        if isinstance(value, str) and "\0" in value:
+            raise InputError(f"{key}={value!r}: contains a NUL character; remove it")
+        if isinstance(value, int) and abs(value) >= 2**48:  # products must fit in 64 bits
+            raise InputError(f"{key}={value}: too large; give a smaller number")
 
 
 def set_epochs(flags: Namespace) -> int | None:

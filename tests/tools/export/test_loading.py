@@ -1,6 +1,8 @@
 """`litpool.load` of an export: the same answers as the checkpoint's."""
 
 import json
+import pathlib
+import pickle
 
 import numpy as np
 import pytest
@@ -60,7 +62,7 @@ def load_and_compare(model, save, written, case, side):
     options = {"tokens": ("[S]",), "side": side, **prefix}
     folder = written(model(task, pooling, **options), format)
     original = litpool.load(save(task, pooling, **options), "cpu")
-    loaded = litpool.load(folder)
+    loaded = litpool.load(folder, trust=["torch.export"])
     if task == "softmax":
         with pytest.raises(InputError, match="classifier of pairs is not in an export"):
             loaded.predict(rows)
@@ -72,7 +74,7 @@ def load_and_compare(model, save, written, case, side):
 
 
 def test_an_export_of_logits_has_no_vectors(model, written):
-    loaded = litpool.load(written(model("Classification"), "torch"))
+    loaded = litpool.load(written(model("Classification"), "torch"), trust=["torch.export"])
     with pytest.raises(InputError, match="gives logits and no vectors"):
         loaded.encode(TEXTS)
 
@@ -83,8 +85,32 @@ def test_an_export_that_cannot_be_loaded_is_one_line(model, written):
         litpool.load(folder, "cuda")
     (folder / "model.pt2").write_bytes(b"damaged")
     with pytest.raises(InputError, match="cannot be loaded"):
-        litpool.load(folder)
+        litpool.load(folder, trust=["torch.export"])
     golden = json.loads((folder / "golden.json").read_text())
     (folder / "golden.json").write_text(json.dumps({**golden, "litpool": "0.0.1"}))
     with pytest.raises(InputError, match="export again"):
         litpool.load(folder)
+
+
+def test_a_program_is_loaded_only_if_it_is_trusted(model, written, cli, tmp_path):
+    folder = written(model("Classification"), "torch")
+    status, out, err = cli("verify", str(folder), "--trust", "torch.export")
+    assert (status, err) == (0, "")
+    assert out.startswith("verified")
+    (folder / "model.pt2").write_bytes(pickle.dumps(Harmful(tmp_path / "ran")))
+    with pytest.raises(InputError, match=r"can run any code.*--trust torch.export"):
+        litpool.load(folder)
+    status, _, err = cli("verify", str(folder))
+    assert status == 2
+    assert "--trust torch.export" in err
+    assert not (tmp_path / "ran").exists()
+
+
+class Harmful:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.file,)

@@ -18,7 +18,9 @@ def refused(result, *parts):
 
 def test_a_missing_extra_is_one_line(cli, monkeypatch):
     monkeypatch.setattr(command, "find_spec", lambda name: None)
-    refused(cli("serve", "--ckpt_path", "missing.ckpt"), "pip install 'litpool[serve]'")
+    refused(
+        cli("serve", "--ckpt_path", "missing.ckpt"), "pip install -c constraints.txt -e '.[serve]'"
+    )
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,21 @@ def test_a_training_is_what_fit_gives_for_the_same_job_pooling_and_seed(
         assert run["test"] == pytest.approx(100 * metrics["test/accuracy"], abs=1e-4)
 
 
+def test_a_job_with_callbacks_is_fine_tuned_and_reported(study):
+    callback = "{class_path: EarlyStopping, init_args: {monitor: val/accuracy, mode: max}}"
+    more = ["--study.tuned", "[MeanPooling]", "--trainer.callbacks", f"[{callback}]"]
+    result = study(*TUNED, *more)
+    assert len(trainings(result)) == 1
+    (stored,) = result["config"]["trainer"]["callbacks"]
+    assert stored["init_args"]["monitor"] == "val/accuracy"
+
+
+def test_poolings_to_fine_tune_without_their_arm_are_refused(cli, job):
+    status, _, err = cli("study", *job, "--study.tuned", "[MaxPooling]")
+    assert (status, err.partition(":")[0]) == (2, "error")
+    assert "set study.arms='[frozen, finetuned]'" in err
+
+
 def test_seeds_change_head_dropout_and_order(study):
     arguments = ["--study.arms", "[finetuned]", "--study.tuned", "[MeanPooling]"]
     result = study(*arguments, "--study.seeds", "3", *PAIRS, "--data.source", "pairs.csv")

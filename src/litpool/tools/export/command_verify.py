@@ -1,14 +1,17 @@
 """Test an export folder, or a server, against golden.json, and name what is wrong."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from litpool import InputError
+from litpool.tools.export import golden as golden_file
 from litpool.tools.export.certificate import verify_folder
+from litpool.tools.export.runtimes import check_trust
 from litpool.tools.export.server import verify_server
 
 
-def verify(target: str, golden: str | None = None) -> int:
+def verify(target: str, golden: str | None = None, trust: Sequence[str] = ()) -> int:
     """Test an export folder, or a server, against golden.json, and name what is wrong.
 
     The exit status is 1 if something is wrong.
@@ -17,6 +20,7 @@ def verify(target: str, golden: str | None = None) -> int:
         target: A folder that `export` wrote, or the URL of a server: its root, or the path of
             OpenAI's /v1/embeddings, or of /embed or /predict of text-embeddings-inference.
         golden: For a URL, the folder of the export that it serves.
+        trust: `torch.export`, for an export of the format torch: loading it can run code.
     """
     if target.startswith(("http://", "https://")):
         if golden is None:
@@ -27,6 +31,7 @@ def verify(target: str, golden: str | None = None) -> int:
     elif not Path(target).is_dir():
         raise InputError(f"{target}: no such folder; name a folder that `export` wrote, or a URL")
     else:
+        check_trust(Path(target), golden_file.read(Path(target)), trust)
         problems, summary = verify_folder(Path(target))
     for problem in problems:
         print(f"wrong       {problem}", file=sys.stderr)

@@ -1,6 +1,6 @@
 """An export in Python: `litpool.load(FOLDER)` answers through the format's own runtime."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +18,35 @@ from litpool.tasks.task import Task
 from litpool.tools.export import golden as golden_file
 from litpool.tools.export import tokens
 from litpool.tools.export.golden import Golden
-from litpool.tools.export.runtimes import module_of
+from litpool.tools.export.runtimes import check_trust, module_of
 
 
-def load(folder: Path) -> Predictor:
+def load(folder: Path, trusted: Sequence[str] = ()) -> Predictor:
     """Return a model that answers with an export, on the CPU.
+
+    Args:
+        folder: The export.
+        trusted: The modules whose classes it may name; `torch.export` to run a program.
 
     Raises:
         InputError: The folder is not an export of this version, or it cannot be loaded.
     """
     golden = golden_file.read(folder)
-    task, pooling = build_classes(golden["job"], ())
-    task.load_state_dict(golden["state"])
+    check_trust(folder, golden, trusted)
     try:
+        task, pooling_class = build_classes(golden["job"], trusted)
+        task.load_state_dict(golden["state"])
+        pooling = pooling_class(*golden["shape"])
         tokenizer = _tokenizer(folder, golden)
         function = module_of(golden["format"]).network(folder, golden)
+    except InputError:
+        raise
     except Exception as error:  # a damaged file may raise anything in any library
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
             f"{folder}: cannot be loaded ({reason}); `verify {folder}` says more"
         ) from error
-    network: Any = ExportedNetwork(function, pooling(*golden["shape"]), task, golden)
+    network: Any = ExportedNetwork(function, pooling, task, golden)
     return Predictor(task, network, tokenizer, golden["job"], {}, folder, torch.device("cpu"))
 
 

@@ -27,7 +27,8 @@ def check(model: Model) -> None:
     for package in PACKAGES:
         if find_spec(package) is None:
             raise InputError(
-                f"format=onnx: needs the package {package}; pip install 'litpool[export]'"
+                f"format=onnx: needs the package {package}; "
+                "pip install -c constraints.txt -e '.[export]'"
             )
     tokens.check(model)
 

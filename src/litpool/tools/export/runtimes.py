@@ -1,7 +1,12 @@
 """The modules that write and run each format."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Literal, assert_never
+
+from litpool import InputError
+from litpool.tools.export.golden import Golden
 
 Format = Literal["onnx", "torch", "sentence-transformers", "huggingface"]
 
@@ -21,3 +26,20 @@ def module_of(format: Format) -> ModuleType:
             return huggingface
         case _:
             assert_never(format)
+
+
+def check_trust(folder: Path, golden: Golden, trusted: Sequence[str]) -> None:
+    """Refuse to load a program of torch.export unless the user trusts it.
+
+    Such a file may hold pickled objects and expressions that torch evaluates, so that whoever wrote
+    it can run code. The other formats hold data only.
+
+    Raises:
+        InputError: `torch.export` is not among the trusted modules.
+    """
+    if golden["format"] == "torch" and "torch.export" not in trusted:
+        raise InputError(
+            f"{folder}: model.pt2 is a program, which can run any code when torch loads it; if you "
+            "trust whoever wrote it, add --trust torch.export "
+            '(in Python, litpool.load(..., trust=["torch.export"]))'
+        )

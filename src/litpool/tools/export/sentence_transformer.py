@@ -51,7 +51,7 @@ def check(model: Model) -> None:
     if find_spec("sentence_transformers") is None:
         raise InputError(
             "format=sentence-transformers: needs the package sentence-transformers; "
-            "pip install 'litpool[sentence-transformers]'"
+            "pip install -c constraints.txt -e '.[sentence-transformers]'"
         )
     if model.task.on_tokens:
         raise InputError(

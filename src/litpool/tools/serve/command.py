@@ -1,6 +1,7 @@
 """The command `serve`."""
 
 import socket
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 from litpool import InputError
@@ -15,7 +16,7 @@ def serve(
     max_texts: int = 256,
     max_bytes: int = 1_000_000,
     max_requests: int = 32,
-    trust: str | list[str] = [],  # noqa: B006 (the parser reads the default)
+    trust: Sequence[str] = (),
 ) -> None:
     """Serve a checkpoint over HTTP: predictions, vectors, OpenAI's embeddings, and a page.
 
@@ -30,11 +31,11 @@ def serve(
         device: Where to compute, such as cuda:1; by default the GPU, if there is one.
         max_texts: How many texts a request may hold.
         max_bytes: How many bytes a request may have.
-        max_requests: How many requests that wait are answered together.
-        trust: Modules of your own that the checkpoint may name.
+        max_requests: How many waiting requests to answer in one batch.
+        trust: A module of your own that the checkpoint may name; may be given several times.
     """
     if find_spec("litserve") is None:
-        raise InputError("serve: needs the package litserve; pip install 'litpool[serve]'")
+        raise InputError("serve needs LitServe: pip install -c constraints.txt -e '.[serve]'")
     paths = [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path or []
     if not paths:
         raise InputError(
@@ -44,12 +45,11 @@ def serve(
     for name, value in counts.items():
         if value < 1:
             raise InputError(f"{name}={value}: give a whole number over 0")
-    modules = [trust] if isinstance(trust, str) else trust
     with _listen(host, port) as listener:
         from litpool.tools.serve import http
 
         limits = Limits(max_texts, max_bytes)
-        http.run(paths, device, modules, limits, max_requests, listener)
+        http.run(paths, device, trust, limits, max_requests, listener)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -68,6 +68,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
+        listener.listen()  # two sockets can bind to a port, but only one can listen
     except OSError as error:
         listener.close()
         raise InputError(

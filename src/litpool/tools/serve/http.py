@@ -81,8 +81,8 @@ def run(
 @contextlib.contextmanager
 def _started(server: litserve.LitServer) -> Iterator[Any]:
     """Start LitServe's processes; yield that with the model. In the end, none of them is left."""
-    # A signal may go to all processes, and then LitServe cannot reach those that it ends.
-    with contextlib.suppress(ConnectionError, EOFError), contextlib.ExitStack() as stack:
+    stack = contextlib.ExitStack()
+    try:
         with interrupt.deferred():  # a signal now would leave processes behind
             handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # they inherit it
             try:
@@ -94,6 +94,10 @@ def _started(server: litserve.LitServer) -> Iterator[Any]:
         (worker,) = server.inference_workers
         stack.callback(worker.kill)
         yield worker
+    finally:
+        # A signal may go to all processes, and then LitServe cannot reach those that it ends.
+        with contextlib.suppress(ConnectionError, EOFError):
+            stack.close()
 
 
 def _kill_processes() -> None:
@@ -242,7 +246,7 @@ async def _error(request: Request, error: Exception) -> Response:
     if status == 404:
         message = f"no such path: {path[:80]}; there are {', '.join(PATHS)}"
     elif status == 405:
-        other = "GET" if request.method == "POST" else "POST"
-        message = f"{path[:80]} does not take {request.method}; use {other}"
+        allowed = (getattr(error, "headers", None) or {}).get("Allow", "POST")
+        message = f"{path[:80]} does not take {request.method}; use {allowed}"
     kind = "invalid_request_error" if status < 500 else "server_error"
     return _json({"error": {"message": message, "type": kind}}, status)

@@ -104,6 +104,11 @@ def _check_options(options: StudyOptions) -> None:
                 f"study.{name}: only the arm {arm} uses it; add {arm} to study.arms, or leave "
                 f"study.{name} out"
             )
+    if "finetuned" not in options.arms and options.tuned != StudyOptions().tuned:
+        raise InputError(
+            "study.tuned: only the arm finetuned uses it; set "
+            "study.arms='[frozen, finetuned]', or leave study.tuned out"
+        )
     path = options.word_vectors
     if path is not None and not Path(path).is_file():
         raise InputError(

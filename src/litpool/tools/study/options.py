@@ -31,7 +31,7 @@ class StudyOptions:
     """What to study. The frozen arm always covers every layer and every pooling without weights.
 
     Args:
-        arms: `frozen`: score the encoder as it is. `finetuned`: train some poolings, each with
+        arms: `frozen` scores the encoder as it is, and `finetuned` trains some poolings, each with
             several seeds, as `fit` would.
         poolings: Further poolings for the frozen arm, such as concatenations: `{class_path:
             ConcatPooling, init_args: {poolings: [MeanPooling, MaxPooling]}}`.

@@ -4,6 +4,7 @@ Only the scores remain.
 """
 
 import contextlib
+import copy
 import gc
 import math
 import sys
@@ -108,7 +109,8 @@ def _trainer(section: Mapping[str, Any], scratch: Path, *callbacks: pl.Callback)
     """Build the section's Lightning Trainer, with other output."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(pl.Trainer, "trainer", instantiate=False)
-    values = parser.parse_object({"trainer": {**section, "logger": False}})
+    # A copy, since the parser replaces the values in lists: the callbacks.
+    values = parser.parse_object({"trainer": {**copy.deepcopy(section), "logger": False}})
     arguments = vars(parser.instantiate(values).trainer)
     kept = [part for part in arguments["callbacks"] or [] if not isinstance(part, WRITERS)]
     show_progress = sys.stdout.isatty()

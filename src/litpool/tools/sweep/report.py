@@ -21,6 +21,7 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 from torch.utils.tensorboard import SummaryWriter
 
+from litpool import program
 from litpool.commands import Run
 from litpool.disk import replacing, write_text
 from litpool.loops.figures import BLUE, INK, MUTED, ORANGE, style
@@ -54,7 +55,7 @@ def write(plan: Plan, winner: FrozenTrial, results: Results, run: Run) -> str:
     importance = importances(plan.trials, plan.seed)
     content: Json = {
         "sentence": conclude(plan, winner, results, metric),
-        "command": shlex.join(["python", "cli.py", *sys.argv[1:]]),
+        "command": storage.without_password(shlex.join([*program().split(), *sys.argv[1:]])),
         "monitor": monitor,
         "mode": run.model.task.monitor_mode,
         "winner": storage.origin(winner),
@@ -86,7 +87,7 @@ def conclude(plan: Plan, winner: FrozenTrial, results: Results, metric: str) -> 
             f"None of {count} trials has a higher validation {metric} than the config as it is, "
             "so there is nothing to compare"
         )
-    name = space.label(space.point(plan.space, winner.params))
+    name = space.label(space.point(plan.space, winner.params, plan.default))
     if results is None:
         return (
             f"{name} has the best validation {metric} of {count} trials, {winner.value:.4g}; no "
@@ -121,7 +122,7 @@ def _describe(plan: Plan, trial: FrozenTrial) -> Json:
         "validations": {
             str(step): round(value, 6) for step, value in trial.intermediate_values.items()
         },
-        "values": space.point(plan.space, trial.params),
+        "values": space.point(plan.space, trial.params, plan.default),
         "default": is_default(trial, plan),
         "seconds": trial.user_attrs.get(SECONDS),
         "folder": trial.user_attrs.get(FOLDER),
@@ -146,12 +147,12 @@ def _comparison(plan: Plan, results: Results) -> Json | None:
 def _write_winner(plan: Plan, winner: FrozenTrial, content: Json) -> None:
     """Write the job with the winner's values, which `fit` can train."""
     job = deepcopy(yaml.safe_load((plan.fit.folder / "job.yaml").read_text(encoding="utf-8")))
-    values = space.point(plan.space, winner.params)
+    values = space.point(plan.space, winner.params, plan.default)
     changed = plan.fit.parse(values)
     for section in ("task", "model", "data", "trainer"):
         job[section] = changed[section]
     path = plan.fit.folder / "winner.yaml"
-    head = f"# python cli.py fit --config {path}\n#\n# {content['sentence']}\n"
+    head = f"# {program()} fit --config {path}\n#\n# {content['sentence']}\n"
     write_text(path, head + yaml.safe_dump(job, sort_keys=False, allow_unicode=True))
 
 
@@ -261,7 +262,7 @@ def _figure(height: float) -> Figure:
 def _write_figures(folder: Path, figures: dict[str, Figure]) -> None:
     """Write the figures as PNG files, and for TensorBoard."""
     for old in folder.glob("events.out.tfevents.*"):  # of an earlier report
-        old.unlink()
+        old.unlink(missing_ok=True)
     with SummaryWriter(str(folder)) as writer:
         for name, figure in figures.items():
             with replacing(folder / f"{name}.png") as part:

@@ -156,6 +156,10 @@ def _check_key(key: str, value: Any, parse: Parse) -> Choice | Range:
 def _refuse(key: str) -> None:
     """Refuse keys after which scores would not compare."""
     name = key.replace(".init_args.", ".")
+    if key.partition(".")[0] in ("config", "name", "save", "ckpt_path", "init_from"):
+        raise InputError(
+            f"{key}: not part of the job; vary keys of task, model, data and trainer, {EXAMPLE}"
+        )
     if name == "seed_everything":
         raise InputError(
             "seed_everything: a seed is no hyperparameter; leave it out of the space, since the "
@@ -264,9 +268,15 @@ def default(space: Space, job: Mapping[str, Any]) -> dict[str, Value] | None:
         return None
 
 
-def point(space: Space, drawn: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of the keys for what was drawn."""
-    return {key: part.apply(drawn[key]) for key, part in space.items()}
+def point(
+    space: Space, drawn: Mapping[str, Any], default: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return the values of the keys for what was drawn; the config's own are not rounded."""
+    if drawn == default:
+        ranges = {key: drawn[key] for key, part in space.items() if isinstance(part, Range)}
+    else:
+        ranges = {}
+    return {key: part.apply(drawn[key]) for key, part in space.items()} | ranges
 
 
 def arguments(values: Mapping[str, Any]) -> list[str]:

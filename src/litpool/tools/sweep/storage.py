@@ -8,6 +8,7 @@ with the same parameters waits to be taken up.
 import contextlib
 import os
 import random
+import re
 import socket
 import time
 import warnings
@@ -88,6 +89,11 @@ def url_of(storage: str | None, folder: Path) -> str:
     return f"sqlite:///{Path(storage) if storage else folder / 'sweep.db'}"
 
 
+def without_password(text: str) -> str:
+    """Return a text, such as a URL or a command, with passwords in URLs replaced by ***."""
+    return re.sub(r"(://[^\s:/@]*:)[^\s@]+@", r"\1***@", text)
+
+
 def open_storage(url: str) -> RDBStorage:
     """Open the database, and make its tables if it is new.
 
@@ -107,7 +113,8 @@ def open_storage(url: str) -> RDBStorage:
             retry = isinstance(error, SQLAlchemyError | StorageInternalError)
             if attempt == ATTEMPTS or not retry or "not a database" in reason:
                 raise InputError(
-                    f"sweep.storage={url}: cannot be opened ({reason}); name a new file, or "
+                    f"sweep.storage={without_password(url)}: cannot be opened "
+                    f"({without_password(reason)}); name a new file, or "
                     "the URL of a database that you may write to"
                 ) from error
             time.sleep(random.random())
@@ -158,8 +165,8 @@ def open_trials(storage: RDBStorage, facts: Facts, seed: int, mode: str, prune: 
     names = {summary.study_name for summary in storage.get_all_studies()}
     if others := names - {TRIALS, COMPARISON}:
         raise InputError(
-            f"sweep.storage={storage.url}: holds another study, {sorted(others)[0]!r}; give the "
-            "sweep a storage of its own"
+            f"sweep.storage={without_password(storage.url)}: holds another study, "
+            f"{sorted(others)[0]!r}; give the sweep a storage of its own"
         )
     pruner: BasePruner = MedianPruner(n_startup_trials=5) if prune else NopPruner()
     study = _open_study(storage, TRIALS, mode, Sampler(seed), pruner)
@@ -169,8 +176,8 @@ def open_trials(storage: RDBStorage, facts: Facts, seed: int, mode: str, prune: 
         stored = study.user_attrs[FACTS]
     if stored != facts:
         raise InputError(
-            f"sweep.storage={storage.url}: holds another sweep ({first_difference(stored, facts)});"
-            " give this one a storage of its own"
+            f"sweep.storage={without_password(storage.url)}: holds another sweep "
+            f"({first_difference(stored, facts)}); give this one a storage of its own"
         )
     return study
 

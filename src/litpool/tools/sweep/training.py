@@ -196,12 +196,16 @@ def _output_in(file: Path) -> Iterator[None]:
 def alone(folder: Path) -> Iterator[None]:
     """Let one worker at a time write the sweep's own files; do not wait long for one killed."""
     lock = folder / "writing"
-    for _ in range(100):
-        try:
+    start = time.monotonic()
+    while True:
+        with contextlib.suppress(FileExistsError):
             lock.mkdir()
             break
-        except FileExistsError:
-            time.sleep(0.1)
+        if time.monotonic() - start > 30:  # writing takes seconds: its owner was killed
+            with contextlib.suppress(FileNotFoundError):
+                lock.rmdir()
+            start = time.monotonic()
+        time.sleep(0.1)
     try:
         yield
     finally:

@@ -87,16 +87,26 @@ def compare(plan: Plan, winner: FrozenTrial) -> tuple[list[Any], list[Any]]:
     for seed in fresh_seeds(plan):
         for trial in (storage.origin(winner), DEFAULT):
             storage.enqueue(study, {"trial": trial, "seed": seed})
-    _work(plan, study, None, lambda trial: _score(plan, trial, winner))
+    _work(plan, study, None, lambda trial: _score(plan, trial))
     results = {
         (trial.params["trial"], trial.params["seed"]): trial.user_attrs[RESULT]
         for trial in study.get_trials(states=(TrialState.COMPLETE,))
     }
     first, second = (
-        [results[number, seed] for seed in fresh_seeds(plan)]
+        [results.get((number, seed)) for seed in fresh_seeds(plan)]
         for number in (storage.origin(winner), DEFAULT)
     )
+    if None in first + second:
+        raise JobError(
+            "a training of the comparison failed in another worker; run the same command again"
+        )
     return first, second
+
+
+def _finished(plan: Plan, number: int) -> FrozenTrial:
+    """Return the finished trial with a number."""
+    trials = plan.trials.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return next(trial for trial in trials if storage.origin(trial) == number)
 
 
 def fresh_seeds(plan: Plan) -> list[int]:
@@ -191,7 +201,7 @@ def _try(plan: Plan, trial: optuna.Trial) -> float:
     """Train with the drawn values; return the best validation score."""
     number = storage.origin(trial)
     drawn = {key: draw(trial, key, part) for key, part in plan.space.items()}
-    values = space.point(plan.space, drawn)
+    values = space.point(plan.space, drawn, plan.default)
     name = folder_name(f"trial-{number}", values)
     trial.set_user_attr(FOLDER, name)
     for step, value in _reported(plan.trials, number):
@@ -273,10 +283,16 @@ def folder_name(name: str, values: Mapping[str, Any]) -> str:
     return text[:LONGEST].rstrip("-_.=")
 
 
-def _score(plan: Plan, trial: optuna.Trial, winner: FrozenTrial) -> float:
-    """Train the winner or the config as it is with a fresh seed; return the test score."""
+def _score(plan: Plan, trial: optuna.Trial) -> float:
+    """Train a winner or the config as it is with a fresh seed; return the test score.
+
+    The winner is that of the trial, which may be an earlier one than this worker's.
+    """
     number, seed = trial.suggest_int("trial", -1, 2**31), trial.suggest_int("seed", 0, 2**32)
-    values = {} if number == DEFAULT else space.point(plan.space, winner.params)
+    if number == DEFAULT:
+        values = {}
+    else:
+        values = space.point(plan.space, _finished(plan, number).params, plan.default)
     name = "default" if number == DEFAULT else f"winner-{number}"
     start = time.perf_counter()
     try:
@@ -314,7 +330,10 @@ def _conclude(
     trial.set_user_attr(SECONDS, round(seconds, 1))
     leader = best(plan.trials)
     sign = 1 if plan.trials.direction == optuna.study.StudyDirection.MAXIMIZE else -1
-    leads = value is not None and (leader is None or sign * value > sign * _value(leader))
+    leads = value is not None and (
+        leader is None
+        or (sign * value, -storage.origin(trial)) > (sign * _value(leader), -storage.origin(leader))
+    )
     if leads and leader is not None:
         remove_checkpoints(plan.fit.folder / str(leader.user_attrs.get(FOLDER)))
     if not leads:
@@ -327,7 +346,7 @@ def _conclude(
         record = "no score so far"
     else:
         record = f"best {_value(leader):.4g} (trial {storage.origin(leader)})"
-    values = space.label(space.point(plan.space, trial.params))
+    values = space.label(space.point(plan.space, trial.params, plan.default))
     left = _time_left(plan, seconds)
     print(f"trial {number}  {values}  {outcome}  {record}  {_time(seconds)}{left}", flush=True)
 
