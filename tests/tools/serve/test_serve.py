@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CHECKPOINTS
 
 import litpool
 from litpool.ensemble import Ensemble
@@ -27,6 +26,7 @@ from litpool.predictor import round_probabilities
 
 pytestmark = pytest.mark.slow
 
+CHECKPOINTS = Path(__file__).parents[2] / "fixtures/v0.1.0"
 ROWS = [json.loads(line) for line in (CHECKPOINTS / "rows/test.jsonl").read_text().splitlines()]
 TEXTS = [row["text"] for row in ROWS]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
