@@ -74,6 +74,8 @@ def _prepare(run: Run, options: StudyOptions) -> list[DataSet]:
         check_poolings(options.poolings, module.encoder, load_config(module.encoder))
     if "finetuned" in options.arms or options.confirm:
         finetuned.check(module, run.config["trainer"], options)
+    if "finetuned" not in options.arms:
+        finetuned.check_unused(module.encoder, options)
     data_sets = sets.read(module, run.config, options)
     for data_set in data_sets:
         run.warn(data_set.data)
@@ -104,11 +106,6 @@ def _check_options(options: StudyOptions) -> None:
                 f"study.{name}: only the arm {arm} uses it; add {arm} to study.arms, or leave "
                 f"study.{name} out"
             )
-    if "finetuned" not in options.arms and options.tuned != StudyOptions().tuned:
-        raise InputError(
-            "study.tuned: only the arm finetuned uses it; set "
-            "study.arms='[frozen, finetuned]', or leave study.tuned out"
-        )
     path = options.word_vectors
     if path is not None and not Path(path).is_file():
         raise InputError(

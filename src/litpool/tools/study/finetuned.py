@@ -117,6 +117,23 @@ def check(module: TextModule, flags: Mapping[str, Any], options: StudyOptions) -
     training.check_flags(module, flags, options.loop)
 
 
+def check_unused(encoder: EncoderOptions, options: StudyOptions) -> None:
+    """Refuse poolings to fine-tune where none is fine-tuned, except the default ones.
+
+    The config of every study holds the default ones, and it can be run again.
+    """
+    config = load_config(encoder)
+    sizes = config.hidden_size, config.num_hidden_layers
+    with torch.device("meta"):
+        given = [make(*sizes).describe() for make in options.tuned]
+        default = [make(*sizes).describe() for make in StudyOptions().tuned]
+    if given != default:
+        raise InputError(
+            "study.tuned: only the arm finetuned uses it; set "
+            "study.arms='[frozen, finetuned]', or leave study.tuned out"
+        )
+
+
 def _check_poolings(
     options: EncoderOptions, config: PretrainedConfig, tuned: Sequence[PoolingFactory]
 ) -> None:
