@@ -2,12 +2,13 @@
 PYTHON ?= python3
 ARGS ?=
 NAME ?=
+DATA ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-all check tensorboard docs rename
+.PHONY: help quickstart test test-all check tensorboard docs bench rename
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +34,11 @@ docs: $(VENV)/.docs ## Build the guide as a site in site/
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs site
 	@echo "wrote site/index.html"
 
+bench: $(VENV)/.bench ## Measure training, encoding and reading (DATA=folder with sst2, nsmc and stsb)
+	$(BIN)/python bench/train.py $(if $(DATA),--sst2 "$(DATA)/sst2" --nsmc "$(DATA)/nsmc") $(ARGS)
+	$(BIN)/python bench/encode.py $(if $(DATA),"$(DATA)/stsb/stsb-en-train.csv") distinct
+	$(BIN)/python bench/data.py $(if $(DATA),"$(DATA)/nsmc")
+
 rename: $(INSTALLED) ## Rename the package: NAME=myproject
 	$(BIN)/python scripts/rename.py "$(NAME)"
 	@$(BIN)/python -m pip uninstall --quiet --disable-pip-version-check --yes litpool
@@ -49,4 +55,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 $(VENV)/.docs: $(INSTALLED)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt -e '.[docs]'
+	@touch $@
+
+$(VENV)/.bench: $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt -e '.[sentence-transformers]'
 	@touch $@

@@ -1,12 +1,13 @@
 """Encoding texts in Python: `litpool.load(...).encode` next to sentence-transformers, on this CPU.
 
     pip install sentence-transformers
-    python bench/encode.py stsb-en-train.csv [distinct]
+    python bench/encode.py [stsb-en-train.csv] [distinct]
 
 The texts are the first 5,000 sentences of a CSV file with pairs, as they come or only distinct
-ones. Both read the same weights (all-MiniLM-L6-v2, untrained by us), truncate at 128 tokens, use
-batches of 32, and tokenize within the time measured. They take turns in one process, after a
-warm-up. The CPU's seconds are those of all threads; on a busy machine they are the better figure.
+ones; without a file, those of the embedded corpus. Both read the same weights (all-MiniLM-L6-v2,
+untrained by us), truncate at 128 tokens, use batches of 32, and tokenize within the time measured.
+They take turns in one process, after a warm-up. The CPU's seconds are those of all threads; on a
+busy machine they are the better figure.
 """
 
 import csv
@@ -15,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ import torch
 
 import litpool
 from litpool.data.tokenizer import dump_tokenizer, load_tokenizer
+from litpool.demo.docstrings import docstring_splits
 from litpool.demo.encoder import DEMO_ENCODER, locate
 from litpool.loops import checkpoint
 from litpool.model.encoder import EncoderOptions, load_config
@@ -36,9 +38,12 @@ TEXTS = 5000
 LENGTH = 128
 
 
-def read_texts(path: str, distinct: bool) -> list[str]:
-    with open(path, encoding="utf-8", newline="") as file:
-        texts = [text for row in csv.reader(file) for text in row[:2]]
+def read_texts(paths: Sequence[str], distinct: bool) -> list[str]:
+    if paths:
+        with open(paths[0], encoding="utf-8", newline="") as file:
+            texts = [text for row in csv.reader(file) for text in row[:2]]
+    else:
+        texts = [text for split in docstring_splits().values() for text in split["text"]]
     return list(dict.fromkeys(texts) if distinct else texts)[:TEXTS]
 
 
@@ -68,7 +73,8 @@ def save(
 def main() -> None:
     from sentence_transformers import SentenceTransformer
 
-    texts = read_texts(sys.argv[1], "distinct" in sys.argv)
+    paths = [argument for argument in sys.argv[1:] if argument != "distinct"]
+    texts = read_texts(paths, distinct="distinct" in sys.argv)
     theirs = SentenceTransformer(locate(DEMO_ENCODER), device="cpu")
     theirs.max_seq_length = LENGTH
     with tempfile.TemporaryDirectory() as folder:

@@ -96,11 +96,23 @@ def test_test_of_the_best_checkpoint_needs_no_config_and_repeats_the_score(fitte
 
 def test_validate_repeats_the_validation_score_of_the_best_checkpoint(fitted, cli):
     folder, _, _ = fitted
-    _, out, _ = cli("validate", "--ckpt_path", folder / "checkpoints/best.ckpt")
+    _, out, _ = cli("validate", "--ckpt_path", folder)
     again = json.loads((Path(out.split()[-1]) / "metrics.json").read_text())
     assert (
         again["val/accuracy"] == json.loads((folder / "metrics.json").read_text())["val/accuracy"]
     )
+
+
+def test_a_run_folder_stands_for_its_best_checkpoint_or_to_resume_its_last(fitted, cli):
+    folder, _, _ = fitted
+    for path in (folder, folder / "checkpoints/best.ckpt"):
+        cli("predict", "--ckpt_path", path, "--output", f"{path.name}.jsonl", stdin="a good film\n")
+    assert Path(f"{folder.name}.jsonl").read_text() == Path("best.ckpt.jsonl").read_text()
+    status, out, err = cli("fit", "--ckpt_path", folder, "--trainer.max_epochs", 5)
+    assert status == 0, err
+    last = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    assert last["epoch"] == 4
+    assert str(folder.name) in out
 
 
 def test_a_checkpoint_predicts_elsewhere_without_the_original_weights(

@@ -328,7 +328,9 @@ class CLI(LightningCLI):
         options = parser.parse_known_args(self.argv)[0]
         for name in options.config:
             values.check_file(name)
-        paths, first = _paths(options.ckpt_path), options.init_from
+        file = "last.ckpt" if self.argv[0] in TRAINING else "best.ckpt"
+        paths = [checkpoint.in_run(path, file) for path in _paths(options.ckpt_path)]
+        first = options.init_from and checkpoint.in_run(options.init_from)
         path = paths[-1] if paths else None
         if len(paths) > 1 and self.argv[0] == "predict":
             path, *self.other_paths = paths

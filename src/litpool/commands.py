@@ -204,7 +204,7 @@ def fit(  # noqa: D417
     """Train on the train split, keep the best checkpoint, score it on the test split.
 
     Args:
-        ckpt_path: The checkpoint to resume from, such as RUN/checkpoints/last.ckpt.
+        ckpt_path: The run folder to resume from, or a checkpoint in it.
         init_from: The checkpoint whose encoder, pooling and, for the same labels, head a new run
             starts from.
         name: The name of the run folder in logs/JOB; by default `version_N`, with what the command
@@ -225,7 +225,7 @@ def fit_hf(  # noqa: D417
     """Train like `fit`, with the Hugging Face Trainer around the same network.
 
     Args:
-        ckpt_path: The checkpoint to resume from, such as RUN/checkpoints/last.ckpt.
+        ckpt_path: The run folder to resume from, or a checkpoint in it.
         init_from: The checkpoint whose encoder, pooling and, for the same labels, head a new run
             starts from.
         name: The name of the run folder in logs/JOB; by default `version_N`, with what the command
@@ -248,7 +248,7 @@ def fit_plain(  # noqa: D417
     """Train like `fit`, with a hand-written loop.
 
     Args:
-        ckpt_path: The checkpoint to resume from, such as RUN/checkpoints/last.ckpt.
+        ckpt_path: The run folder to resume from, or a checkpoint in it.
         init_from: The checkpoint whose encoder, pooling and, for the same labels, head a new run
             starts from.
         name: The name of the run folder in logs/JOB; by default `version_N`, with what the command
@@ -274,7 +274,7 @@ def validate(run: Run, ckpt_path: str | None = None) -> None:  # noqa: D417
     """Score a checkpoint (or the untrained network) on the validation split.
 
     Args:
-        ckpt_path: The checkpoint, such as RUN/checkpoints/best.ckpt.
+        ckpt_path: The checkpoint, such as RUN/checkpoints/best.ckpt, or the run folder.
     """
     run.read("validate")
     run.trainer.validate(run.model, run.data, ckpt_path=ckpt_path, verbose=False, weights_only=True)
@@ -285,7 +285,7 @@ def test(run: Run, ckpt_path: str | None = None) -> None:  # noqa: D417, PT028 (
     """Score a checkpoint (or the untrained network) on the test split.
 
     Args:
-        ckpt_path: The checkpoint, such as RUN/checkpoints/best.ckpt.
+        ckpt_path: The checkpoint, such as RUN/checkpoints/best.ckpt, or the run folder.
     """
     run.read("test")
     run.trainer.test(run.model, run.data, ckpt_path=ckpt_path, verbose=False, weights_only=True)
@@ -307,9 +307,9 @@ def predict(  # noqa: D417
     """Write predictions for the rows of a file (CSV, TSV, JSON, JSONL, Parquet, TXT) or of stdin.
 
     Args:
-        ckpt_path: The checkpoint, such as RUN/checkpoints/best.ckpt. Given several times, the
-            answers are the mean of these checkpoints': of the probabilities, the scores or the
-            normalized vectors.
+        ckpt_path: The checkpoint, such as RUN/checkpoints/best.ckpt, or the run folder. Given
+            several times, the answers are the mean of these checkpoints': of the probabilities,
+            the scores or the normalized vectors.
         input: The file with the texts; `-` for standard input, one text per line or JSON lines.
         output: The file to write, in input order: JSON lines; `.parquet`; or, for vectors only,
             `.npz` with the array `vectors`. `-` writes JSON lines to standard output.

@@ -299,7 +299,7 @@ def load(
     """
     if (Path(path) / EXPORT).is_file():
         return _load_export(Path(path), device, trust)
-    file = _find_checkpoint(Path(path))
+    file = Path(checkpoint.in_run(path))
     content = checkpoint.load(str(file))
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -355,11 +355,6 @@ def _load_export(
     if "export" not in toolbox.tools():
         raise InputError(f"{folder}: an export, which needs the tool export; load the checkpoint")
     return importlib.import_module("litpool.tools.export.loading").load(folder, trust)
-
-
-def _find_checkpoint(path: Path) -> Path:
-    """Return the best checkpoint of a run folder, or the path itself if it is a file."""
-    return path / "checkpoints" / "best.ckpt" if path.is_dir() else path
 
 
 def _for_single_texts(task: Similarity, column: str) -> Similarity:

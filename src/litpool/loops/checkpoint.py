@@ -291,6 +291,17 @@ def read(path: str) -> dict[str, Any]:
     return load(path)["job"]
 
 
+def in_run(path: str | Path, file: str = "best.ckpt") -> str:
+    """Return the checkpoint of a run folder, or the path itself if it is not a run folder.
+
+    Args:
+        path: A run folder or a checkpoint.
+        file: Which of the run's checkpoints.
+    """
+    found = os.path.join(path, "checkpoints", file)
+    return found if os.path.isfile(found) else str(path)
+
+
 def load(path: str, option: str = "ckpt_path") -> dict[str, Any]:
     """Load a checkpoint with its weights, on the CPU and mapped from the file.
 

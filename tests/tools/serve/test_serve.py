@@ -141,7 +141,7 @@ BAD = [
     ("/predict", {"texts": [1]}, 400, "must be text"),
     ("/predict", {"texts": ["fine", " "]}, 400, "row 2: 'text' is empty"),
     ("/predict", {"texts": ["a\0"]}, 400, "NUL"),
-    ("/predict", {"texts": ["\ud800"]}, 400, "half a character"),
+    ("/predict", {"texts": ["\ud800"]}, 400, "unpaired surrogate"),
     ("/predict", {"rows": [{"txt": "a"}]}, 400, "no column 'text'"),
     ("/predict", {"rows": [["a", "b"]]}, 400, "2 texts, must be 1"),
     ("/predict", {"rows": [{"text": 3}]}, 400, "must be text"),

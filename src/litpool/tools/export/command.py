@@ -35,7 +35,7 @@ def export(  # noqa: D417
     """Export a checkpoint for ONNX Runtime, PyTorch, sentence-transformers or transformers.
 
     Args:
-        ckpt_path: The checkpoint, such as RUN/checkpoints/best.ckpt.
+        ckpt_path: The checkpoint, such as RUN/checkpoints/best.ckpt, or the run folder.
         format: What to write: `onnx` (one graph), `torch` (a program of torch.export),
             `sentence-transformers`, or `huggingface`.
         output: The folder to write; it must be empty, or not exist.

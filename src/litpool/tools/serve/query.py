@@ -196,7 +196,7 @@ def _check_text(where: str, text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         character = f"U+{ord(text[error.start]):04X}"
-        raise BadRequest(f"{where}: holds half a character ({character}); remove it") from error
+        raise BadRequest(f"{where}: has an unpaired surrogate ({character}); remove it") from error
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -241,7 +241,7 @@ def _kind(value: Any) -> str:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no value of JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 # ---- answers

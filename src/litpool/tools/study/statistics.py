@@ -44,7 +44,7 @@ DRAWS = 19_999  # of the largest |t|
 
 
 class Design(NamedTuple):
-    """How the n scored rows hang together."""
+    """Which of the n scored rows depend on each other."""
 
     folds: Numbers  # (R, n), the fold of each row in R repeats, from 0; all 0 for one split
     clusters: Numbers  # (n,), from 0
@@ -187,7 +187,7 @@ def estimate(values: Array, design: Design, right: Array | None = None) -> Estim
 
     Args:
         values: (R, n), in points.
-        design: How the rows hang together.
+        design: Which rows depend on each other.
         right: For differences of labels' scores: how much more the first is right than the second,
             (R, n), -1 to 1.
     """

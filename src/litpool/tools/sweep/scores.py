@@ -46,7 +46,7 @@ def score_rows(module: TextModule) -> dict[str, Any]:
 def assign(data: TextDataModule) -> tuple[Tensor, int]:
     """Return the group of each test row, (N,), and the number of clusters.
 
-    Rows that hang together (of one author, or with equal texts) are a cluster, and in one group.
+    Dependent rows (of one author, or with equal texts) form a cluster, and stay in one group.
     """
     rows = data.rows["test"]
     names = [*([data.source.group] if data.source.group else []), *data.task.group]
