@@ -12,7 +12,8 @@ import torch
 import transformers
 from test_docs import skip_without_tool
 
-DEBUG = str(Path(__file__).parent.parent / "configs/debug.yaml")
+CONFIGS = Path(__file__).parent.parent / "configs"
+DEBUG = str(CONFIGS / "debug.yaml")
 FUNNEL = [
     "--model.encoder",
     "{name: funnel, pretrained: false, overrides: {d_model: 32}}",
@@ -195,6 +196,14 @@ def test_a_broken_config_is_named_with_the_place(refused, tmp_path, content, sai
     [
         (["fit", "--config", "."], "config=.: a folder; name a YAML file in it"),
         (["fit", "--config="], "config: name a YAML file, such as"),
+        (
+            ["fit", "--config", str(CONFIGS / "csv.yml")],
+            f"config={CONFIGS}/csv.yml: no such file; did you mean {CONFIGS}/csv.yaml?",
+        ),
+        (
+            ["fit", "--config", DEBUG, "--task.text", "Review", "Text"],
+            "Text: belongs to no option; put a value with spaces in quotes",
+        ),
         (["fit", "--ckpt_path="], "ckpt_path=: no such file; checkpoints are at"),
         (["predict", "--ckpt_path", "."], "ckpt_path=.: a folder; checkpoints are at"),
         (["fit", "--trainer.callbacks", "foo"], "trainer.callbacks=foo: unknown class; name one"),

@@ -637,6 +637,7 @@ def test_a_blank_line_among_texts_is_refused_since_answers_would_shift(tmp_path:
             "txt,label\na,x\n",
             "no column 'text', there is ['txt', 'label']; did you mean 'txt'?",
         ),
+        ("a.csv", "TEXT,label\na,x\n", "there is ['TEXT', 'label']; did you mean 'TEXT'?"),
         ("a.csv", "body,label\na,x\n", "there is ['body', 'label']; set the task's columns"),
         ("a.csv", "text,label,text\na,x,b\n", "2 columns are called 'text'"),
         (

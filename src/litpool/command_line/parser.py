@@ -33,6 +33,7 @@ TYPE = re.compile(rf"Literal\[([^]]*)\]|\b({'|'.join(TYPES)})\b(?:\[[^]]*\]+)?")
 # What jsonargparse's messages look like
 DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
 UNKNOWN = re.compile(r"does not accept option '([^']+)'|unrecognized arguments: --([\w.]+)")
+LOOSE = re.compile(r"unrecognized arguments: (?!-)(\S+)")
 WRONG_TYPE = re.compile(
     r"^(\S+): (?:Expected a|Does not .* Subtypes:) (.*?)[.\]] .*(?:Got|Given) value: (.*)"
 )
@@ -57,6 +58,8 @@ class Parser(LightningArgumentParser):
             return trust.refusal(match[1])
         if match := UNKNOWN.search(message):
             return spelling.unknown(self._command(), match[1] or match[2])
+        if match := LOOSE.search(message):
+            return f"{match[1]}: belongs to no option; put a value with spaces in quotes"
         for key, base in self._class_options():
             if explanation := _explain_class(message, key, base):
                 return explanation
@@ -97,7 +100,8 @@ def _has_moved(path: str) -> bool:
 def _explain_class(message: str, key: str, base: type) -> str | None:
     """Explain an unknown class, or an option that the class lacks, in a key that names a class."""
     subclasses: list[type] = base.__subclasses__()
-    kinds = [kind for kind in subclasses if kind.__module__.startswith("litpool.")]
+    places = ("litpool.model.", "litpool.tasks.")
+    kinds = [kind for kind in subclasses if kind.__module__.startswith(places)]
     if match := re.search(rf'"{key}".* dot import path string: (\w+)', message):
         names = [kind.__name__ for kind in kinds]
         nearest = _nearest(match[1], names)

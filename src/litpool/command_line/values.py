@@ -1,5 +1,6 @@
 """Broken config files; values that parse but do not work, such as null and NaN."""
 
+import difflib
 import inspect
 import math
 import os
@@ -57,6 +58,12 @@ def check_file(name: str) -> None:
     if os.path.isdir(name):
         raise InputError(f"config={name}: a folder; name a YAML file in it")
     if not os.path.isfile(name):
+        path = Path(name)
+        if path.suffix in (".yaml", ".yml"):
+            files = [str(file) for file in path.parent.glob("*.y*ml")]
+            near = difflib.get_close_matches(name, files, n=1)
+            advice = f"did you mean {near[0]}?" if near else "name a YAML file"
+            raise InputError(f"config={name}: no such file; {advice}")
         return
     content = Path(name).read_bytes()
     try:

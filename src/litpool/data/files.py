@@ -361,7 +361,8 @@ def select_columns(
         if name not in columns:
             candidates = [*columns, *others]
             unused = [column for column in candidates if column not in required]
-            near = difflib.get_close_matches(name, unused, 1)
+            same = [column for column in unused if column.casefold() == name.casefold()]
+            near = same or difflib.get_close_matches(name, unused, 1)
             advice = (
                 f"did you mean {near[0]!r}?" if near else "set the task's columns, or data.columns"
             )

@@ -1,7 +1,7 @@
 """Extractive question answering (SQuAD, KorQuAD 1.0): the answer is a part of the context."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
@@ -76,6 +76,10 @@ class QuestionAnswering(Task):
             raise InputError(f"task.max_answer_length={max_answer_length}: give 1 or more")
         if not 1 <= n_best <= SPANS:
             raise InputError(f"task.n_best={n_best}: give 1 to {SPANS}")
+        if metric not in get_args(AnswerMetric):
+            raise InputError(
+                f"task.metric={metric}: give one of {', '.join(get_args(AnswerMetric))}"
+            )
         self.display_columns = [question]  # an id, if there is one, is part of the answer
         self.question = question
         self.context = context

@@ -127,6 +127,8 @@ def read(folder: Path) -> Golden:
         InputError: There is none, or it is not what `export` of this version writes.
     """
     path = folder / NAME
+    if folder.is_dir() and not path.exists():
+        raise InputError(f"{folder}: holds no {NAME}; name a folder that `export` wrote")
     try:
         golden = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
