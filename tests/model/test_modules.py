@@ -134,6 +134,6 @@ def test_damaged_files_are_refused(folder, cli, file, content, message):
     Path(name, file).write_text(content)
     with pytest.raises(InputError, match=message):
         read_modules(name)
-    status, _, err = cli("check", "--model.encoder.name", name)
+    status, _, err = cli("fit", "--model.encoder.name", name)
     assert (status, err.count("\n")) == (2, 1)
     assert message in err
