@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from litpool.command_line import options
+from litpool.command_line import options, toolbox
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -266,7 +266,8 @@ def test_pages_and_drawings_that_a_script_writes_are_current(
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     write_docs = importlib.import_module("write_docs")
-    if not all(map(has_tool, ("check", "compare", "export", "study"))):
+    documented = re.findall(r"^### ([a-z_]+)$", (ROOT / "docs/keys.md").read_text(), re.MULTILINE)
+    if not set(documented) <= toolbox.commands().keys():
         pytest.skip("a tool has been deleted")
     for path, content in write_docs.pages().items():
         shown = (ROOT / "docs" / path).read_text()
