@@ -115,9 +115,10 @@ def tracked_files(root: Path) -> list[str]:
     """Return the files that git tracks, if none of them has changed and there are no others."""
     status = git(root, "status", "--porcelain", "--untracked-files=all", "--", ".")
     if status:
+        others = " and others" if status[1:] else ""
         raise Refusal(
-            f"not committed: {status[0][3:]}{' and others' if status[1:] else ''}; commit or stash "
-            "first, so that the change can be taken back"
+            f"not committed: {status[0][3:]}{others}; commit, ignore or stash first "
+            "(`git stash --include-untracked`), so that the change can be taken back"
         )
     return git(root, "ls-files", "-z")[0].rstrip("\0").split("\0")
 

@@ -208,7 +208,7 @@ def test_a_checkpoint_may_not_name_other_classes(tmp_path):
     for name in ("os.system", "lightning.pytorch.callbacks.Timer", "my_module.MyTask"):
         job["config"]["task"]["class_path"] = name
         torch.save(saved, tmp_path / "bad.ckpt")
-        with pytest.raises(InputError, match=r"bad\.ckpt: bad config"):
+        with pytest.raises(InputError, match=rf"bad\.ckpt: {name}: not allowed here"):
             litpool.load(tmp_path / "bad.ckpt")
     with pytest.raises(InputError, match="no such file"):
         litpool.load(tmp_path / "no.ckpt")

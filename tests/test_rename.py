@@ -178,7 +178,7 @@ def test_a_change_that_is_not_committed_is_not_buried(copy):
     (copy / "notes.txt").write_text("mine")
     done = run(copy, "scripts/rename.py", NEW)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "not committed: notes.txt; commit or stash" in done.stderr
+    assert "not committed: notes.txt; commit, ignore or stash" in done.stderr
     (copy / "notes.txt").unlink()
     (copy / "README.md").write_text("changed")
     done = run(copy, "scripts/rename.py", NEW)

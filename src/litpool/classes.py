@@ -45,6 +45,6 @@ def build_classes(config: Mapping[str, Any], trusted: Sequence[str]) -> tuple[Ta
     except (ArgumentError, ValueError, TypeError) as error:
         if isinstance(error, InputError):
             raise
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"bad config ({reason})") from error
+        reason = " ".join(str(error).split())
+        raise InputError(trust.refusal(reason) or f"bad config ({reason[:300]})") from error
     return built.task, built.pooling

@@ -9,6 +9,7 @@ Lightning's other plugins and the user's own modules, but only classes, never fu
 import argparse
 import functools
 import inspect
+import re
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +34,8 @@ def _names(*classes: type) -> set[str]:
 
 
 PACKAGE = ("litpool.model", "litpool.tasks")
+
+DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")  # in a message of jsonargparse
 
 
 @functools.cache  # the import takes seconds, and loading a model in Python needs no Lightning
@@ -172,12 +175,17 @@ def _is_class(name: Any) -> bool:
 
 def options(config: Any) -> str:
     """Return ` --trust MODULE` for each module that a checkpoint with this config needs."""
-    modules = {
-        name.rpartition(".")[0]
-        for name in _class_paths(config)
-        if name not in lightning_names() and not name.startswith(PACKAGE)
-    }
-    return "".join(f" --trust {module}" for module in sorted(modules))
+    return "".join(f" --trust {module}" for module in modules(config))
+
+
+def modules(config: Any) -> list[str]:
+    """Return the modules that a user must trust to read a checkpoint with this config.
+
+    This package's own classes may be named without their modules.
+    """
+    known = lightning_names()
+    names = [name for name in _class_paths(config) if "." in name and name not in known]
+    return sorted({name.rpartition(".")[0] for name in names if not name.startswith(PACKAGE)})
 
 
 def _class_paths(config: Any) -> Iterator[str]:
@@ -192,15 +200,24 @@ def _class_paths(config: Any) -> Iterator[str]:
             yield from _class_paths(value)
 
 
-def refusal(name: str) -> str:
-    """Return the error for a name that is on no list, such as `os.system`."""
+def refusal(message: str) -> str | None:
+    """Return the error for a name that is on no list, such as `os.system`.
+
+    Args:
+        message: What jsonargparse says. None is returned if it says something else.
+    """
+    match = DENIED.search(message)
+    if match is None:
+        return None
+    name = match[1]
+    module = name.rpartition(".")[0]
     if name in TAKES_FUNCTIONS:
         return f"{name}: not supported, since it calls any function; write a callback of your own"
     return (
         f"{name}: not allowed here, so it was not imported. A checkpoint may name litpool's "
         "poolings and tasks and some of Lightning's classes; your YAML may also name Lightning's "
         "plugins and your own modules. "
-        f"If you trust it, add --trust {name.rpartition('.')[0]}"
+        f'If you trust it, add --trust {module} (in Python, trust=["{module}"])'
     )
 
 

@@ -31,7 +31,6 @@ TYPES = {
 TYPE = re.compile(rf"Literal\[([^]]*)\]|\b({'|'.join(TYPES)})\b(?:\[[^]]*\]+)?")
 
 # What jsonargparse's messages look like
-DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
 UNKNOWN = re.compile(r"does not accept option '([^']+)'|unrecognized arguments: --([\w.]+)")
 LOOSE = re.compile(r"unrecognized arguments: (?!-)(\S+)")
 WRONG_TYPE = re.compile(
@@ -54,8 +53,8 @@ class Parser(LightningArgumentParser):
         raise InputError(self._explain(" ".join(message.split()))) from ex
 
     def _explain(self, message: str) -> str:
-        if match := DENIED.search(message):
-            return trust.refusal(match[1])
+        if reason := trust.refusal(message):
+            return reason
         if match := UNKNOWN.search(message):
             return spelling.unknown(self._command(), match[1] or match[2])
         if match := LOOSE.search(message):

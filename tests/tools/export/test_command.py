@@ -1,17 +1,24 @@
 """The commands `export` and `verify`: what they write, and what they refuse in one line."""
 
+import ast
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
+import litpool
+from litpool import InputError
 from litpool.tools.export import command, scores
 from litpool.tools.export.scores import leave_out
 
+ROOT = Path(__file__).parents[3]
 OUT = "--output out --format huggingface".split()
 
 
@@ -39,10 +46,74 @@ def test_the_card_says_what_the_export_is(cli, save, csv_file):
     card = Path("out/README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
     assert front["license"] == "apache-2.0"
-    assert front["pipeline_tag"] == "text-classification"
+    assert front["pipeline_tag"] == "feature-extraction"  # a classifier's head would be random
     for part in ("pooling: MeanPooling", "labels: bad, fair, good", "data: reviews.csv", "torch "):
         assert part in card
     assert str(Path(csv_file).parent) not in card + Path("out/golden.json").read_text()
+
+
+def test_a_stock_model_and_an_encoder_have_different_tags_on_the_hub(cli, save):
+    cli("export", "--ckpt_path", save("Classification", "PoolerOutput"), *OUT)
+    card = Path("out/README.md").read_text()
+    assert yaml.safe_load(card.split("---")[1])["pipeline_tag"] == "text-classification"
+
+
+@pytest.mark.parametrize("task", ["Classification", "Similarity"])
+def test_an_encoder_alone_answers_with_the_last_program_of_its_card(cli, save, task):
+    path = save(task)
+    cli("export", "--ckpt_path", path, *OUT)
+    program = re.findall(r"```python\n(.*?)```", Path("out/README.md").read_text(), re.DOTALL)[-1]
+    out = subprocess.run([sys.executable, "-c", program], cwd="out", capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    original = litpool.load(path, "cpu")
+    if task == "Similarity":
+        numbers = re.sub(r"[][]", " ", out.stdout).split()
+        expected = original.encode(["a good film"])[0]
+        assert np.array(numbers, dtype=float) == pytest.approx(expected, abs=1e-5)
+    else:
+        assert ast.literal_eval(out.stdout) == original.predict(["a good film"])
+
+
+def test_the_card_and_fit_give_the_accuracy_the_same_interval(cli):
+    status, out, err = cli("fit", "--config", str(ROOT / "configs/debug.yaml"))
+    assert status == 0, err
+    low, high = re.search(r"test .*95% CI ([\d.]+) to ([\d.]+)", out).groups()
+    cli("export", "--ckpt_path", out.split()[-1], *OUT)
+    row = re.search(
+        r"\| accuracy \| .* \| ([\d.]+) to ([\d.]+) \|", Path("out/README.md").read_text()
+    )
+    assert [f"{float(end):.3f}" for end in row.groups()] == [low, high]
+
+
+def test_an_export_with_a_pooling_of_the_users_own_is_verified_and_loaded_with_trust(
+    cli, tmp_path, monkeypatch
+):
+    (tmp_path / "mine.py").write_text(
+        "from litpool.model.pooling import Pooling\n\n\n"
+        "class FirstPooling(Pooling):\n"
+        "    def forward(self, hidden_states, *_, **__):\n"
+        "        return hidden_states[-1][:, 0]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    fit = ["fit", "--config", str(ROOT / "configs/debug.yaml"), "--name", "own"]
+    status, out, err = cli(*fit, "--model.pooling", "mine.FirstPooling")
+    assert status == 0, err
+    run = out.split()[-1]
+    best = f"{run}/checkpoints/best.ckpt"
+    export = ["export", "--ckpt_path", best, *OUT]
+    refused(cli(*export), "mine.FirstPooling: not allowed here", "add --trust mine")
+    status, out, err = cli(*export, "--trust", "mine")
+    assert status == 0, err
+    assert "verified    32 texts" in out
+    assert cli("verify", "out", "--trust", "mine")[0] == 0
+    rows = ["draw a line"]
+    answers = litpool.load(best, "cpu", trust=["mine"]).predict(rows)
+    (answer,) = litpool.load("out", trust=["mine"]).predict(rows)
+    assert answer["probabilities"] == pytest.approx(answers[0]["probabilities"], abs=2e-4)
+    for path in (best, "out"):
+        with pytest.raises(InputError, match=r'not allowed here.*in Python, trust=\["mine"\]'):
+            litpool.load(path)
+    refused(cli("verify", "out"), "add --trust mine")
 
 
 def test_without_data_the_card_says_why_there_are_no_metrics(cli, save):
@@ -181,7 +252,7 @@ def test_verify_refuses_what_is_no_export(cli, save):
     refused(cli("verify"), "target")
     cli("export", "--ckpt_path", save(), *OUT)
     golden = json.loads(Path("out/golden.json").read_text())
-    Path("out/golden.json").write_text(json.dumps({**golden, "litpool": "0.0.1"}))
+    Path("out/golden.json").write_text(json.dumps({**golden, "version": "0.0.1"}))
     refused(cli("verify", "out"), "written by litpool 0.0.1", "export again")
 
 

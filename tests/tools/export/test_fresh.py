@@ -100,6 +100,16 @@ def test_sentence_transformers_needs_no_litpool(model, save, written, tmp_path):
     assert np.abs(np.array(json.loads(out.splitlines()[-1])) - expected).max() < 1e-5
 
 
+def test_a_classifier_in_sentence_transformers_answers_with_labels(model, save, written, tmp_path):
+    pytest.importorskip("sentence_transformers", reason="needs the extra `export`")
+    folder = written(model("Classification"), "sentence-transformers")
+    program = re.sub(r"encode\(.*\)", f"encode({TEXTS!r})", from_card(folder))
+    out = run(program, {"sentence-transformers"}, ("litpool", "lightning"), tmp_path, folder)
+    expected = litpool.load(save("Classification"), "cpu").predict(TEXTS)
+    for line, answer in zip(out.splitlines()[-len(TEXTS) :], expected, strict=True):
+        assert json.loads(line) == pytest.approx(answer["probabilities"], abs=1.5e-4)
+
+
 def test_a_pipeline_needs_no_litpool(model, save, written, tmp_path):
     folder = written(model("Classification", "PoolerOutput"), "huggingface")
     program = from_card(folder).replace('["a good film"]', repr(TEXTS))

@@ -87,9 +87,22 @@ def test_an_export_that_cannot_be_loaded_is_one_line(model, written):
     with pytest.raises(InputError, match="cannot be loaded"):
         litpool.load(folder, trust=["torch.export"])
     golden = json.loads((folder / "golden.json").read_text())
-    (folder / "golden.json").write_text(json.dumps({**golden, "litpool": "0.0.1"}))
+    (folder / "golden.json").write_text(json.dumps({**golden, "version": "0.0.1"}))
     with pytest.raises(InputError, match="export again"):
         litpool.load(folder)
+
+
+def test_an_export_does_not_know_the_name_of_the_package(model, written):
+    """So it is read after `make rename`, as a checkpoint is."""
+    exported = model("Classification")
+    name = litpool.__name__
+    exported.config["task"]["class_path"] = f"{name}.tasks.classification.Classification"
+    exported.config["model"]["pooling"] = {"class_path": f"{name}.model.pooling.MeanPooling"}
+    folder = written(exported, "huggingface")
+    golden = json.loads((folder / "golden.json").read_text())
+    golden.pop("versions")
+    assert name not in json.dumps(golden)
+    assert litpool.load(folder).predict(TEXTS)
 
 
 def test_a_program_is_loaded_only_if_it_is_trusted(model, written, cli, tmp_path):

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from litpool import trust
 from litpool.tasks.multilabel import MultiLabelClassification
 from litpool.tools.export.golden import CARD, Golden
 from litpool.tools.export.graph import Model
@@ -53,7 +54,7 @@ def write(
     """
     format = golden["format"]
     parts = [
-        _front_matter(model, format, license),
+        _front_matter(model, golden, license),
         f"# {golden['task']} with {_name(model.config['model']['encoder']['name'])}",
         _summary(model, golden),
         "## How to use it",
@@ -68,17 +69,24 @@ def write(
     (folder / CARD).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def _front_matter(model: Model, format: str, license: str) -> str:
+def _front_matter(model: Model, golden: Golden, license: str) -> str:
     name = model.config["model"]["encoder"]["name"]
     lines = [
         f"license: {json.dumps(license)}",
-        f"library_name: {LIBRARIES[format]}",
-        f"pipeline_tag: {TAGS[model.output]}",
+        f"library_name: {LIBRARIES[golden['format']]}",
+        f"pipeline_tag: {_tag(model, golden)}",
         "tags: [litpool]",
     ]
     if name.count("/") == 1 and not Path(name).exists():
         lines.append(f"base_model: {json.dumps(name)}")
     return "\n".join(["---", *lines, "---"])
+
+
+def _tag(model: Model, golden: Golden) -> str:
+    """Return what the Hub offers: with an encoder alone, a classifier would have a random head."""
+    if golden["format"] == "huggingface" and not golden["stock"]:
+        return "feature-extraction"
+    return TAGS[model.output]
 
 
 def _summary(model: Model, golden: Golden) -> str:
@@ -189,7 +197,7 @@ def program(model: Model, inputs: list[str], runtime: str) -> str:
         lines.append('output = onnxruntime.InferenceSession("model.onnx").run(None, inputs)[0]')
     else:
         lines.append('output = torch.export.load("model.pt2").module()(**inputs).detach().numpy()')
-    return "\n".join([*lines, *_answers(model)])
+    return "\n".join([*lines, *_answers(model, 'json.load(open("labels.json"))["labels"]')])
 
 
 def _texts(model: Model) -> list[Any]:
@@ -202,9 +210,14 @@ def _texts(model: Model) -> list[Any]:
     return [before[0] + text for text in texts]
 
 
-def _answers(model: Model) -> list[str]:
-    """Return the lines that turn `output` into what `predict` answers, as JSON lines."""
-    labels = 'labels = json.load(open("labels.json"))["labels"]'
+def _answers(model: Model, names: str) -> list[str]:
+    """Return the lines that turn `output` into what `predict` answers, as JSON lines.
+
+    Args:
+        model: What is exported.
+        names: Python for the list of labels.
+    """
+    labels = f"labels = {names}"
     show = "print(json.dumps(dict(zip(labels, map(float, row)))))"
     if model.output == "spans":
         length = model.config["task"].get("init_args", {}).get("max_answer_length", 30)
@@ -236,11 +249,20 @@ def _answers(model: Model) -> list[str]:
 
 
 def _sentence_transformer(model: Model) -> str:
-    texts = [["a good film", "a bad film"]] if len(model.columns) == 2 else ["a good film"]
+    texts: list[Any] = ["a good film", "a bad film"]
+    if len(model.columns) == 2:
+        texts = [texts, texts[::-1]]
+    answers = ["print(model.similarity(output[0], output[1]))  # their cosine"]
+    if model.output != "vectors":
+        answers = _answers(model, json.dumps(model.task.labels, ensure_ascii=False))
+    used = "\n".join(answers)
+    imports = {"json.": "import json", "np.": "import numpy as np"}
     lines = [
+        *(line for name, line in imports.items() if name in used),
         "from sentence_transformers import SentenceTransformer",
         'model = SentenceTransformer(".")  # this folder',
         f"output = model.encode({json.dumps(texts)})",
+        *answers,
     ]
     prefixes = {name: text for name, text in model.prefixes.items() if text}
     if len(set(prefixes.values())) > 1:
@@ -267,16 +289,38 @@ def _transformers(model: Model, stock: bool, reason: str) -> str:
             'print(classify(["a good film"], truncation=True))'
         )
     return (
-        f"This is the encoder without a task model, because {reason}. Pooling and head are in "
-        f"`head.safetensors`, where they have weights: they compute {model.network.pooling!r} "
-        f"and then {model.network.head!r}.\n\n"
+        f"This is the encoder without a task model, because {reason}. With transformers alone, "
+        "it gives the states of the tokens:\n\n"
         + _fenced(
             "from transformers import AutoModel, AutoTokenizer\n"
             'tokenizer = AutoTokenizer.from_pretrained(".")  # this folder\n'
             'encoder = AutoModel.from_pretrained(".")\n'
             'inputs = tokenizer(["a good film"], truncation=True, return_tensors="pt")\n'
-            "tokens = encoder(**inputs).last_hidden_state  # before pooling and head"
+            "tokens = encoder(**inputs).last_hidden_state  # before pooling and head\n"
+            "print(tokens.shape)"
         )
+        + "\n\nAs it loads, transformers may report weights of a pooler as missing; nothing here "
+        "uses them. The pooling and the head, whose weights, if any, are in `head.safetensors`, "
+        f"are:\n\n```text\n{model.network.pooling!r}\n{model.network.head!r}\n```\n\n"
+        "`litpool.load` computes all of it:\n\n" + _fenced(_litpool(model))
+    )
+
+
+def _litpool(model: Model) -> str:
+    """Return the program that answers with litpool, which adds the prefixes itself."""
+    modules = trust.modules(model.config)
+    trusted = f", trust={json.dumps(modules)}" if modules else ""
+    call, rows = "predict", '["a good film"]'
+    if model.output == "vectors":
+        call = "encode"
+    elif model.output == "spans":
+        rows = '[("Who plays?", "A man plays the guitar.")]'
+    elif len(model.columns) == 2:
+        rows = '[("a good film", "a bad film")]'
+    return (
+        "import litpool\n"
+        f'model = litpool.load("."{trusted})  # this folder\n'
+        f"print(model.{call}({rows}))"
     )
 
 

@@ -2,26 +2,35 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from litpool import InputError
 from litpool.tools.export import golden as golden_file
 from litpool.tools.export.diagnosis import diagnose, flat
 from litpool.tools.export.golden import CARD, Golden
 from litpool.tools.export.runtimes import module_of
 
 
-def verify_folder(folder: Path) -> tuple[list[str], str]:
+def verify_folder(folder: Path, trusted: Sequence[str] = ()) -> tuple[list[str], str]:
     """Return what is wrong with an export, and a summary if nothing is.
 
+    Args:
+        folder: The export.
+        trusted: The modules of the user's whose classes it may name.
+
     Raises:
-        InputError: The folder is not an export of this version.
+        InputError: The folder is not an export of this version, or it names a class of a module
+            that is not trusted.
     """
     golden = golden_file.read(folder)
     problems, damaged = changed_files(folder, golden)
     problems += _labels(folder, golden)
     try:
-        ids, outputs = module_of(golden["format"]).run(folder, golden)
+        ids, outputs = module_of(golden["format"]).run(folder, golden, trusted)
+    except InputError:  # it names a class that is not trusted
+        raise
     except Exception as error:  # a damaged file may raise anything in any library
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         return [*problems, f"does not run: {reason}"], ""

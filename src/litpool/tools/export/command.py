@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from huggingface_hub import HfApi, get_token
 
-from litpool import InputError, JobError
+from litpool import InputError, JobError, trust
 from litpool.commands import Run
 from litpool.loops import checkpoint
 from litpool.tasks.similarity import Similarity
@@ -158,7 +158,7 @@ def write_folder(
     inputs = list(onnx_graph.example(model, graph))
     card.write(folder, model, content, scores, license, reason, costs, inputs)
     golden.write(folder, content)
-    problems, summary = verify_folder(folder)
+    problems, summary = verify_folder(folder, trust.modules(content["job"]))
     if problems:
         raise JobError(
             f"format={format}: its own runtime does not give the network's outputs "

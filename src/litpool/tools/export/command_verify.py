@@ -20,7 +20,8 @@ def verify(target: str, golden: str | None = None, trust: Sequence[str] = ()) ->
         target: A folder that `export` wrote, or the URL of a server: its root, or the path of
             OpenAI's /v1/embeddings, or of /embed or /predict of text-embeddings-inference.
         golden: For a URL, the folder of the export that it serves.
-        trust: `torch.export`, for an export of the format torch: loading it can run code.
+        trust: A module of your own that the export names; `torch.export` for an export of that
+            format, because loading it can run code.
     """
     if target.startswith(("http://", "https://")):
         if golden is None:
@@ -32,7 +33,7 @@ def verify(target: str, golden: str | None = None, trust: Sequence[str] = ()) ->
         raise InputError(f"{target}: no such folder; name a folder that `export` wrote, or a URL")
     else:
         check_trust(Path(target), golden_file.read(Path(target)), trust)
-        problems, summary = verify_folder(Path(target))
+        problems, summary = verify_folder(Path(target), trust)
     for problem in problems:
         print(f"wrong       {problem}", file=sys.stderr)
     if not problems:

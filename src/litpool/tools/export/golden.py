@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from litpool import InputError, __version__
+from litpool.loops.checkpoint import short_names
 from litpool.tools.export.graph import Graph, Model, split_rows
 
 NAME = "golden.json"
@@ -57,7 +58,10 @@ def numbers(output: Tensor) -> list[Any]:
 def describe(
     model: Model, format: str, texts: Sequence[Sequence[str]], encoded: dict[str, list[Any]]
 ) -> Golden:
-    """Return golden.json without outputs and files: the job, the texts and their token ids."""
+    """Return golden.json without outputs and files: the job, the texts and their token ids.
+
+    Nothing in it depends on the name of this package, so that you can rename it.
+    """
     data, encoder = model.config["data"], model.network.encoder.config
     rows = []
     for number, row in enumerate(texts):
@@ -67,8 +71,13 @@ def describe(
             entry["special_tokens_mask"] = encoded["special_tokens_mask"][number]
         entry["truncated"] = len(ids) >= model.max_length
         rows.append(entry)
+    job = {
+        "task": model.config["task"],
+        "model": {"pooling": model.config["model"].get("pooling")},
+        "data": {name: data[name] for name in DATA if name in data},
+    }
     return {
-        "litpool": __version__,
+        "version": __version__,
         "format": format,
         "task": type(model.task).__name__,
         "pooling": "" if model.task.on_tokens else model.network.pooling.describe(),
@@ -79,11 +88,7 @@ def describe(
         "tolerance": TOLERANCE[format],
         "machine": platform.machine(),
         "versions": versions(),
-        "job": {
-            "task": model.config["task"],
-            "model": {"pooling": model.config["model"].get("pooling")},
-            "data": {name: data[name] for name in DATA if name in data},
-        },
+        "job": short_names(job, __name__.partition(".")[0]),
         "shape": [encoder.hidden_size, encoder.num_hidden_layers],
         "state": model.task.state_dict(),
         "added_special_ids": model.added_special_ids,
@@ -135,13 +140,13 @@ def read(folder: Path) -> Golden:
         raise InputError(
             f"{path}: cannot be read ({type(error).__name__}); name a folder that `export` wrote"
         ) from error
-    keys = {"litpool", "format", "output", "tolerance", "rows", "files", "faults", "labels"}
+    keys = {"version", "format", "output", "tolerance", "rows", "files", "faults", "labels"}
     keys |= {"job", "state", "shape"}
     if not isinstance(golden, dict) or not keys <= golden.keys():
         raise InputError(f"{path}: not written by `export`; name a folder that `export` wrote")
-    if golden["litpool"] != __version__:
+    if golden["version"] != __version__:
         raise InputError(
-            f"{path}: written by litpool {golden['litpool']}, this is {__version__}; export again"
+            f"{path}: written by litpool {golden['version']}, this is {__version__}; export again"
         )
     return golden
 

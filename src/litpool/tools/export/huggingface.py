@@ -8,7 +8,7 @@ import contextlib
 import copy
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -198,11 +198,13 @@ def quiet() -> Iterator[None]:
 
 
 @torch.no_grad()
-def run(folder: Path, golden: Golden) -> tuple[list[list[int]], list[list[float]]]:
+def run(
+    folder: Path, golden: Golden, trusted: Sequence[str]
+) -> tuple[list[list[int]], list[list[float]]]:
     """Return the token ids and the outputs of the golden texts, from transformers."""
     with quiet():
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    model = network(folder, golden)
+    model = network(folder, golden, trusted)
     spans = golden["output"] == "spans"
     ids: list[list[int]] = []
     outputs: list[list[float]] = []
@@ -237,16 +239,18 @@ def run(folder: Path, golden: Golden) -> tuple[list[list[int]], list[list[float]
     return ids, outputs
 
 
-def network(folder: Path, golden: Golden) -> Callable[[Mapping[str, Any]], Tensor]:
+def network(
+    folder: Path, golden: Golden, trusted: Sequence[str]
+) -> Callable[[Mapping[str, Any]], Tensor]:
     """Return the folder's model as a function of a batch."""
     with quiet():
-        return _Network(folder, golden)
+        return _Network(folder, golden, trusted)
 
 
 class _Network:
     """A folder's model: the stock task model, or the encoder with pooling and head."""
 
-    def __init__(self, folder: Path, golden: Golden) -> None:
+    def __init__(self, folder: Path, golden: Golden, trusted: Sequence[str]) -> None:
         self.spans = golden["output"] == "spans"
         self.stock: Any = None
         if golden["stock"]:
@@ -256,7 +260,7 @@ class _Network:
             stock = kind.from_pretrained(folder, trust_remote_code=False, dtype=torch.float32)
             self.stock = stock.eval()
             return
-        task, pooling = build_classes(golden["job"], ())
+        task, pooling = build_classes(golden["job"], trusted)
         task.load_state_dict(golden["state"])
         options = EncoderOptions(str(folder))
         network = TextModel(task, pooling, options, load_config(options), pretrained=True).eval()

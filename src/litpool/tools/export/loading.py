@@ -38,7 +38,7 @@ def load(folder: Path, trusted: Sequence[str] = ()) -> Predictor:
         task.load_state_dict(golden["state"])
         pooling = pooling_class(*golden["shape"])
         tokenizer = _tokenizer(folder, golden)
-        function = module_of(golden["format"]).network(folder, golden)
+        function = module_of(golden["format"]).network(folder, golden, trusted)
     except InputError:
         raise
     except Exception as error:  # a damaged file may raise anything in any library

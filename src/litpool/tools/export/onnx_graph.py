@@ -3,7 +3,7 @@
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -152,7 +152,9 @@ def collect(encodings: Any, output: Any) -> tuple[list[list[int]], list[list[flo
     return ids, outputs
 
 
-def run(folder: Path, golden: Golden) -> tuple[list[list[int]], list[list[float]]]:
+def run(
+    folder: Path, golden: Golden, trusted: Sequence[str]
+) -> tuple[list[list[int]], list[list[float]]]:
     """Return the token ids and the outputs of the golden texts, from ONNX Runtime."""
     import onnxruntime
 
@@ -167,7 +169,9 @@ def run(folder: Path, golden: Golden) -> tuple[list[list[int]], list[list[float]
     return ids, outputs
 
 
-def network(folder: Path, golden: Golden) -> Callable[[Mapping[str, Tensor]], Tensor]:
+def network(
+    folder: Path, golden: Golden, trusted: Sequence[str]
+) -> Callable[[Mapping[str, Tensor]], Tensor]:
     """Return the graph as a function of a batch."""
     return OnnxGraph(folder / FILE)
 

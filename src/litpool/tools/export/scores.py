@@ -1,7 +1,8 @@
 """Metrics of the test split for the model card, with intervals, and what 8 bits cost.
 
-An interval leaves out one group of rows at a time (the delete-a-group jackknife), which works for
-every metric, also for those that are no mean over rows, such as correlations and ranks.
+Accuracy and Spearman's correlation have the intervals that `test` prints. For the others, one group
+of rows is left out at a time (the delete-a-group jackknife), which works for every metric, also for
+those that are no mean over rows, such as ranks.
 """
 
 import time
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from litpool import InputError, JobError
 from litpool.commands import Run
+from litpool.loops.intervals import details
 from litpool.tools.export.graph import Model
 
 GROUPS = 20
@@ -81,15 +83,21 @@ def predict(run: Run, model: Model, network: Network) -> Predictions:
     return Predictions(predictions, labels, index, seconds)
 
 
-def measure(run: Run, model: Model, made: Predictions, rows: Tensor) -> dict[str, float]:
-    """Return the metrics over some rows, without those of single labels."""
+def compute(run: Run, model: Model, made: Predictions, rows: Tensor) -> dict[str, Tensor]:
+    """Return all metrics over some rows, the confusion matrix too."""
     task = model.task
     chosen = torch.isin(made.index, rows)
     metrics = task.metrics(run.data.rows["test"])
     batch = {"labels": made.labels[chosen], "index": made.index[chosen]}
     task.update(metrics, made.predictions[chosen], batch)
-    values = {name: value for name, value in metrics.compute().items() if value.ndim == 0}
-    return {name: float(value) for name, value in values.items() if "/" not in name}
+    return metrics.compute()
+
+
+def measure(run: Run, model: Model, made: Predictions, rows: Tensor) -> dict[str, float]:
+    """Return the metrics over some rows, without those of single labels."""
+    values = compute(run, model, made, rows)
+    names = [name for name, value in values.items() if value.ndim == 0 and "/" not in name]
+    return {name: float(values[name]) for name in names}
 
 
 def score(run: Run, model: Model) -> Scores:
@@ -99,7 +107,12 @@ def score(run: Run, model: Model) -> Scores:
     made = predict(run, model, model.network)
     rows = made.index.unique()
     parts = leave_out(lambda chosen: measure(run, model, made, chosen), rows)
-    scores = [Score(name, value, interval) for name, (value, interval) in parts.items()]
+    known = details(compute(run, model, made, rows), len(rows), interval=True)
+    scores = []
+    for name, (value, interval) in parts.items():
+        if f"{name}/low" in known:
+            interval = (known[f"{name}/low"], known[f"{name}/high"])
+        scores.append(Score(name, value, interval))
     return Scores(len(rows), tuple(scores))
 
 

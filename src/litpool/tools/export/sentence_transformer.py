@@ -1,7 +1,7 @@
 """The format sentence-transformers: Transformer, Pooling and Dense, loaded without remote code."""
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -192,7 +192,9 @@ def _prompts(model: Model) -> tuple[dict[str, str] | None, str | None]:
     return prompts, first if first in prompts else None
 
 
-def run(folder: Path, golden: Golden) -> tuple[list[list[int]], list[list[float]]]:
+def run(
+    folder: Path, golden: Golden, trusted: Sequence[str]
+) -> tuple[list[list[int]], list[list[float]]]:
     """Return the token ids and the outputs of the golden texts, from sentence-transformers."""
     from sentence_transformers import SentenceTransformer
 
@@ -212,7 +214,9 @@ def run(folder: Path, golden: Golden) -> tuple[list[list[int]], list[list[float]
     return ids, outputs
 
 
-def network(folder: Path, golden: Golden) -> Callable[[Mapping[str, Tensor]], Tensor]:
+def network(
+    folder: Path, golden: Golden, trusted: Sequence[str]
+) -> Callable[[Mapping[str, Tensor]], Tensor]:
     """Return the modules as a function of a batch."""
     from sentence_transformers import SentenceTransformer
 

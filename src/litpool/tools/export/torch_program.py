@@ -1,7 +1,7 @@
 """The format torch: torch.export's program of the network, pooling and head inside."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,9 @@ def load(folder: Path) -> Any:
     return program.module(), names
 
 
-def run(folder: Path, golden: Golden) -> tuple[list[list[int]], list[list[float]]]:
+def run(
+    folder: Path, golden: Golden, trusted: Sequence[str]
+) -> tuple[list[list[int]], list[list[float]]]:
     """Return the token ids and the outputs of the golden texts, from the program."""
     module, names = load(folder)
     ids: list[list[int]] = []
@@ -57,7 +59,9 @@ def run(folder: Path, golden: Golden) -> tuple[list[list[int]], list[list[float]
     return ids, outputs
 
 
-def network(folder: Path, golden: Golden) -> Callable[[Mapping[str, Tensor]], Tensor]:
+def network(
+    folder: Path, golden: Golden, trusted: Sequence[str]
+) -> Callable[[Mapping[str, Tensor]], Tensor]:
     """Return the program as a function of a batch."""
     module, names = load(folder)
     return lambda batch: module(**{name: batch[name] for name in names})
