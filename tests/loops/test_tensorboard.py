@@ -1,15 +1,18 @@
 """What a run shows in TensorBoard: the same in every loop, without cards of no use."""
 
 import json
+import time
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 
+from litpool.loops.evaluation import Evaluation
 from litpool.loops.tensorboard import curves, label_table
 
 LOOPS = ("fit", "fit_hf", "fit_plain")
+SLOW = 2  # seconds
 
 
 def read(folder):
@@ -20,8 +23,12 @@ def read(folder):
         for kind in tags:
             tags[kind] |= set(events.Tags()[kind])
         for tag in events.Tags()["scalars"]:
-            points.setdefault(tag, []).extend(event.value for event in events.Scalars(tag))
+            points.setdefault(tag, []).extend(events.Scalars(tag))
     return tags, points
+
+
+def steps(points):
+    return {tag: [point.step for point in curve] for tag, curve in points.items()}
 
 
 @pytest.fixture
@@ -40,11 +47,35 @@ def test_every_loop_shows_the_same_at_a_glance(runs):
     assert tags["scalars"] == scores | training | own
     names = ("confusion_matrix", "reliability")
     figures = {f"{split}/{name}" for split in ("val", "test") for name in names}
-    assert tags["images"] == figures | {"data/text_lengths_train"}
+    assert tags["images"] == figures | {"train/losses", "train/text_lengths"}
     texts = {
         f"{split}/{name}/text_summary" for split in ("val", "test") for name in ("labels", "wrong")
     }
     assert texts | {"config/text_summary", "custom_scalars__config__"} <= tags["tensors"]
+
+
+def test_a_validation_is_drawn_at_the_step_it_followed(runs):
+    drawn = {loop: steps(read(run["folder"])[1]) for loop, run in runs.items()}
+    assert drawn["fit_plain"] == drawn["fit_hf"]
+    del drawn["fit"]["train/padding"]
+    assert drawn["fit"] == drawn["fit_plain"]
+    taken = drawn["fit"]["train/loss"][-1]
+    assert drawn["fit"]["val/loss"] == [taken // 2, taken]  # two epochs
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_tokens_per_second_leave_out_evaluations(loop, train, monkeypatch):
+    compute = Evaluation.compute
+
+    def slow(evaluation):
+        time.sleep(SLOW)
+        return compute(evaluation)
+
+    monkeypatch.setattr(Evaluation, "compute", slow)
+    _, points = read(train(loop, "--trainer.val_check_interval", 0.5)["folder"])
+    speeds = [point.value for point in points["train/tokens_per_second"]]
+    # The bound is what a whole batch and an evaluation would come to. The first step warms up.
+    assert min(speeds[1:]) > 10 * 24 / SLOW
 
 
 def hyperparameters(folder):
@@ -61,7 +92,7 @@ def hyperparameters(folder):
     values = {}
     for info in infos[metadata.EXPERIMENT_TAG].experiment.metric_infos:
         _, points = read(folder / info.name.group)
-        values[info.name.tag] = points[info.name.tag][-1]
+        values[info.name.tag] = points[info.name.tag][-1].value
     return names, values
 
 
@@ -129,6 +160,6 @@ def pairs(tmp_path):
 def test_scores_are_drawn_next_to_the_truth(task, pairs, train):
     run = train("fit_plain", "--task", task, *pairs)
     tags, _ = read(run["folder"])
-    assert tags["images"] == {"val/scores", "test/scores", "data/text_lengths_train"}
+    assert tags["images"] == {"val/scores", "test/scores", "train/losses", "train/text_lengths"}
     assert {"test/spearman/low", "test/spearman/high"} <= set(run["metrics"])
     assert "val/spearman/low" not in run["metrics"]

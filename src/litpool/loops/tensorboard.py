@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import summary_v2 as hparams
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
@@ -145,9 +146,40 @@ def write_text_lengths(writer: SummaryWriter, data: "TextDataModule", split: str
         texts += ids if isinstance(ids[0], list) else [ids]
     lengths = np.array([len(ids) for ids in texts])
     total = round(len(lengths) * len(rows) / len(sample))
+    prefix = "val" if split == "validation" else split
     with figures.style():
         figure = figures.text_lengths(lengths, data.max_length, total)
-        writer.add_figure(f"data/text_lengths_{split}", figure)
+        writer.add_figure(f"{prefix}/text_lengths", figure)
+
+
+def write_losses(writer: SummaryWriter, best: Path | None) -> None:
+    """Draw the losses of a run, in two colors: TensorBoard gives all curves of a run the same.
+
+    Args:
+        writer: The writer of the run folder, whose curves are read back.
+        best: The best checkpoint, if there is one.
+    """
+    writer.flush()
+    events = EventAccumulator(writer.log_dir).Reload()
+    if not {"train/loss", "val/loss"} <= set(events.Tags()["scalars"]):
+        return  # nothing was trained, or not long enough
+    train, validation = _points(events, "train/loss"), _points(events, "val/loss")
+    last = int(max(train[0, -1], validation[0, -1]))
+    with figures.style():
+        figure = figures.losses(train, validation, _step(best) if best else None)
+        writer.add_figure("train/losses", figure, last)
+
+
+def _points(events: EventAccumulator, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return the steps and the values of a curve, (2, N), without those that are not finite."""
+    points = events.Scalars(name)
+    return np.array([(one.step, one.value) for one in points if math.isfinite(one.value)]).T
+
+
+def _step(checkpoint: Path) -> int:
+    """Return how many steps the optimizer had taken."""
+    content = torch.load(str(checkpoint), map_location="cpu", weights_only=True, mmap=True)
+    return int(content["global_step"])
 
 
 def write_hyperparameters(
@@ -170,12 +202,9 @@ def write_hyperparameters(
     """
     final = {name: value for name, value in curves(metrics).items() if not math.isnan(value)}
     selected = {name: value for name, value in final.items() if best and name.startswith("val/")}
-    if selected:
-        step = torch.load(str(best), map_location="cpu", weights_only=True, mmap=True)[
-            "global_step"
-        ]
+    if best and selected:
         with SummaryWriter(f"{writer.log_dir}/best") as points:
-            write_scalars(points, selected, step)
+            write_scalars(points, selected, _step(best))
     columns = [
         hparams.Metric(name, group="best" if name in selected else "", display_name=name)
         for name in final
@@ -184,7 +213,9 @@ def write_hyperparameters(
     _show_first(table)
     file = writer._get_file_writer()
     file.add_summary(table)
-    file.add_summary(hparams.hparams_pb(dict(values), trial_id=str(writer.log_dir)))
+    folder = Path(writer.log_dir)
+    trial = f"{folder.name} ({folder.parent})"  # the table shows only the first characters
+    file.add_summary(hparams.hparams_pb(dict(values), trial_id=trial))
 
 
 def _show_first(table: Any) -> None:
