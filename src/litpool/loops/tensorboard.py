@@ -1,5 +1,6 @@
 """What a run shows in TensorBoard: curves, figures, tables and a row of HPARAMS."""
 
+import html
 import json
 import math
 import re
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from litpool.data.module import TextDataModule
 
 MISTAKES = 20  # wrong answers in the table
+UNBROKEN = 24  # characters of an answer that are kept in one line
 SAMPLE = 2_000  # rows whose texts are measured
 UNCUT = 1_000_000  # a max_length that cuts nothing off
 SHOWN = ("lr", "model.encoder.name", "model.pooling", "seed_everything", "trainer.max_epochs")
@@ -113,23 +115,32 @@ def label_table(counts: np.ndarray[Any, np.dtype[np.int64]], labels: list[str]) 
 def mistake_table(task: Task, rows: "Dataset", predictions: Tensor) -> str:
     """Return the worst of the wrong answers as a Markdown table."""
     mistakes = task.mistakes(predictions, rows)
-    header = [*task.display_columns, "true", "predicted", task.mistake_measure]
+    answers = [_unbroken(name) for name in ("true", "predicted", task.mistake_measure)]
+    header = [*task.display_columns, *answers]
     lines = [
-        f"{len(mistakes)} of {len(rows)} rows, the worst first",
+        f"{len(mistakes):,} of {len(rows):,} rows, the worst first",
         "",
         f"| {' | '.join(header)} |",
         "|---" * len(header) + "|",
     ]
     for mistake in mistakes[:MISTAKES]:
         row = rows[mistake.row]
-        texts = [*(row[column] for column in task.display_columns), mistake.true, mistake.predicted]
-        cells = [_cell(text) for text in texts]
-        lines.append(f"| {' | '.join(cells)} | {mistake.measure:.2f} |")
+        cells = [_cell(row[column]) for column in task.display_columns]
+        answers = [mistake.true, mistake.predicted, f"{mistake.measure:.2f}"]
+        cells += [_unbroken(answer) for answer in answers]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    """Return a text for a cell of a table, where it looks as it is: `*args` is no emphasis."""
+    line = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", line)
+
+
+def _unbroken(text: str) -> str:
+    """Return a short text for a cell that TensorBoard would break in its middle otherwise."""
+    return f"<pre>{_cell(text)}</pre>" if len(text) <= UNBROKEN else _cell(text)
 
 
 def _share(part: int, whole: int) -> str:
