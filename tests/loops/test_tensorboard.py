@@ -1,15 +1,17 @@
 """What a run shows in TensorBoard: the same in every loop, without cards of no use."""
 
+import html
 import json
 import time
 
 import numpy as np
 import pytest
+from markdown import markdown
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 
 from litpool.loops.evaluation import Evaluation
-from litpool.loops.tensorboard import curves, label_table
+from litpool.loops.tensorboard import _cell, _unbroken, curves, label_table
 
 LOOPS = ("fit", "fit_hf", "fit_plain")
 SLOW = 2  # seconds
@@ -133,6 +135,21 @@ def test_the_table_of_labels_has_the_worst_first():
         "| b\\|c | 0.632 | 0.667 | 0.600 | 10 | 9 |",
         "| a | 0.696 | 0.615 | 0.800 | 10 | 13 |",
     ]
+
+
+@pytest.mark.parametrize(
+    "text", ["*args, **kwargs", "__init__ | <b>", "[a](b) `c` \\frac &lt;", "5.00"]
+)
+def test_a_cell_shows_the_text_as_it_is(text):
+    for cell in (_cell(text), _unbroken(text)):
+        shown = markdown(f"| a | b |\n|---|---|\n| {cell} | 1 |", extensions=["tables"])
+        content = shown.split("<td>")[1].split("</td>")[0]
+        assert content.removeprefix("<pre>").removesuffix("</pre>") == html.escape(text, False)
+
+
+def test_only_short_answers_stay_in_one_line():
+    assert _unbroken("huggingface_hub") == "<pre>huggingface\\_hub</pre>"
+    assert _unbroken("x" * 25) == "x" * 25
 
 
 def test_the_table_of_several_labels_a_row_counts_each_label():
