@@ -1,6 +1,6 @@
 """Pictures of what TensorBoard shows, to look at and for the docs.
 
-    python bench/screenshots.py FOLDER           # into FOLDER; what is there already is kept
+    python bench/screenshots.py FOLDER           # into FOLDER; runs that are there are kept
     python bench/screenshots.py FOLDER --docs    # also copies those that the docs show
 
 It trains on 2, 8 and 77 labels (docstrings of installed packages) and, if the environment variable
@@ -23,6 +23,7 @@ import urllib.request
 from collections import Counter
 from pathlib import Path
 
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,16 +41,27 @@ JOBS = {
     "similarity": ["--config", "configs/stsb.yaml", *PAIRS],
 }
 OPTIONS = "--trainer.val_check_interval 0.25 --trainer.log_every_n_steps 2"
-PAGES = ("timeseries", "custom_scalars", "images", "text", "hparams")
-SIZES = {1440: 1150, 390: 1800}
+# The height at which each page shows all that matters, in pixels.
+PAGES = {"timeseries": 2600, "custom_scalars": 600, "images": 1150, "text": 2000, "hparams": 1100}
+WIDTHS = (1440, 390)
 SECONDS = 12  # for TensorBoard to load a page
+# On a narrow screen, TensorBoard's settings leave little room for the charts.
+CLOSE_SETTINGS = """
+(function search(root) {
+    for (const element of root.querySelectorAll("*")) {
+        if (element.ariaLabel === "Close side pane") element.click();
+        if (element.shadowRoot) search(element.shadowRoot);
+    }
+})(document)
+"""
 DOCS = {
     "pages/labels_8-images-1440.png": "tensorboard.png",
+    "figures/labels_8-train-losses.png": "losses.png",
     "figures/labels_8-test-confusion_matrix.png": "confusion_matrix.png",
     "figures/labels_8-test-reliability.png": "reliability.png",
     "figures/labels_77-test-confusion_matrix.png": "confusions.png",
     "figures/similarity-test-scores.png": "scores.png",
-    "figures/labels_8-data-text_lengths_train.png": "text_lengths.png",
+    "figures/labels_8-train-text_lengths.png": "text_lengths.png",
 }
 
 
@@ -115,13 +127,15 @@ def photograph(name: str, program: str) -> None:
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", f"logs/{name}"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--load_fast", "false"]
     server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    browser = Browser(program)
     try:
         wait_for(f"{address}data/runs")
-        for page in PAGES:
-            for width, height in SIZES.items():
-                picture = take(program, f"{address}?darkMode=false#{page}", width, height)
+        for page, height in PAGES.items():
+            for width in WIDTHS:
+                picture = take(browser, f"{address}?darkMode=false#{page}", width, height)
                 Path(f"pages/{name}-{page}-{width}.png").write_bytes(picture)
     finally:
+        browser.close()
         server.terminate()
         server.wait()
 
@@ -188,23 +202,23 @@ class Browser:
         self.process.wait()
         os.close(self.commands)
         os.close(self.answers)
+        self.profile.cleanup()
 
 
-def take(program: str, address: str, width: int, height: int) -> bytes:
+def take(browser: Browser, address: str, width: int, height: int) -> bytes:
     """Return a picture of a page, of this size, once it has had time to load."""
-    browser = Browser(program)
-    try:
-        target = browser.send("Target.createTarget", url="about:blank")["targetId"]
-        attached = browser.send("Target.attachToTarget", targetId=target, flatten=True)
-        session = attached["sessionId"]
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-        browser.send("Emulation.setDeviceMetricsOverride", session, **size)
-        browser.send("Page.navigate", session, url=address)
-        time.sleep(SECONDS)
-        picture = browser.send("Page.captureScreenshot", session, format="png")
-        return base64.b64decode(picture["data"])
-    finally:
-        browser.close()
+    target = browser.send("Target.createTarget", url="about:blank")["targetId"]
+    attached = browser.send("Target.attachToTarget", targetId=target, flatten=True)
+    session = attached["sessionId"]
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    browser.send("Emulation.setDeviceMetricsOverride", session, **size)
+    browser.send("Page.navigate", session, url=address)
+    time.sleep(SECONDS)
+    browser.send("Runtime.evaluate", session, expression=CLOSE_SETTINGS)
+    time.sleep(1)
+    picture = browser.send("Page.captureScreenshot", session, format="png")
+    browser.send("Target.closeTarget", targetId=target)
+    return base64.b64decode(picture["data"])
 
 
 def main(folder: str, docs: bool) -> None:
@@ -224,7 +238,8 @@ def main(folder: str, docs: bool) -> None:
         print("no chromium: figures only")
     for source, target in DOCS.items() if docs else ():
         if Path(source).exists():
-            shutil.copy(source, ROOT / "docs" / target)
+            picture = Image.open(source).convert("RGB").quantize(256)  # a third of the size
+            picture.save(ROOT / "docs" / target, optimize=True)
 
 
 if __name__ == "__main__":

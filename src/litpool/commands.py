@@ -175,11 +175,12 @@ class Run:
         print(f"wrote {folder}")
 
     def _complete(self, writer: SummaryWriter, result: Result) -> None:
-        """Write what is known at the end: config, hyperparameters, and the lengths of the texts."""
+        """Write what is known at the end: config, hyperparameters, and two more figures."""
         config = yaml.safe_dump(self.config, sort_keys=False)
         writer.add_text("config", f"```yaml\n{config}```")
         split = next(split for split in ("train", "test", "validation") if split in self.data.rows)
         tensorboard.write_text_lengths(writer, self.data, split)
+        tensorboard.write_losses(writer, result.best)
         values = hyperparameters(self.config)
         tensorboard.write_hyperparameters(writer, values, result.metrics, result.best)
 

@@ -63,6 +63,8 @@ def drawings():
     yield "2 short labels", lambda: figures.confusion_matrix(short, ["0", "1"])
     sure, right = rng.random(500) / 2 + 0.5, rng.random(500) < 0.7
     yield "reliability", lambda: figures.reliability(sure, right)
+    curve = np.stack([np.arange(10, 20_010, 10), rng.random(2000) * 3])
+    yield "losses", lambda: figures.losses(curve, curve[:, 99::100], 12_000)
     true = rng.random(500) * 5
     names = "true score (0 to 5, as 0 to 1)", "cosine"
     yield "scores", lambda: figures.scatter(true, true[::-1], names)
@@ -117,6 +119,30 @@ def test_with_more_than_30_labels_the_20_largest_confusions_are_bars():
 def test_no_confusion_is_said():
     figure = figures.confusion_matrix(np.eye(40, dtype=np.int64), [str(n) for n in range(40)])
     assert title_of(figure) == "no row is wrong"
+
+
+def test_losses_are_drawn_in_two_colors_with_the_best_checkpoint():
+    train = np.array([[1.0, 2, 3, 4], [2.0, 1.5, 1, 0.5]])
+    figure = figures.losses(train, np.array([[2.0, 4], [1.25, 1.75]]), 4)
+    assert title_of(figure) == (
+        "lowest validation loss 1.250 at step 2\nbest checkpoint (dashed line) at step 4"
+    )
+    training, validation, best = figure.axes[0].lines
+    np.testing.assert_array_equal(training.get_xydata().T, train)
+    assert training.get_color() != validation.get_color()
+    assert list(best.get_xdata()) == [4, 4]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["training", "validation"]
+
+
+def test_a_long_training_loss_is_smoothed_over_a_twentieth():
+    train = np.stack([np.arange(40.0), np.tile([1.0, 3], 20)])
+    figure = figures.losses(train, np.array([[39.0], [2.5]]), None)
+    batches, mean, _ = figure.axes[0].lines
+    np.testing.assert_array_equal(batches.get_xydata().T, train)
+    np.testing.assert_array_equal(mean.get_xydata().T, [np.arange(39) + 0.5, np.full(39, 2.0)])
+    low, high = figure.axes[0].get_ylim()
+    assert low <= 2 < 2.5 <= high < 3  # not the range of single batches
 
 
 def test_the_calibration_error_is_the_mean_distance_weighted_by_answers():

@@ -1,15 +1,20 @@
 """What a run shows in TensorBoard: the same in every loop, without cards of no use."""
 
+import html
 import json
+import time
 
 import numpy as np
 import pytest
+from markdown import markdown
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 
-from litpool.loops.tensorboard import curves, label_table
+from litpool.loops.evaluation import Evaluation
+from litpool.loops.tensorboard import _cell, _unbroken, curves, label_table
 
 LOOPS = ("fit", "fit_hf", "fit_plain")
+SLOW = 2  # seconds
 
 
 def read(folder):
@@ -20,8 +25,12 @@ def read(folder):
         for kind in tags:
             tags[kind] |= set(events.Tags()[kind])
         for tag in events.Tags()["scalars"]:
-            points.setdefault(tag, []).extend(event.value for event in events.Scalars(tag))
+            points.setdefault(tag, []).extend(events.Scalars(tag))
     return tags, points
+
+
+def steps(points):
+    return {tag: [point.step for point in curve] for tag, curve in points.items()}
 
 
 @pytest.fixture
@@ -40,11 +49,35 @@ def test_every_loop_shows_the_same_at_a_glance(runs):
     assert tags["scalars"] == scores | training | own
     names = ("confusion_matrix", "reliability")
     figures = {f"{split}/{name}" for split in ("val", "test") for name in names}
-    assert tags["images"] == figures | {"data/text_lengths_train"}
+    assert tags["images"] == figures | {"train/losses", "train/text_lengths"}
     texts = {
         f"{split}/{name}/text_summary" for split in ("val", "test") for name in ("labels", "wrong")
     }
     assert texts | {"config/text_summary", "custom_scalars__config__"} <= tags["tensors"]
+
+
+def test_a_validation_is_drawn_at_the_step_it_followed(runs):
+    drawn = {loop: steps(read(run["folder"])[1]) for loop, run in runs.items()}
+    assert drawn["fit_plain"] == drawn["fit_hf"]
+    del drawn["fit"]["train/padding"]
+    assert drawn["fit"] == drawn["fit_plain"]
+    taken = drawn["fit"]["train/loss"][-1]
+    assert drawn["fit"]["val/loss"] == [taken // 2, taken]  # two epochs
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_tokens_per_second_leave_out_evaluations(loop, train, monkeypatch):
+    compute = Evaluation.compute
+
+    def slow(evaluation):
+        time.sleep(SLOW)
+        return compute(evaluation)
+
+    monkeypatch.setattr(Evaluation, "compute", slow)
+    _, points = read(train(loop, "--trainer.val_check_interval", 0.5)["folder"])
+    speeds = [point.value for point in points["train/tokens_per_second"]]
+    # The bound is what a whole batch and an evaluation would come to. The first step warms up.
+    assert min(speeds[1:]) > 10 * 24 / SLOW
 
 
 def hyperparameters(folder):
@@ -61,7 +94,7 @@ def hyperparameters(folder):
     values = {}
     for info in infos[metadata.EXPERIMENT_TAG].experiment.metric_infos:
         _, points = read(folder / info.name.group)
-        values[info.name.tag] = points[info.name.tag][-1]
+        values[info.name.tag] = points[info.name.tag][-1].value
     return names, values
 
 
@@ -104,6 +137,21 @@ def test_the_table_of_labels_has_the_worst_first():
     ]
 
 
+@pytest.mark.parametrize(
+    "text", ["*args, **kwargs", "__init__ | <b>", "[a](b) `c` \\frac &lt;", "5.00"]
+)
+def test_a_cell_shows_the_text_as_it_is(text):
+    for cell in (_cell(text), _unbroken(text)):
+        shown = markdown(f"| a | b |\n|---|---|\n| {cell} | 1 |", extensions=["tables"])
+        content = shown.split("<td>")[1].split("</td>")[0]
+        assert content.removeprefix("<pre>").removesuffix("</pre>") == html.escape(text, False)
+
+
+def test_only_short_answers_stay_in_one_line():
+    assert _unbroken("huggingface_hub") == "<pre>huggingface\\_hub</pre>"
+    assert _unbroken("x" * 25) == "x" * 25
+
+
 def test_the_table_of_several_labels_a_row_counts_each_label():
     counts = np.array([[[5, 1], [2, 4]], [[12, 0], [0, 0]]])  # [[no, wrong], [missed, right]]
     assert label_table(counts, ["a", "b"]).splitlines()[2:] == [
@@ -129,6 +177,6 @@ def pairs(tmp_path):
 def test_scores_are_drawn_next_to_the_truth(task, pairs, train):
     run = train("fit_plain", "--task", task, *pairs)
     tags, _ = read(run["folder"])
-    assert tags["images"] == {"val/scores", "test/scores", "data/text_lengths_train"}
+    assert tags["images"] == {"val/scores", "test/scores", "train/losses", "train/text_lengths"}
     assert {"test/spearman/low", "test/spearman/high"} <= set(run["metrics"])
     assert "val/spearman/low" not in run["metrics"]

@@ -27,7 +27,7 @@ ORANGE = "#c8553d"
 SHADES = LinearSegmentedColormap.from_list("litpool", ["#ffffff", "#a9c5da", BLUE, "#16324f"])
 
 SETTINGS: dict[Any, Any] = {
-    "figure.dpi": 88,  # 352 pixels: TensorBoard does not smooth what it must shrink to a card
+    "figure.dpi": 87.5,  # 350 pixels, like TensorBoard's cards: it shrinks without smoothing
     "figure.facecolor": "white",
     "font.size": 9,
     "text.parse_math": False,  # a label may contain dollar signs
@@ -52,6 +52,8 @@ MATRIX_LABELS = 30  # with more labels, the largest confusions are shown instead
 CONFUSIONS = 20
 POINTS = 5_000  # in a scatter plot
 BINS = 10  # of a reliability diagram
+STEPS = [1, 2, 5, 10]  # ticks at round numbers
+SMOOTHED = 20  # a point of the training loss is the mean of this part of all of them
 
 
 @contextmanager
@@ -68,6 +70,39 @@ def _canvas(width: float, height: float, title: str) -> tuple[Figure, Axes]:
     figure = Figure((width, height), layout="constrained")
     figure.suptitle(title, x=0.02, ha="left")
     return figure, figure.subplots()
+
+
+def losses(train: NDArray[np.float64], validation: NDArray[np.float64], best: int | None) -> Figure:
+    """Draw training and validation loss by step, and where the best checkpoint is.
+
+    Args:
+        train: The steps and the losses of their batches, (2, N).
+        validation: The steps and the losses of the validation split, (2, M).
+        best: The step of the best checkpoint, if there is one.
+    """
+    step, loss = validation[:, np.argmin(validation[1])]
+    title = f"lowest validation loss {loss:.3f} at step {int(step):,}"
+    if best is not None:
+        title += f"\nbest checkpoint (dashed line) at step {best:,}"
+    figure, axes = _canvas(WIDTH, 3.4, title)
+    window = max(train.shape[1] // SMOOTHED, 1)
+    mean = np.stack([np.convolve(row, np.ones(window) / window, "valid") for row in train])
+    name = "training" if window == 1 else f"training, mean of {window} points"
+    if window > 1:
+        axes.plot(*train, color=BLUE, alpha=0.25, linewidth=0.8)
+    axes.plot(*mean, color=BLUE, linewidth=1.5, label=name)
+    axes.plot(*validation, "o-", color=ORANGE, linewidth=1.5, markersize=4, label="validation")
+    shown = np.concatenate([mean[1], validation[1]])  # single batches may be far higher
+    margin = 0.05 * float(np.ptp(shown)) or 0.1
+    axes.set_ylim(float(shown.min()) - margin, float(shown.max()) + margin)
+    if best is not None:
+        axes.axvline(best, color=INK, linestyle="--", linewidth=1)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=STEPS))
+    axes.grid()
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    return figure
 
 
 def confusion_matrix(counts: NDArray[np.int64], labels: Sequence[str]) -> Figure:
@@ -97,7 +132,7 @@ def confusion_matrix(counts: NDArray[np.int64], labels: Sequence[str]) -> Figure
             text = _compact(int(count))
             if roomy:
                 text = f"{shares[row, column]:.0%}\n{text}"
-            color = "white" if shares[row, column] > 0.5 else INK
+            color = "white" if shares[row, column] > 0.55 else INK  # what contrasts more
             size = 8 if cell > 0.4 else 6.5
             cell_text = axes.text(column, row, text, color=color, fontsize=size)
             cell_text.set(ha="center", va="center", in_layout=False)  # to lay it out costs seconds
@@ -144,7 +179,7 @@ def _largest_confusions(counts: NDArray[np.int64], labels: Sequence[str]) -> Fig
     axes.invert_yaxis()
     axes.margins(x=0.65, y=0.02)
     axes.tick_params(axis="y", length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=STEPS))
     axes.set_xlabel("rows")
     return figure
 
@@ -163,6 +198,8 @@ def reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> Fi
     axes, below = figure.subplots(2, sharex=True, height_ratios=[4, 1])
     axes.plot([0, 1], [0, 1], color=MUTED, linestyle="--", linewidth=1)
     number = np.minimum((confidence * BINS).astype(int), BINS - 1)  # the bin of each answer
+    for text, corner, side in (("not sure enough", 0.02, "left"), ("too sure", 0.98, "right")):
+        axes.text(corner, 1 - corner, text, ha=side, va="center", color=MUTED, fontsize=8)
     error = 0.0
     for place in np.unique(number):
         chosen = number == place
@@ -180,7 +217,7 @@ def reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> Fi
     below.hist(confidence, bins=BINS, range=(0, 1), color=BLUE, rwidth=0.9)
     below.set_ylabel("answers")
     below.set_xlabel("how sure the model is")
-    below.yaxis.set_major_locator(MaxNLocator(2, integer=True))
+    below.yaxis.set_major_locator(MaxNLocator(2, integer=True, steps=STEPS))
     for part in (axes.xaxis, axes.yaxis):
         part.set_major_formatter(PercentFormatter(1))
     return figure
@@ -240,7 +277,7 @@ def text_lengths(lengths: NDArray[np.int64], max_length: int, texts: int) -> Fig
     axes.set_xlabel(f"tokens of a text{beyond}")
     axes.set_ylabel("texts")
     axes.set_xlim(0, end + width)
-    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True, steps=STEPS))
     return figure
 
 

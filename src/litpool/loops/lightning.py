@@ -232,6 +232,7 @@ class TextModule(LightningModule):
         """Prepare for a validation in the middle of an optimizer step."""
         if self.step_start is not None:
             self.step_start.before_validation(self.trainer)
+            self.curves.pause()
 
     def on_validation_epoch_start(self) -> None:
         """Start the metrics of the split."""
@@ -246,7 +247,11 @@ class TextModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics over all devices; draw the confusion matrix and the wrong answers."""
-        self.log_dict(self.evaluation.compute(), sync_dist=True)  # equal on all devices already
+        metrics = self.evaluation.compute()
+        fits = self.trainer.state.fn == "fit"
+        self.log_dict(metrics, sync_dist=True, logger=not fits)  # equal on all devices already
+        for logger in self.trainer.loggers if fits else ():  # Lightning draws them a step too early
+            logger.log_metrics(metrics, self.trainer.global_step)
         if self.trainer.is_global_zero and isinstance(self.trainer.logger, TensorBoardLogger):
             self.evaluation.show(self.trainer.logger.experiment, self.trainer.global_step)
 

@@ -102,7 +102,12 @@ class Curves(Log):
         self.tokens: Tensor | int = 0
         self.slots = 0  # tokens and padding
         self.last_tokens = 0  # at the last point
-        self.clock = time.perf_counter()
+        self.clock = self.last_step = time.perf_counter()
+        self.paused = False
+
+    def pause(self) -> None:
+        """Leave out the time from the last step to the next batch, such as an evaluation's."""
+        self.paused = True
 
     @property
     def padding(self) -> Number:
@@ -110,14 +115,21 @@ class Curves(Log):
         return 1 - self.tokens / self.slots
 
     def batch(self, batch: Mapping[str, Tensor]) -> None:
+        if self.paused:
+            self.clock += time.perf_counter() - self.last_step
+            self.paused = False
         self.tokens += batch["attention_mask"].sum()
         self.slots += batch["attention_mask"].numel()
 
     def step(self, step: int, loss: Number, window: Number, lr: float, grad_norm: Number) -> None:
         self.draw(step, loss, lr, grad_norm)
 
+    def scored(self, name: str, number: int, total: int, rows: int) -> None:
+        self.pause()
+
     def draw(self, step: int, loss: Number, lr: float, grad_norm: Number) -> None:
         """Draw a point of each curve, if one is due at this step."""
+        self.last_step = time.perf_counter()
         if self.write is None or not self.every or step % self.every:
             return
         now = time.perf_counter()

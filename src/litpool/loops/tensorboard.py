@@ -1,5 +1,6 @@
 """What a run shows in TensorBoard: curves, figures, tables and a row of HPARAMS."""
 
+import html
 import json
 import math
 import re
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import summary_v2 as hparams
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from litpool.data.module import TextDataModule
 
 MISTAKES = 20  # wrong answers in the table
+UNBROKEN = 24  # characters of an answer that are kept in one line
 SAMPLE = 2_000  # rows whose texts are measured
 UNCUT = 1_000_000  # a max_length that cuts nothing off
 SHOWN = ("lr", "model.encoder.name", "model.pooling", "seed_everything", "trainer.max_epochs")
@@ -112,23 +115,32 @@ def label_table(counts: np.ndarray[Any, np.dtype[np.int64]], labels: list[str]) 
 def mistake_table(task: Task, rows: "Dataset", predictions: Tensor) -> str:
     """Return the worst of the wrong answers as a Markdown table."""
     mistakes = task.mistakes(predictions, rows)
-    header = [*task.display_columns, "true", "predicted", task.mistake_measure]
+    answers = [_unbroken(name) for name in ("true", "predicted", task.mistake_measure)]
+    header = [*task.display_columns, *answers]
     lines = [
-        f"{len(mistakes)} of {len(rows)} rows, the worst first",
+        f"{len(mistakes):,} of {len(rows):,} rows, the worst first",
         "",
         f"| {' | '.join(header)} |",
         "|---" * len(header) + "|",
     ]
     for mistake in mistakes[:MISTAKES]:
         row = rows[mistake.row]
-        texts = [*(row[column] for column in task.display_columns), mistake.true, mistake.predicted]
-        cells = [_cell(text) for text in texts]
-        lines.append(f"| {' | '.join(cells)} | {mistake.measure:.2f} |")
+        cells = [_cell(row[column]) for column in task.display_columns]
+        answers = [mistake.true, mistake.predicted, f"{mistake.measure:.2f}"]
+        cells += [_unbroken(answer) for answer in answers]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    """Return a text for a cell of a table, where it looks as it is: `*args` is no emphasis."""
+    line = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", line)
+
+
+def _unbroken(text: str) -> str:
+    """Return a short text for a cell that TensorBoard would break in its middle otherwise."""
+    return f"<pre>{_cell(text)}</pre>" if len(text) <= UNBROKEN else _cell(text)
 
 
 def _share(part: int, whole: int) -> str:
@@ -145,9 +157,40 @@ def write_text_lengths(writer: SummaryWriter, data: "TextDataModule", split: str
         texts += ids if isinstance(ids[0], list) else [ids]
     lengths = np.array([len(ids) for ids in texts])
     total = round(len(lengths) * len(rows) / len(sample))
+    prefix = "val" if split == "validation" else split
     with figures.style():
         figure = figures.text_lengths(lengths, data.max_length, total)
-        writer.add_figure(f"data/text_lengths_{split}", figure)
+        writer.add_figure(f"{prefix}/text_lengths", figure)
+
+
+def write_losses(writer: SummaryWriter, best: Path | None) -> None:
+    """Draw the losses of a run, in two colors: TensorBoard gives all curves of a run the same.
+
+    Args:
+        writer: The writer of the run folder, whose curves are read back.
+        best: The best checkpoint, if there is one.
+    """
+    writer.flush()
+    events = EventAccumulator(writer.log_dir).Reload()
+    if not {"train/loss", "val/loss"} <= set(events.Tags()["scalars"]):
+        return  # nothing was trained, or not long enough
+    train, validation = _points(events, "train/loss"), _points(events, "val/loss")
+    last = int(max(train[0, -1], validation[0, -1]))
+    with figures.style():
+        figure = figures.losses(train, validation, _step(best) if best else None)
+        writer.add_figure("train/losses", figure, last)
+
+
+def _points(events: EventAccumulator, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return the steps and the values of a curve, (2, N), without those that are not finite."""
+    points = events.Scalars(name)
+    return np.array([(one.step, one.value) for one in points if math.isfinite(one.value)]).T
+
+
+def _step(checkpoint: Path) -> int:
+    """Return how many steps the optimizer had taken."""
+    content = torch.load(str(checkpoint), map_location="cpu", weights_only=True, mmap=True)
+    return int(content["global_step"])
 
 
 def write_hyperparameters(
@@ -170,12 +213,9 @@ def write_hyperparameters(
     """
     final = {name: value for name, value in curves(metrics).items() if not math.isnan(value)}
     selected = {name: value for name, value in final.items() if best and name.startswith("val/")}
-    if selected:
-        step = torch.load(str(best), map_location="cpu", weights_only=True, mmap=True)[
-            "global_step"
-        ]
+    if best and selected:
         with SummaryWriter(f"{writer.log_dir}/best") as points:
-            write_scalars(points, selected, step)
+            write_scalars(points, selected, _step(best))
     columns = [
         hparams.Metric(name, group="best" if name in selected else "", display_name=name)
         for name in final
@@ -184,7 +224,9 @@ def write_hyperparameters(
     _show_first(table)
     file = writer._get_file_writer()
     file.add_summary(table)
-    file.add_summary(hparams.hparams_pb(dict(values), trial_id=str(writer.log_dir)))
+    folder = Path(writer.log_dir)
+    trial = f"{folder.name} ({folder.parent})"  # the table shows only the first characters
+    file.add_summary(hparams.hparams_pb(dict(values), trial_id=trial))
 
 
 def _show_first(table: Any) -> None:

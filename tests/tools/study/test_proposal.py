@@ -59,7 +59,7 @@ def proposed(tiny, tmp_path):
 
 def test_a_lower_layer_cuts_the_encoder(proposed):
     proposal, job = proposed(Cell("MeanPooling", 1, MeanPooling(32, 2)))
-    assert proposal["num_hidden_layers"] == 1
+    assert (proposal["pooling"], proposal["num_hidden_layers"]) == ("MeanPooling", 1)
     assert job["model"]["encoder"]["overrides"]["num_hidden_layers"] == 1
     assert job["model"]["pooling"]["class_path"] == "litpool.model.pooling.MeanPooling"
 

@@ -159,7 +159,17 @@ def test_the_markdown_shows_each_chosen_cell_with_interval_difference_and_publis
     assert "Published scores: MeanPooling 54.8" in text
     assert "| AttentionPooling | 6 | 3 | 85.7 | 85.2 to 86.3 |" in text
     assert "| average of word vectors | 47.9 | 43.4 to 52.1 | 91.3% |" in text
-    assert "fit.yaml is the job with pooling: MeanPooling, num_hidden_layers: 5." in text
+    assert "fit.yaml is the job with MeanPooling and the first 5 layers." in text
+
+
+def test_a_layer_that_cannot_be_trained_is_said(tmp_path: Path) -> None:
+    data = scores()
+    data["proposal"] |= {"file": None, "num_hidden_layers": None}
+    write(tmp_path, study(data))
+    sentence = (
+        "`fit` cannot train MeanPooling of layer 5: the encoder cannot be cut after this layer."
+    )
+    assert sentence in (tmp_path / "study.md").read_text()
 
 
 def test_a_missing_value_is_an_en_dash_in_the_markdown(written: Path) -> None:

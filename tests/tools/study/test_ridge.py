@@ -161,6 +161,16 @@ def row(layer: int | None, inner: np.ndarray, value: float, rows: int = 300) -> 
     return Row(cell, False, None, values, values / 100, inner, float(inner.mean()))
 
 
+def test_the_reference_scores_as_itself_even_if_a_fold_chooses_another_layer() -> None:
+    design = Design(draw_folds(np.arange(300), None, 0), np.arange(300))
+    inner = np.full((4, 5), 49.0)
+    inner[:, 0] = 52  # this fold alone chooses layer 1
+    rows = [row(1, inner, 20), row(2, np.full((4, 5), 50.0), 80)]
+    (chosen,) = chooser(rows, design).describe()["chosen"]
+    assert (chosen["layer"], chosen["against_cls"]) == (2, None)
+    assert chosen["test"] == pytest.approx(80)
+
+
 def test_each_fold_has_the_choice_of_the_other_folds() -> None:
     design = Design(draw_folds(np.arange(300), None, 0), np.arange(300))
     inner = np.full((4, 5), 50.0)

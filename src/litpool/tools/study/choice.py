@@ -129,6 +129,8 @@ class Chooser(NamedTuple):
         cls = self.cell(BASELINE, self.last)
         families = dict.fromkeys((row.whitened, row.cell.pooling) for row in self.rows)
         picks = [self.pick(self.candidates(*family)) for family in families]
+        # The reference is fixed: where [CLS] of the last layer is chosen, it scores as itself.
+        picks = [cls if pick.row is cls.row else pick for pick in picks]
         same = [
             self.pick([row])
             for row in self.rows

@@ -43,7 +43,7 @@ def propose(run: Run, cell: Cell, options: StudyOptions, sentence: str) -> Json:
     """
     config = load_config(run.model.encoder)
     pooling, _ = _pooling(run, cell, options)
-    proposal: Json = {"pooling": pooling, "layer": cell.layer, "num_hidden_layers": None}
+    proposal: Json = {"pooling": cell.pooling, "layer": cell.layer, "num_hidden_layers": None}
     job = deepcopy(run.config)
     job["model"]["pooling"] = pooling
     if cell.layer is not None and cell.layer < config.num_hidden_layers:

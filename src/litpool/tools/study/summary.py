@@ -182,9 +182,14 @@ def _next(data: Json) -> list[str]:
     lines = []
     if proposal := data.get("proposal"):
         layers = proposal["num_hidden_layers"]
-        shorter = "" if layers is None else f", num_hidden_layers: {layers}"
-        job = f"pooling: {proposal['pooling']}{shorter}"
-        lines += [f"{_plain(proposal['file'])} is the job with {_plain(job)}.", ""]
+        pooling = _plain(proposal["pooling"])
+        if proposal["file"] is None:
+            where = f"{pooling} of layer {proposal['layer']}"
+            line = f"`fit` cannot train {where}: the encoder cannot be cut after this layer."
+        else:
+            shorter = "" if layers is None else f" and the first {layers} layers"
+            line = f"{_plain(proposal['file'])} is the job with {pooling}{shorter}."
+        lines += [line, ""]
     if confirm := data.get("confirm"):
         lines += [f"**{_plain(confirm['sentence'])}**", ""]
     return lines
