@@ -249,7 +249,9 @@ class TextModule(LightningModule):
         """Log the metrics over all devices; draw the confusion matrix and the wrong answers."""
         metrics = self.evaluation.compute()
         fits = self.trainer.state.fn == "fit"
-        self.log_dict(metrics, sync_dist=True, logger=not fits)  # equal on all devices already
+        self.log_dict(
+            metrics, sync_dist=True, logger=False if fits else None
+        )  # equal on all devices
         for logger in self.trainer.loggers if fits else ():  # Lightning draws them a step too early
             logger.log_metrics(metrics, self.trainer.global_step)
         if self.trainer.is_global_zero and isinstance(self.trainer.logger, TensorBoardLogger):
