@@ -16,12 +16,13 @@ import os
 import platform
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+import fresh
 
 BATCH = 32
 LENGTH = 128
@@ -118,27 +119,6 @@ def theirs(path: Path) -> list[float]:
 SIDES = {"litpool": ours, "datasets and a DataLoader": theirs}
 
 
-def run(side: str, path: Path) -> list[float]:
-    """Measure a side in a new process with empty caches."""
-    with tempfile.TemporaryDirectory() as empty:
-        places = {
-            "LITPOOL_CACHE": f"{empty}/litpool",
-            "HF_HOME": f"{empty}/huggingface",
-            "HF_HUB_OFFLINE": "1",
-            "PYTHONPATH": os.pathsep.join(sys.path),
-        }
-        done = subprocess.run(
-            [sys.executable, __file__, "--work", side, str(path)],
-            cwd=empty,
-            env={**os.environ, **places},
-            capture_output=True,
-            text=True,
-        )
-    if done.returncode != 0:
-        sys.exit(f"{side}: {done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def work(side: str, path: Path) -> None:
     figures = SIDES[side](path)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -157,7 +137,7 @@ def main() -> None:
         count = write_rows(options.folder, options.rows, path)
         for _ in range(options.repeats):
             for side in SIDES:
-                turns[side].append(run(side, path))
+                turns[side].append(fresh.measure(__file__, side, str(path)))
     print(f"{count:,} rows, {options.repeats} repeats; {os.cpu_count()} cores of", end=" ")
     print(f"{platform.machine()}\n")
     print(f"| median (range) | {' | '.join(PARTS)} |")

@@ -20,7 +20,6 @@ import os
 import platform
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +27,8 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import fresh
 
 OURS = {"fit": "fit", "fit_plain": "fit_plain"}
 THEIRS: dict[str, dict[str, str]] = {
@@ -209,25 +210,9 @@ def work(contestant: str, folder: Path) -> None:
 
 def run(contestant: str, folder: Path) -> dict[str, float]:
     """Train in a new process, in an empty folder and with empty caches."""
-    with tempfile.TemporaryDirectory() as empty:
-        places = {
-            "LITPOOL_CACHE": f"{empty}/litpool",
-            "HF_HOME": f"{empty}/huggingface",
-            "HF_HUB_OFFLINE": "1",
-            "PYTHONPATH": os.pathsep.join(sys.path),
-        }
-        start = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, __file__, "--work", contestant, str(folder)],
-            cwd=empty,
-            env={**os.environ, **places},
-            capture_output=True,
-            text=True,
-        )
-        program = time.perf_counter() - start
-    if done.returncode != 0:
-        sys.exit(f"{contestant}: {done.stderr}")
-    return {**json.loads(done.stdout.splitlines()[-1]), "program": program}
+    start = time.perf_counter()
+    seconds = fresh.measure(__file__, contestant, str(folder))
+    return {**seconds, "program": time.perf_counter() - start}
 
 
 def spread(values: list[float], digits: int) -> str:
