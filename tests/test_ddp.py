@@ -156,6 +156,7 @@ def test_two_processes_that_shard_the_model_do_so_too(trained, monkeypatch):
     assert answers[0] == answers[1]
 
 
+@pytest.mark.slow  # half a minute of starting processes
 def test_two_processes_report_exactly_the_metrics_of_one(trained):
     folder, one, _ = trained
     checkpoint = one / "checkpoints/best.ckpt"

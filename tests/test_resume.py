@@ -110,9 +110,9 @@ def check(cli, hooked, command, signum, at, expected):
 def test_an_interrupted_run_resumes_to_the_same_end(cli, hooked, command, signum):
     status, err, calls, run = hooked(command, "whole")
     assert status == 0, err
-    points = [calls * part // 6 for part in (2, 3, 5)]
+    points = [calls * part // 6 for part in (3, 5)]
     checked = [check(cli, hooked, command, signum, at, outcome(run)) for at in points]
-    assert sum(checked) >= 2
+    assert all(checked)
 
 
 @pytest.mark.slow
@@ -171,7 +171,13 @@ def test_steps_are_saved_between_validations(cli, job, command, tmp_path, monkey
     assert torch.load(last, weights_only=True)["global_step"] >= 3
 
 
-@pytest.mark.parametrize("end", ["--trainer.max_epochs 3", "--trainer.max_steps 8"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param("--trainer.max_epochs 3", marks=pytest.mark.slow),
+        "--trainer.max_steps 8",
+    ],
+)
 @pytest.mark.parametrize("command", LOOPS)
 def test_the_last_step_is_saved_without_a_validation_after_it(cli, job, command, end, tmp_path):
     """It holds what a validation after the last step would have saved."""

@@ -65,7 +65,7 @@ def test_a_validation_is_drawn_at_the_step_it_followed(runs):
     assert drawn["fit"]["val/loss"] == [taken // 2, taken]  # two epochs
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", [pytest.param("fit", marks=pytest.mark.slow), *LOOPS[1:]])
 def test_tokens_per_second_leave_out_evaluations(loop, train, monkeypatch):
     compute = Evaluation.compute
 

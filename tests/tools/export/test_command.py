@@ -58,7 +58,9 @@ def test_a_stock_model_and_an_encoder_have_different_tags_on_the_hub(cli, save):
     assert yaml.safe_load(card.split("---")[1])["pipeline_tag"] == "text-classification"
 
 
-@pytest.mark.parametrize("task", ["Classification", "Similarity"])
+@pytest.mark.parametrize(
+    "task", [pytest.param("Classification", marks=pytest.mark.slow), "Similarity"]
+)
 def test_an_encoder_alone_answers_with_the_last_program_of_its_card(cli, save, task):
     path = save(task)
     cli("export", "--ckpt_path", path, *OUT)
