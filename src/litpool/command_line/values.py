@@ -6,7 +6,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import lightning.pytorch as pl
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from litpool import InputError
+from litpool import InputError, trust
 from litpool.data.module import TextDataModule
 
 SECTIONS = ("model", "model.encoder", "model.recipe", "data", "trainer")
@@ -112,7 +112,7 @@ def check_leaves(config: Namespace) -> None:
     Raises:
         InputError: A value is NaN, contains a NUL character, or is too large.
     """
-    for key, value in _leaves(config):
+    for key, value in trust.walk(config):
         if isinstance(value, float) and math.isnan(value):
             raise InputError(f"{key}=nan: give a number")
         if isinstance(value, str) and "\0" in value:
@@ -163,7 +163,9 @@ def _check_nulls(config: Namespace, parser: ArgumentParser) -> None:
     for action in parser._actions:
         if action.dest in config and config[action.dest] is None:
             _refuse_null(action.dest, getattr(action, "_typehint", None), action.default)
-    for key, spec in _branches(config):
+    for key, spec in trust.walk(config):
+        if not isinstance(spec, Namespace | Mapping) or not isinstance(spec.get("class_path"), str):
+            continue
         module, _, name = spec["class_path"].rpartition(".")
         kind = getattr(sys.modules.get(module), name, None)  # the parser has imported what it uses
         if kind is None:
@@ -176,32 +178,6 @@ def _check_nulls(config: Namespace, parser: ArgumentParser) -> None:
 def _refuse_null(key: str, annotation: Any, default: Any) -> None:
     if default is not None and not re.search(r"\bNone\b|\bOptional\b", str(annotation)):
         raise InputError(f"{key}=null: leave it out for the default, {default}")
-
-
-def _branches(value: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield each `class_path` with its `init_args`, and the key where it is."""
-    if isinstance(value, Namespace | Mapping):
-        items = vars(value) if isinstance(value, Namespace) else value
-        if isinstance(items.get("class_path"), str):
-            yield key, items
-        for name, item in items.items():
-            yield from _branches(item, key if name == "init_args" else f"{key}.{name}".lstrip("."))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _branches(item, key)
-
-
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each plain value, and its key."""
-    if isinstance(value, Namespace | Mapping):
-        items = vars(value) if isinstance(value, Namespace) else value
-        for name, item in items.items():
-            yield from _leaves(item, key if name == "init_args" else f"{key}.{name}".lstrip("."))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _leaves(item, key)
-    else:
-        yield key, value
 
 
 def _check_trainer(flags: Namespace) -> None:
