@@ -21,6 +21,12 @@ def import_classes() -> None:
             importlib.import_module(module.name)
 
 
+def class_name(part: Any) -> str:
+    """Return the name, without its module, of the class that a part of a config names."""
+    path = part.get("class_path") if isinstance(part, Mapping | Namespace) else part
+    return str(path).rpartition(".")[2]
+
+
 def build_classes(config: Mapping[str, Any], trusted: Sequence[str]) -> tuple[Task, PoolingFactory]:
     """Return the task and the pooling of a checkpoint's config, whose values are checked.
 
