@@ -103,11 +103,7 @@ class Run:
         return read_flags(self.config["trainer"], self.trainer, self.model.task, loop)
 
     def predictors(self, paths: list[str]) -> list[Predictor]:
-        """Load checkpoints on the CPU; those after the first get the same task options.
-
-        Args:
-            paths: The checkpoints. The options are those for the first.
-        """
+        """Load checkpoints on the CPU; those after the first get the same task options."""
         models = []
         for number, path in enumerate(paths):
             content = load(path)

@@ -128,10 +128,7 @@ class Predictor:
         return vectors.reshape(len(vectors), self.network.pooling.out_features).numpy()
 
     def vector_task(self, column: str | None = None) -> Task:
-        """Return the task whose columns are those that vectors are computed from.
-
-        Args:
-            column: See `encode`.
+        """Return the task whose columns are those that vectors are computed from; see `encode`.
 
         Raises:
             InputError: There are no vectors, or no such column.

@@ -93,20 +93,12 @@ def allow_in_model(trusted: Sequence[str]) -> None:
 
 
 def allow_in_checkpoint(trusted: list[str]) -> None:
-    """From now on, allow only the names that a checkpoint may contain.
-
-    Args:
-        trusted: The modules of `--trust`.
-    """
+    """From now on, allow only the names that a checkpoint may contain."""
     _allow({*PACKAGE, *lightning_names(), *trusted})
 
 
 def allow_in_yaml(trusted: list[str]) -> None:
-    """From now on, also allow the names that the user's YAML may contain.
-
-    Args:
-        trusted: The modules of `--trust`.
-    """
+    """From now on, also allow the names that the user's YAML may contain."""
     _allow({*PACKAGE, *lightning_names(), *trusted, *PLUGINS, *_own_modules()})
 
 

@@ -44,12 +44,7 @@ class Definition(NamedTuple):
 
 
 def read(command: str, task: str = "Classification") -> list[Option]:
-    """Return all options of a command; with a job, those of a task and of the trainer included.
-
-    Args:
-        command: The command.
-        task: The class whose options are those of `task`.
-    """
+    """Return all options of a command; with a job, those of a task and of the trainer included."""
     function = _definition(toolbox.file(command), command)
     if not needs_job(command):
         return _parameters("", function)
@@ -96,12 +91,7 @@ def trainer_options() -> list[Option]:
 
 
 def class_options(package: str, name: str) -> list[Option]:
-    """Return the options of a task or a pooling; none for a class that is not litpool's own.
-
-    Args:
-        package: `tasks` or `model`.
-        name: The class.
-    """
+    """Return the options of a task or a pooling; none for a class that is not litpool's own."""
     prefix = {"tasks": "task.", "model": "model.pooling."}[package]
     given = ("hidden_size", "num_layers")
     known = subclasses(package)

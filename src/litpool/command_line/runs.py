@@ -123,9 +123,6 @@ def label(arguments: Iterable[str]) -> str:
     """Return what the command line changes in the model and its training: `-lr=1e-3-heads=4`.
 
     Where the rows are, and on what they train, makes no other model.
-
-    Args:
-        arguments: The command line.
     """
     parts = {}  # of an option given twice, the last counts
     for key, value in spelling.pairs(list(arguments)):
@@ -152,9 +149,6 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
 
     The learning rate is `lr`: TensorBoard sorts by name, and so it comes first. All runs have the
     same keys, because TensorBoard shows those of one run for all.
-
-    Args:
-        config: The job as plain values, including all defaults.
     """
     model, data, trainer = config["model"], config["data"], config.get("trainer", {})
     task = config["task"]

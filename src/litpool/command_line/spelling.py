@@ -86,10 +86,6 @@ def check(command: str, arguments: Sequence[str]) -> None:
     Classes of the user's own have options that only the parser knows, so what is below `task`,
     `model.pooling` or the trainer's plugins is left to it.
 
-    Args:
-        command: The command.
-        arguments: What follows it on the command line.
-
     Raises:
         InputError: It names the option that is probably meant.
     """

@@ -85,10 +85,6 @@ def check_file(name: str) -> None:
 def check(config: Namespace, parser: ArgumentParser) -> None:
     """Refuse values that the parser accepts, but that fail later or are ignored.
 
-    Args:
-        config: The parsed config of a command.
-        parser: The command's parser.
-
     Raises:
         InputError: A value cannot be used.
     """
@@ -122,11 +118,7 @@ def check_leaves(config: Namespace) -> None:
 
 
 def set_epochs(flags: Namespace) -> int | None:
-    """Train for a few epochs if nothing else ends the run; return their number, or else None.
-
-    Args:
-        flags: The parsed `trainer` section.
-    """
+    """Train for a few epochs if nothing else ends the run; return their number, or else None."""
     limits = (flags.max_epochs, flags.max_time, flags.fast_dev_run or None)
     if limits != (None, None, None) or flags.max_steps != -1:
         return None
@@ -136,9 +128,6 @@ def set_epochs(flags: Namespace) -> int | None:
 
 def check_end(config: Namespace) -> None:
     """Refuse a training without a number of steps, unless its learning rate needs none.
-
-    Args:
-        config: The parsed config of a command that trains.
 
     Raises:
         InputError: Only `max_time` ends the run, or nothing does.
@@ -204,9 +193,7 @@ def _check_trainer(flags: Namespace) -> None:
 def check_interval(trainer: pl.Trainer, data: TextDataModule) -> None:
     """Refuse to validate less often than once in an epoch, unless epochs do not count.
 
-    Args:
-        trainer: Has the interval, a number of batches or a share of an epoch.
-        data: Its training rows are tokenized.
+    The training rows must be tokenized.
 
     Raises:
         InputError: An epoch has fewer batches than the interval.

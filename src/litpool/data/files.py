@@ -96,14 +96,6 @@ def read_file(
 
     A dotted name is a column inside an object: `labels.real-label`.
 
-    Args:
-        path: The file; `-` for standard input.
-        source: How to read it.
-        texts: The columns with texts.
-        labels: The columns with labels.
-        extras: Columns to read if they exist.
-        keep: Columns that must exist, with any values.
-
     Raises:
         InputError: The file cannot be read, or a row lacks a text or label and
             `source.drop_empty` is false.
