@@ -85,12 +85,7 @@ def ending(path: str) -> str:
 
 
 def read_file(
-    path: str,
-    source: Source,
-    texts: list[str],
-    labels: list[str],
-    extras: Sequence[str] = (),
-    keep: Sequence[str] = (),
+    path: str, source: Source, texts: list[str], labels: list[str], extras: Sequence[str]
 ) -> pa.Table:
     """Read the columns `texts` and `labels` of one file, and those of `extras` that it has.
 
@@ -100,26 +95,25 @@ def read_file(
         InputError: The file cannot be read, or a row lacks a text or label and
             `source.drop_empty` is false.
     """
-    where = "standard input" if path == "-" else path
-    required = [*texts, *labels, *keep]
-    columns: Mapping[str, Sequence[Any]]
+    required = [*texts, *labels]
     lines: Sequence[int]
     if ending(path) == ".parquet":
-        table = _parquet(path, required, where)
+        data = pa.BufferReader(read_bytes(path))
+        table = pa.concat_tables(parquet_tables(data, path, required, path, WHOLE))
         lines = range(1, len(table) + 1)
         others = table.flatten().column_names
-        table = table.select(select_columns(table.column_names, required, where, extras, others))
+        table = table.select(select_columns(table.column_names, required, path, extras, others))
     else:
         text = read_text(path, source.encoding)
         typed = is_typed(path, text)
         columns, lines = parse(text, path, source, required, typed)
-        names = select_columns(list(columns), required, where, extras, dotted_names(columns))
+        names = select_columns(list(columns), required, path, extras, dotted_names(columns))
         for name in texts:
-            check_types(name, columns[name], lines, where)
+            check_types(name, columns[name], lines, path)
             if not typed and len(columns) > 1:
-                check_numbers(name, columns[name], where)
-        table = build_table({name: columns[name] for name in names}, where)
-    return table.filter(complete_rows(table, lines, where, texts, labels, source.drop_empty))
+                check_numbers(name, columns[name], path)
+        table = build_table({name: columns[name] for name in names}, path)
+    return table.filter(complete_rows(table, lines, path, texts, labels, source.drop_empty))
 
 
 def is_typed(path: str, text: str) -> bool:
@@ -166,11 +160,6 @@ def mixed_types(where: str, error: Exception) -> InputError:
     """Return the error for a column whose values have several types."""
     reason = " ".join(str(error).split())
     return InputError(f"{where}: a column mixes types ({reason}); use one type for all its values")
-
-
-def _parquet(path: str, required: Sequence[str], where: str) -> pa.Table:
-    data = pa.BufferReader(read_bytes(path))
-    return pa.concat_tables(parquet_tables(data, path, required, where, WHOLE))
 
 
 def parquet_tables(
