@@ -113,7 +113,8 @@ def read_file(
             if not typed and len(columns) > 1:
                 check_numbers(name, columns[name], path)
         table = build_table({name: columns[name] for name in names}, path)
-    return table.filter(complete_rows(table, lines, path, texts, labels, source.drop_empty))
+    missing = missing_cells(table, path, texts, labels)
+    return table.filter(complete_rows(missing, lines, path, source.drop_empty))
 
 
 def is_typed(path: str, text: str) -> bool:
@@ -386,23 +387,6 @@ def _check_booleans(name: str, values: Sequence[Any], where: str) -> None:
         )
 
 
-def complete_rows(
-    table: pa.Table,
-    lines: Sequence[int],
-    where: str,
-    texts: list[str],
-    labels: list[str],
-    drop_empty: bool,
-) -> NDArray[np.bool_]:
-    """Return which rows have all their texts and labels.
-
-    Raises:
-        InputError: There is no such row, or `drop_empty` is false and a row is incomplete.
-    """
-    missing = missing_cells(table, where, texts, labels)
-    return ~incomplete_rows(missing, lines, where, drop_empty)
-
-
 def missing_cells(
     table: pa.Table, where: str, texts: Sequence[str], labels: Sequence[str]
 ) -> dict[str, NDArray[np.bool_]]:
@@ -422,16 +406,16 @@ def missing_cells(
     }
 
 
-def incomplete_rows(
+def complete_rows(
     missing: Mapping[str, NDArray[np.bool_]], lines: Sequence[int], where: str, drop_empty: bool
 ) -> NDArray[np.bool_]:
-    """Return which rows lack anything.
+    """Return which rows have all their texts and labels.
 
     Args:
         missing: What `missing_cells` returned.
         lines: The line on which each row begins.
         where: The file, for error messages.
-        drop_empty: Whether such rows will be left out, with a warning.
+        drop_empty: Whether other rows will be left out, with a warning.
 
     Raises:
         InputError: There are no rows, no complete one, or one is incomplete and not left out.
@@ -452,7 +436,7 @@ def incomplete_rows(
         if not drop_empty:
             raise InputError(f"{message}; fill them in, or set data.drop_empty true to skip them")
         warnings.warn(f"{message}; left out", stacklevel=2)
-    return incomplete
+    return ~incomplete
 
 
 def _missing(column: pa.ChunkedArray, is_class_label: bool) -> NDArray[np.bool_]:

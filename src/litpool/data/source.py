@@ -25,6 +25,7 @@ from litpool.data.files import (
     Source,
     complete_rows,
     ending,
+    missing_cells,
     read_file,
     select_columns,
 )
@@ -130,7 +131,11 @@ def _find_files(source: Source) -> dict[str, list[str]]:
         )
         if files == "docstrings" or is_hub_layout or not is_file:
             return {}
-        files = _find_split_files(path) if path.is_dir() else [files]
+        files = [files]
+        if path.is_dir():
+            names = [file.name for file in path.iterdir() if file.is_file()]
+            matches = _match_splits(names, str(path), "data.source {split: file}")
+            files = {split: str(path / name) for split, name in matches.items()}
     if isinstance(files, list):
         files = {UNDIVIDED: files}
     else:
@@ -141,12 +146,6 @@ def _find_files(source: Source) -> dict[str, list[str]]:
             "leave them out"
         )
     return {split: [paths] if isinstance(paths, str) else paths for split, paths in files.items()}
-
-
-def _find_split_files(folder: Path) -> dict[str, str | list[str]]:
-    names = [path.name for path in folder.iterdir() if path.is_file()]
-    matches = _match_splits(names, str(folder), "data.source {split: file}")
-    return {split: str(folder / name) for split, name in matches.items()}
 
 
 def _match_splits(names: Sequence[str], where: str, option: str) -> dict[str, str]:
@@ -199,7 +198,8 @@ def _read_data_set(
         rows = rows.select_columns(select_columns(rows.column_names, texts + labels, where, extras))
         table = rows.with_format("arrow")[:]
         numbers = range(1, len(rows) + 1)
-        complete = complete_rows(table, numbers, where, texts, labels, source.drop_empty)
+        missing = missing_cells(table, where, texts, labels)
+        complete = complete_rows(missing, numbers, where, source.drop_empty)
         splits[split] = rows.select(complete.nonzero()[0])
     return splits
 
