@@ -262,7 +262,9 @@ class CLI(LightningCLI):
         The prefix stays out if the new task has none or it belongs to other columns.
         """
         defaults = {key: network[key] for key in TOKENS}
-        prefix, text = defaults["data.prefix"], self._task_text()
+        prefix = defaults["data.prefix"]
+        text = self.config[self.argv[0]].task.init_args.get("text", [])  # not of every task
+        text = [text] if isinstance(text, str) else text
         if self._on_tokens() or (isinstance(prefix, dict) and not set(prefix).issubset(text)):
             del defaults["data.prefix"]
         taken = self._use_defaults(parser, defaults)
@@ -300,11 +302,6 @@ class CLI(LightningCLI):
         """Return whether the task's head reads the states of tokens, and so takes no prefix."""
         module, _, name = self.config[self.argv[0]].task.class_path.rpartition(".")
         return bool(getattr(sys.modules[module], name).on_tokens)
-
-    def _task_text(self) -> list[str]:
-        """Return the columns with the texts; none for a task that has another name for them."""
-        text = self.config[self.argv[0]].task.init_args.get("text", [])
-        return [text] if isinstance(text, str) else text
 
     def _read_checkpoint(self) -> None:
         """Read the job in a checkpoint, whose values become the defaults of the options.
