@@ -28,11 +28,7 @@ def class_name(part: Any) -> str:
 
 
 def build_classes(config: Mapping[str, Any], trusted: Sequence[str]) -> tuple[Task, PoolingFactory]:
-    """Return the task and the pooling of a checkpoint's config, whose values are checked.
-
-    Args:
-        config: The job as plain values, from anyone.
-        trusted: Modules of the user's whose classes the config may name.
+    """Return the task and the pooling that a checkpoint's config names; its values are checked.
 
     Raises:
         InputError: The config names anything but a task and a pooling, or gives them wrong values.

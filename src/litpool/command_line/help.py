@@ -45,13 +45,7 @@ FURTHER = [
 
 
 def show(command: str, arguments: Sequence[str]) -> None:
-    """Print the options of a command.
-
-    Args:
-        command: The command.
-        arguments: What follows it; `--help-all` asks for all options, `--task` and
-            `--model.pooling` for those of another class.
-    """
+    """Print the options of a command; what follows it may ask for all, or for another class."""
     if not options.needs_job(command):
         _show_alone(command)
         return

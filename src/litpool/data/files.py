@@ -329,12 +329,7 @@ def select_columns(
 ) -> list[str]:
     """List the required columns and those of `extras` that exist, each once.
 
-    Args:
-        columns: The columns that there are.
-        required: The columns that there must be.
-        where: The file, for error messages.
-        extras: The optional columns.
-        others: More names to propose instead of a wrong one.
+    Instead of a wrong name, the error proposes one of `columns` or of `others`.
 
     Raises:
         InputError: A required column does not exist.
