@@ -20,7 +20,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from litpool import InputError, JobError, disk, interrupt, plugins, program, trust
-from litpool.classes import import_classes
+from litpool.classes import class_name, import_classes
 from litpool.command_line import spelling, toolbox, values
 from litpool.command_line.options import TRAINER_DEFAULTS, needs_job
 from litpool.command_line.parser import Parser
@@ -80,12 +80,10 @@ def main(
                 status = CLI(arguments, log, function).status
             else:
                 status = _run_alone(function, arguments)
-        # Lightning raises MisconfigurationException for the trainer's flags.
-        except (InputError, JobError, MisconfigurationException) as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            status = 1 if isinstance(error, JobError) else 2
         except Exception as error:
-            report = plugins.report(error)
+            # Lightning raises MisconfigurationException for the trainer's flags.
+            is_report = isinstance(error, InputError | JobError | MisconfigurationException)
+            report = error if is_report else plugins.report(error)
             if report is None:
                 raise
             print(f"error: {' '.join(str(report).split())}", file=sys.stderr)
@@ -238,17 +236,10 @@ class CLI(LightningCLI):
                 )
         name = self.argv[0]
         stored = _stored_config(initial.checkpoint["job"], "fit")
+        data = [key for key in (*NETWORK, *TOKENS) if key.startswith("data.")]
         parts = {
-            "model": _selection(stored["model"], "encoder", "pooling"),
-            "data": _selection(
-                stored["data"],
-                "tokenizer",
-                "add_tokens",
-                "add_special_tokens",
-                "pad_token",
-                "max_length",
-                "prefix",
-            ),
+            "model": _selection(stored["model"], ["encoder", "pooling"]),
+            "data": _selection(stored["data"], [key.removeprefix("data.") for key in data]),
         }
         trust.allow_in_checkpoint(self.trusted)
         try:
@@ -271,7 +262,9 @@ class CLI(LightningCLI):
         The prefix stays out if the new task has none or it belongs to other columns.
         """
         defaults = {key: network[key] for key in TOKENS}
-        prefix, text = defaults["data.prefix"], self._task_text()
+        prefix = defaults["data.prefix"]
+        text = self.config[self.argv[0]].task.init_args.get("text", [])  # not of every task
+        text = [text] if isinstance(text, str) else text
         if self._on_tokens() or (isinstance(prefix, dict) and not set(prefix).issubset(text)):
             del defaults["data.prefix"]
         taken = self._use_defaults(parser, defaults)
@@ -309,11 +302,6 @@ class CLI(LightningCLI):
         """Return whether the task's head reads the states of tokens, and so takes no prefix."""
         module, _, name = self.config[self.argv[0]].task.class_path.rpartition(".")
         return bool(getattr(sys.modules[module], name).on_tokens)
-
-    def _task_text(self) -> list[str]:
-        """Return the columns with the texts; none for a task that has another name for them."""
-        text = self.config[self.argv[0]].task.init_args.get("text", [])
-        return [text] if isinstance(text, str) else text
 
     def _read_checkpoint(self) -> None:
         """Read the job in a checkpoint, whose values become the defaults of the options.
@@ -373,19 +361,15 @@ class CLI(LightningCLI):
         config.data.tokenizer = config.data.tokenizer or config.model.encoder.name
         if self.saved is None:
             return
-        task, stored = (
-            str(job["task"]["class_path"]).rpartition(".")[2]
-            for job in (config, self.saved["config"])
-        )
+        saved = self.saved["config"]
+        task, stored = class_name(config.task), class_name(saved["task"])
         if task != stored:
             raise InputError(f"task={task}: the checkpoint's is {stored}; leave --task out")
-        pooling, stored = (
-            _pooling_name(job["model"].get("pooling")) for job in (config, self.saved["config"])
-        )
+        pooling, stored = (class_name(job["model"].get("pooling")) for job in (config, saved))
         if pooling != stored:  # its weights might fit, and then the answers would be silently wrong
             raise InputError(f"model.pooling={pooling}: the checkpoint's is {stored}; leave it out")
         source = config.data.source
-        is_new = source != self.saved["config"]["data"]["source"]
+        is_new = source != saved["data"]["source"]
         split = {"validate": "validation", "test": "test"}.get(self.argv[0])
         if split and is_new and Path(str(source)).is_file():
             config.data.source = {split: source}  # score all rows of another file, unsplit
@@ -558,8 +542,7 @@ class SaveConfig(SaveConfigCallback):
 def _stored_config(saved: dict[str, Any], command: str) -> dict[str, Any]:
     """Return the part of a checkpoint's config that a command uses."""
     config = saved["config"]
-    keys = ("seed_everything", "task", "model", "data")
-    stored = {key: config[key] for key in keys if key in config}
+    stored = _selection(config, ["seed_everything", "task", "model", "data"])
     for key in ("encoder", "pooling", "recipe"):  # text would be the path of another config
         _check_mapping(f"model.{key}", config["model"].get(key, {}))
     if command in TRAINING:
@@ -568,13 +551,12 @@ def _stored_config(saved: dict[str, Any], command: str) -> dict[str, Any]:
         callbacks = [item for item in flags.get("callbacks") or [] if not _is_recorder(item)]
         stored["trainer"] = {**flags, "callbacks": callbacks or None}
     if command == "predict":  # its rows may have another format than the training files
-        names = ("batch_size", "max_length", "prefix", "tokenizer")
-        data = config["data"]
-        stored["data"] = {name: data[name] for name in names if name in data}
+        names = ["batch_size", "max_length", "prefix", "tokenizer"]
+        stored["data"] = _selection(config["data"], names)
     return stored
 
 
-def _selection(section: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+def _selection(section: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     return {key: section[key] for key in keys if key in section}
 
 
@@ -593,12 +575,6 @@ def _check_mapping(key: str, value: Any) -> None:
 def _is_recorder(callback: Any) -> bool:
     """Return whether a callback is from `compare` of version 0.1.0; a resumed run does without."""
     return isinstance(callback, dict) and str(callback.get("class_path")).endswith("Recorder")
-
-
-def _pooling_name(value: Any) -> str:
-    """Return the name of a pooling's class, without its module."""
-    path = value.get("class_path") if isinstance(value, Mapping | Namespace) else value
-    return str(path).rpartition(".")[2]
 
 
 def _paths(values: Sequence[str | None]) -> list[str]:

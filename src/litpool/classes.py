@@ -21,12 +21,14 @@ def import_classes() -> None:
             importlib.import_module(module.name)
 
 
-def build_classes(config: Mapping[str, Any], trusted: Sequence[str]) -> tuple[Task, PoolingFactory]:
-    """Return the task and the pooling of a checkpoint's config, whose values are checked.
+def class_name(part: Any) -> str:
+    """Return the name, without its module, of the class that a part of a config names."""
+    path = part.get("class_path") if isinstance(part, Mapping | Namespace) else part
+    return str(path).rpartition(".")[2]
 
-    Args:
-        config: The job as plain values, from anyone.
-        trusted: Modules of the user's whose classes the config may name.
+
+def build_classes(config: Mapping[str, Any], trusted: Sequence[str]) -> tuple[Task, PoolingFactory]:
+    """Return the task and the pooling that a checkpoint's config names; its values are checked.
 
     Raises:
         InputError: The config names anything but a task and a pooling, or gives them wrong values.

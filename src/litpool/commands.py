@@ -13,12 +13,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 
 from litpool import InputError, interrupt, program, trust
+from litpool.classes import class_name
 from litpool.command_line import toolbox, values
 from litpool.command_line.runs import hyperparameters
 from litpool.data.module import TextDataModule
 from litpool.ensemble import Ensemble
 from litpool.loops import lightning, outputs, plain, tensorboard
-from litpool.loops.checkpoint import SaveOptions, load, load_weights
+from litpool.loops.checkpoint import SaveOptions, load
 from litpool.loops.flags import read_flags
 from litpool.loops.job import Flags, Job, Result
 from litpool.loops.lightning import TextModule
@@ -102,25 +103,15 @@ class Run:
         return read_flags(self.config["trainer"], self.trainer, self.model.task, loop)
 
     def predictors(self, paths: list[str]) -> list[Predictor]:
-        """Load checkpoints on the CPU; those after the first get the same task options.
-
-        Args:
-            paths: The checkpoints. The command line has read the job in the first.
-        """
-        self.data.setup("predict")
-        first, *others = paths
-        cpu = torch.device("cpu")
-        network = self.model.build(cpu)
-        load_weights(network, load(first), first)
-        tokenizer, metrics = self.data.tokenizer, (self.model.saved or {})["metrics"]
-        models = [
-            Predictor(self.model.task, network, tokenizer, self.config, metrics, Path(first), cpu)
-        ]
-        for path in others:
+        """Load checkpoints on the CPU; those after the first get the same task options."""
+        models = []
+        for number, path in enumerate(paths):
             content = load(path)
-            _check_task(self.config["task"], content["job"]["config"]["task"], path)
-            config = {**content["job"]["config"], "task": self.config["task"]}
-            models.append(restore(content, config, Path(path), cpu, self.trusted))
+            stored = content["job"]["config"]
+            _check_task(self.config["task"], stored["task"], path)
+            config = {**stored, "task": self.config["task"]} if number else self.config
+            file, cpu = Path(path), torch.device("cpu")
+            models.append(restore(content, config, file, cpu, self.trusted))
         return models
 
     def job(self, loop: str, command: str, ckpt_path: str | None, save: SaveOptions) -> Job:
@@ -187,11 +178,10 @@ class Run:
 
 def _check_task(task: dict[str, Any], other: dict[str, Any], path: str) -> None:
     """Refuse a checkpoint of an ensemble that has another task than the first."""
-    names = [str(job["class_path"]).rpartition(".")[2] for job in (other, task)]
-    if names[0] != names[1]:
+    if class_name(other) != class_name(task):
         raise InputError(
-            f"ckpt_path={path}: its task is {names[0]}, that of the first checkpoint is {names[1]};"
-            " name checkpoints of one task"
+            f"ckpt_path={path}: its task is {class_name(other)}, that of the first checkpoint is "
+            f"{class_name(task)}; name checkpoints of one task"
         )
 
 

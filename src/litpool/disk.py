@@ -45,7 +45,8 @@ def replacing(path: Path) -> Iterator[Path]:
     part = path.with_name(path.name + UNFINISHED)
     try:
         yield part
-        _sync(part)
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())  # the disk may report only now that it is full
         os.replace(part, path)
     except BaseException as error:
         with contextlib.suppress(OSError):  # the first error is the one to report
@@ -76,12 +77,6 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise failure(path, error) from error
-
-
-def _sync(path: Path) -> None:
-    """Wait for the disk, which may report only now that it is full."""
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager

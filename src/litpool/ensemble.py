@@ -45,12 +45,7 @@ class Ensemble:
                 )
 
     def answers(self, columns: Columns, before: int = 0) -> list[dict[str, Any]]:
-        """Return the mean answer to each row; for a single model, its answers.
-
-        Args:
-            columns: The values of each column.
-            before: The number of rows before these, for error messages.
-        """
+        """Return the mean answer to each row; for a single model, see its `answers`."""
         answers = [member.answers(columns, before=before) for member in self.members]
         return [mean(row) if len(row) > 1 else row[0] for row in zip(*answers, strict=True)]
 

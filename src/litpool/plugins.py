@@ -65,9 +65,6 @@ yaml.SafeDumper.add_multi_representer(
 def check(flags: Namespace) -> None:
     """Refuse callbacks, loggers and strategies that do not work here.
 
-    Args:
-        flags: The parsed `trainer` section.
-
     Raises:
         InputError: One of them is on the list.
     """

@@ -128,10 +128,7 @@ class Predictor:
         return vectors.reshape(len(vectors), self.network.pooling.out_features).numpy()
 
     def vector_task(self, column: str | None = None) -> Task:
-        """Return the task whose columns are those that vectors are computed from.
-
-        Args:
-            column: See `encode`.
+        """Return the task whose columns are those that vectors are computed from; see `encode`.
 
         Raises:
             InputError: There are no vectors, or no such column.
@@ -228,15 +225,7 @@ class Predictor:
         batch_size: int,
         before: int = 0,
     ) -> Tensor:
-        """Return what a function returns for each row; rows with equal texts are computed once.
-
-        Args:
-            task: Turns rows into tokens.
-            columns: The values of each column.
-            function: From a batch to (B, ...).
-            batch_size: B.
-            before: The number of rows before these, for error messages.
-        """
+        """Return what a function of a batch returns for each row; equal rows are computed once."""
         prefixes = {name: self.prefixes[name] for name in task.texts if name in self.prefixes}
         keys = list(zip(*(columns[name] for name in task.texts), strict=True))
         places: dict[tuple[str, ...], int] = {}
@@ -313,14 +302,9 @@ def restore(
     device: torch.device,
     trust: Sequence[str],
 ) -> Predictor:
-    """Return the model in a checkpoint.
+    """Return the model in a checkpoint; `content` is what `loops.checkpoint.load` returned.
 
-    Args:
-        content: What `loops.checkpoint.load` returned.
-        config: The job in it, or one of the user's for the same task and pooling.
-        file: The checkpoint, for error messages.
-        device: Where to compute.
-        trust: See `load`.
+    `config` is the job in it, or one of the user's for the same task and pooling.
 
     Raises:
         InputError: The checkpoint cannot be used.

@@ -85,21 +85,12 @@ class Minutes(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._report("validation", batch, batch_idx, trainer.num_val_batches)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._report("test", batch, batch_idx, trainer.num_test_batches)
-
-    def _report(self, name: str, batch: Any, batch_idx: int, totals: Any) -> None:
+        """Report the batch, also of the test."""
+        name = "test" if trainer.testing else "validation"
+        totals = trainer.num_test_batches if trainer.testing else trainer.num_val_batches
         self.lines.scored(name, batch_idx + 1, int(totals[0]), len(batch["input_ids"]))
+
+    on_test_batch_end = on_validation_batch_end
 
 
 class OwnSignalHandlers(Callback):

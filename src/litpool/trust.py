@@ -93,20 +93,12 @@ def allow_in_model(trusted: Sequence[str]) -> None:
 
 
 def allow_in_checkpoint(trusted: list[str]) -> None:
-    """From now on, allow only the names that a checkpoint may contain.
-
-    Args:
-        trusted: The modules of `--trust`.
-    """
+    """From now on, allow only the names that a checkpoint may contain."""
     _allow({*PACKAGE, *lightning_names(), *trusted})
 
 
 def allow_in_yaml(trusted: list[str]) -> None:
-    """From now on, also allow the names that the user's YAML may contain.
-
-    Args:
-        trusted: The modules of `--trust`.
-    """
+    """From now on, also allow the names that the user's YAML may contain."""
     _allow({*PACKAGE, *lightning_names(), *trusted, *PLUGINS, *_own_modules()})
 
 
@@ -146,23 +138,33 @@ def _is_in(folder: Path, module: str) -> bool:
     return all(folder in Path(file).resolve().parents for file in files)
 
 
-def check_classes(config: Any, key: str = "") -> None:
+def check_classes(config: Any) -> None:
     """Refuse a parsed config that holds anything but plain values and classes.
 
     Raises:
         InputError: A value is a function, or `class_path` names one.
     """
+    for key, value in walk(config):
+        owner, _, name = key.rpartition(".")
+        if name == "class_path" and not _is_class(value):
+            raise InputError(f"{owner}={value}: not a class; name a class instead")
+        if callable(value) and not inspect.isclass(value) and not isinstance(value, PathType):
+            function = getattr(value, "__qualname__", type(value).__qualname__)
+            raise InputError(
+                f"{key}={value.__module__}.{function}: a function; name a class instead"
+            )
+
+
+def walk(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value in a config, sections included, each with its key without `init_args`."""
+    yield key, config
     if isinstance(config, Namespace | Mapping):
-        for name, value in (vars(config) if isinstance(config, Namespace) else config).items():
-            if name == "class_path" and not _is_class(value):
-                raise InputError(f"{key}={value}: not a class; name a class instead")
-            check_classes(value, f"{key}.{name}".lstrip("."))
+        items = vars(config) if isinstance(config, Namespace) else config
+        for name, value in items.items():
+            yield from walk(value, key if name == "init_args" else f"{key}.{name}".lstrip("."))
     elif isinstance(config, list | tuple | set):
         for value in config:
-            check_classes(value, key)
-    elif callable(config) and not inspect.isclass(config) and not isinstance(config, PathType):
-        name = getattr(config, "__qualname__", type(config).__qualname__)
-        raise InputError(f"{key}={config.__module__}.{name}: a function; name a class instead")
+            yield from walk(value, key)
 
 
 def _is_class(name: Any) -> bool:
@@ -183,21 +185,14 @@ def modules(config: Any) -> list[str]:
 
     This package's own classes may be named without their modules.
     """
-    known = lightning_names()
-    names = [name for name in _class_paths(config) if "." in name and name not in known]
-    return sorted({name.rpartition(".")[0] for name in names if not name.startswith(PACKAGE)})
-
-
-def _class_paths(config: Any) -> Iterator[str]:
-    """Yield each `class_path` in a config of plain values."""
-    if isinstance(config, Mapping):
-        if isinstance(config.get("class_path"), str):
-            yield config["class_path"]
+    names = set()
+    for key, value in walk(config):
+        *sections, last = key.split(".")
         # An override of the encoder is a plain value, even if it looks like a class.
-        config = [value for key, value in config.items() if key != "overrides"]
-    if isinstance(config, list | tuple):
-        for value in config:
-            yield from _class_paths(value)
+        if last == "class_path" and isinstance(value, str) and "overrides" not in sections:
+            names.add(value)
+    names = {name for name in names if "." in name and not name.startswith(PACKAGE)}
+    return sorted({name.rpartition(".")[0] for name in names - lightning_names()})
 
 
 def refusal(message: str) -> str | None:

@@ -45,13 +45,7 @@ FURTHER = [
 
 
 def show(command: str, arguments: Sequence[str]) -> None:
-    """Print the options of a command.
-
-    Args:
-        command: The command.
-        arguments: What follows it; `--help-all` asks for all options, `--task` and
-            `--model.pooling` for those of another class.
-    """
+    """Print the options of a command; what follows it may ask for all, or for another class."""
     if not options.needs_job(command):
         _show_alone(command)
         return
@@ -62,9 +56,9 @@ def show(command: str, arguments: Sequence[str]) -> None:
     sections = _sections(found, everything)
     trains = any(option.key.startswith("save.") for option in found)
     if not trains and not everything:
-        sections["trainer"] = [option for option in sections["trainer"] if _is_hardware(option)]
-    own = options.class_options("model", pooling.rpartition(".")[2])
-    sections["model"] += own
+        hardware = {f"trainer.{name}" for name in HARDWARE}
+        sections["trainer"] = [option for option in sections["trainer"] if option.key in hardware]
+    sections["model"] += options.class_options("model", pooling.rpartition(".")[2])
     print(f"usage: {program()} {command} --config configs/NAME.yaml [--key value ...]\n")
     print(textwrap.fill(options.summary(command), WIDTH))
     for title, section in sections.items():
@@ -103,10 +97,6 @@ def _sections(found: Sequence[Option], everything: bool) -> dict[str, list[Optio
     brief = [Option(f"trainer.{name}", *texts) for name, texts in TRAINER.items()]
     sections["trainer"] = [*brief, *sections["trainer"]]
     return sections
-
-
-def _is_hardware(option: Option) -> bool:
-    return option.key.removeprefix("trainer.") in HARDWARE
 
 
 def _value(key: str, arguments: Sequence[str]) -> str | None:

@@ -9,13 +9,12 @@ import importlib.util
 import inspect
 import re
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from litpool.command_line import toolbox
+from litpool.command_line.toolbox import HERE
 
-HERE = Path(__file__).parents[1]
 TRAINER_DEFAULTS = {
     "use_distributed_sampler": False,  # the data module shares the batches between devices
     "num_sanity_val_steps": 0,
@@ -44,12 +43,7 @@ class Definition(NamedTuple):
 
 
 def read(command: str, task: str = "Classification") -> list[Option]:
-    """Return all options of a command; with a job, those of a task and of the trainer included.
-
-    Args:
-        command: The command.
-        task: The class whose options are those of `task`.
-    """
+    """Return all options of a command; with a job, those of a task and of the trainer included."""
     function = _definition(toolbox.file(command), command)
     if not needs_job(command):
         return _parameters("", function)
@@ -96,12 +90,7 @@ def trainer_options() -> list[Option]:
 
 
 def class_options(package: str, name: str) -> list[Option]:
-    """Return the options of a task or a pooling; none for a class that is not litpool's own.
-
-    Args:
-        package: `tasks` or `model`.
-        name: The class.
-    """
+    """Return the options of a task or a pooling; none for a class that is not litpool's own."""
     prefix = {"tasks": "task.", "model": "model.pooling."}[package]
     given = ("hidden_size", "num_layers")
     known = subclasses(package)
@@ -115,7 +104,7 @@ def subclasses(package: str) -> dict[str, Definition]:
     return {
         node.name: Definition(node, file)
         for file in sorted((HERE / package).glob("*.py"))
-        for node in _tree(file).body
+        for node in toolbox.parse(file).body
         if isinstance(node, ast.ClassDef) and base in map(ast.unparse, node.bases)
     }
 
@@ -238,11 +227,6 @@ def _typed(value: object) -> str:
 # ---- reading a file
 
 
-@cache
-def _tree(file: Path) -> ast.Module:
-    return ast.parse(file.read_text(encoding="utf-8"))
-
-
 def _definition(file: Path, name: str) -> Definition:
     definition = _find(file, name)
     assert definition is not None
@@ -251,7 +235,7 @@ def _definition(file: Path, name: str) -> Definition:
 
 def _find(file: Path, name: str) -> Definition | None:
     """Return what a file calls by this name, in the file itself or in another one of litpool."""
-    for node in _tree(file).body:
+    for node in toolbox.parse(file).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             return Definition(node, file)
         if isinstance(node, ast.Assign) and name in map(ast.unparse, node.targets):

@@ -74,17 +74,14 @@ class Parser(LightningArgumentParser):
         subcommands = self._subcommands_action
         return next(iter(subcommands._name_parser_map)) if subcommands else self.prog.split()[-1]
 
-    def _options(self) -> list[Any]:
-        """Return argparse's actions, those of the command included."""
-        subcommands = getattr(self, "_subcommands_action", None)
-        parsers = [self, *(subcommands._name_parser_map.values() if subcommands else [])]
-        return [action for parser in parsers for action in parser._actions]
-
     def _class_options(self) -> list[tuple[str, type]]:
         """Return the options that name a pooling or a task, each with its base class."""
+        subcommands = getattr(self, "_subcommands_action", None)
+        parsers = [self, *(subcommands._name_parser_map.values() if subcommands else [])]
         return [
             (option.dest, base)
-            for option in self._options()
+            for parser in parsers
+            for option in parser._actions
             for base in (Pooling, Task)
             if f"{base.__module__}.{base.__name__}" in str(getattr(option, "_typehint", ""))
         ]

@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from litpool import InputError, JobError
+from litpool.classes import class_name
 from litpool.command_line import spelling
 from litpool.loops.tensorboard import curves, flatten
 
@@ -123,9 +124,6 @@ def label(arguments: Iterable[str]) -> str:
     """Return what the command line changes in the model and its training: `-lr=1e-3-heads=4`.
 
     Where the rows are, and on what they train, makes no other model.
-
-    Args:
-        arguments: The command line.
     """
     parts = {}  # of an option given twice, the last counts
     for key, value in spelling.pairs(list(arguments)):
@@ -152,9 +150,6 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
 
     The learning rate is `lr`: TensorBoard sorts by name, and so it comes first. All runs have the
     same keys, because TensorBoard shows those of one run for all.
-
-    Args:
-        config: The job as plain values, including all defaults.
     """
     model, data, trainer = config["model"], config["data"], config.get("trainer", {})
     task = config["task"]
@@ -177,14 +172,10 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def described(part: Any) -> str:
     """Return a class with its options that are set, such as `AttentionPooling(heads=4)`."""
-    if not isinstance(part, Mapping):
-        return str(part).rpartition(".")[2]
-    name = str(part["class_path"]).rpartition(".")[2]
-    set_options = {
-        key: value for key, value in (part.get("init_args") or {}).items() if value is not None
-    }
+    options = part.get("init_args") if isinstance(part, Mapping) else None
+    set_options = {key: value for key, value in (options or {}).items() if value is not None}
     inside = ", ".join(f"{key}={_described_value(value)}" for key, value in set_options.items())
-    return f"{name}({inside})" if inside else name
+    return f"{class_name(part)}({inside})" if inside else class_name(part)
 
 
 def _described_value(value: Any) -> str:

@@ -3,6 +3,7 @@
 import ast
 import importlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,17 @@ HERE = Path(__file__).parents[1]
 
 def commands() -> dict[str, str]:
     """Return the name of each command and the first line of its docstring."""
-    nodes = _parse(HERE / "commands.py").body
+    nodes = parse(HERE / "commands.py").body
     functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
     own = {node.name: _summary(node) for node in functions if not node.name.startswith("_")}
-    others = {name: _summary(_parse(file)) for name, file in _other_commands().items()}
+    others = {name: _summary(parse(file)) for name, file in _other_commands().items()}
     return own | tools() | others
 
 
 def tools() -> dict[str, str]:
     """Return the name of each tool and the first line of its docstring."""
     files = sorted(HERE.glob("tools/*/__init__.py"))
-    return {file.parent.name: _summary(_parse(file)) for file in files}
+    return {file.parent.name: _summary(parse(file)) for file in files}
 
 
 def function(command: str) -> Callable[..., Any]:
@@ -43,7 +44,9 @@ def _other_commands() -> dict[str, Path]:
     return {file.stem.removeprefix("command_"): file for file in files}
 
 
-def _parse(file: Path) -> ast.Module:
+@cache
+def parse(file: Path) -> ast.Module:
+    """Return the syntax tree of a file."""
     return ast.parse(file.read_text(encoding="utf-8"))
 
 

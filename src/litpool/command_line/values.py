@@ -6,7 +6,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import lightning.pytorch as pl
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from litpool import InputError
+from litpool import InputError, trust
 from litpool.data.module import TextDataModule
 
 SECTIONS = ("model", "model.encoder", "model.recipe", "data", "trainer")
@@ -85,10 +85,6 @@ def check_file(name: str) -> None:
 def check(config: Namespace, parser: ArgumentParser) -> None:
     """Refuse values that the parser accepts, but that fail later or are ignored.
 
-    Args:
-        config: The parsed config of a command.
-        parser: The command's parser.
-
     Raises:
         InputError: A value cannot be used.
     """
@@ -112,7 +108,7 @@ def check_leaves(config: Namespace) -> None:
     Raises:
         InputError: A value is NaN, contains a NUL character, or is too large.
     """
-    for key, value in _leaves(config):
+    for key, value in trust.walk(config):
         if isinstance(value, float) and math.isnan(value):
             raise InputError(f"{key}=nan: give a number")
         if isinstance(value, str) and "\0" in value:
@@ -122,11 +118,7 @@ def check_leaves(config: Namespace) -> None:
 
 
 def set_epochs(flags: Namespace) -> int | None:
-    """Train for a few epochs if nothing else ends the run; return their number, or else None.
-
-    Args:
-        flags: The parsed `trainer` section.
-    """
+    """Train for a few epochs if nothing else ends the run; return their number, or else None."""
     limits = (flags.max_epochs, flags.max_time, flags.fast_dev_run or None)
     if limits != (None, None, None) or flags.max_steps != -1:
         return None
@@ -136,9 +128,6 @@ def set_epochs(flags: Namespace) -> int | None:
 
 def check_end(config: Namespace) -> None:
     """Refuse a training without a number of steps, unless its learning rate needs none.
-
-    Args:
-        config: The parsed config of a command that trains.
 
     Raises:
         InputError: Only `max_time` ends the run, or nothing does.
@@ -163,7 +152,9 @@ def _check_nulls(config: Namespace, parser: ArgumentParser) -> None:
     for action in parser._actions:
         if action.dest in config and config[action.dest] is None:
             _refuse_null(action.dest, getattr(action, "_typehint", None), action.default)
-    for key, spec in _branches(config):
+    for key, spec in trust.walk(config):
+        if not isinstance(spec, Namespace | Mapping) or not isinstance(spec.get("class_path"), str):
+            continue
         module, _, name = spec["class_path"].rpartition(".")
         kind = getattr(sys.modules.get(module), name, None)  # the parser has imported what it uses
         if kind is None:
@@ -176,32 +167,6 @@ def _check_nulls(config: Namespace, parser: ArgumentParser) -> None:
 def _refuse_null(key: str, annotation: Any, default: Any) -> None:
     if default is not None and not re.search(r"\bNone\b|\bOptional\b", str(annotation)):
         raise InputError(f"{key}=null: leave it out for the default, {default}")
-
-
-def _branches(value: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield each `class_path` with its `init_args`, and the key where it is."""
-    if isinstance(value, Namespace | Mapping):
-        items = vars(value) if isinstance(value, Namespace) else value
-        if isinstance(items.get("class_path"), str):
-            yield key, items
-        for name, item in items.items():
-            yield from _branches(item, key if name == "init_args" else f"{key}.{name}".lstrip("."))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _branches(item, key)
-
-
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each plain value, and its key."""
-    if isinstance(value, Namespace | Mapping):
-        items = vars(value) if isinstance(value, Namespace) else value
-        for name, item in items.items():
-            yield from _leaves(item, key if name == "init_args" else f"{key}.{name}".lstrip("."))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _leaves(item, key)
-    else:
-        yield key, value
 
 
 def _check_trainer(flags: Namespace) -> None:
@@ -228,9 +193,7 @@ def _check_trainer(flags: Namespace) -> None:
 def check_interval(trainer: pl.Trainer, data: TextDataModule) -> None:
     """Refuse to validate less often than once in an epoch, unless epochs do not count.
 
-    Args:
-        trainer: Has the interval, a number of batches or a share of an epoch.
-        data: Its training rows are tokenized.
+    The training rows must be tokenized.
 
     Raises:
         InputError: An epoch has fewer batches than the interval.

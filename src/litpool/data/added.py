@@ -20,11 +20,6 @@ Pieces = dict[int, list[int]]
 def add(tokenizer: PreTrainedTokenizerBase, plain: Sequence[str], special: Sequence[str]) -> Pieces:
     """Add tokens to the tokenizer, which no longer splits them, and warn about known ones.
 
-    Args:
-        tokenizer: The tokenizer to add to.
-        plain: Tokens that are treated like words.
-        special: Tokens that are not words, such as entity markers.
-
     Returns:
         The new ids, each with its pieces; unknown tokens are left out of the pieces.
 
@@ -151,12 +146,6 @@ def require(
     columns: Sequence[str],
 ) -> None:
     """Refuse texts that lack one of the tokens.
-
-    Args:
-        tokens: The tokens with their ids.
-        encoded: The token ids of each split.
-        rows: The rows of each split.
-        columns: The columns with texts.
 
     Raises:
         InputError: A text lacks a token; the message names the split, the row and the text.

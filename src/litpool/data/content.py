@@ -29,34 +29,35 @@ def check_encoding(name: str) -> None:
         ) from error
 
 
-def read_bytes(path: str) -> bytes:
-    """Read a file, or standard input if `path` is `-`; what gzip has packed is unpacked."""
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """Report what can go wrong while a file is read and unpacked."""
     try:
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"{path}: {error.strerror}; name a file that exists and can be read"
-        ) from error
-    if not (path.lower().endswith(".gz") or data.startswith(GZIP)):
-        return data
-    try:
-        return gzip.decompress(data)
+        yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(
             f"{path}: not a gzip file, or damaged ({error}); copy it again, or unpack it"
         ) from error
+    except OSError as error:
+        raise InputError(
+            f"{path}: {error.strerror}; name a file that exists and can be read"
+        ) from error
+
+
+def read_bytes(path: str) -> bytes:
+    """Read a file, or standard input if `path` is `-`; what gzip has packed is unpacked."""
+    with _reading(path):
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        is_packed = path.lower().endswith(".gz") or data.startswith(GZIP)
+        return gzip.decompress(data) if is_packed else data
 
 
 def open_bytes(path: str) -> BinaryIO:
     """Open a file to be read in parts; standard input, and what is packed, is read at once."""
     if path == "-" or path.lower().endswith(".gz"):
         return io.BytesIO(read_bytes(path))
-    try:
+    with _reading(path):
         file = open(path, "rb")  # noqa: SIM115 (the caller closes it)
-    except OSError as error:
-        raise InputError(
-            f"{path}: {error.strerror}; name a file that exists and can be read"
-        ) from error
     if file.read(len(GZIP)) == GZIP:
         file.close()
         return io.BytesIO(read_bytes(path))
@@ -118,26 +119,17 @@ def text_blocks(path: str, encoding: str, lines: int, quoting: bool) -> Iterator
 
 def _read_lines(path: str) -> Iterator[bytes]:
     """Yield the lines of a file, or of standard input; what gzip has packed is unpacked."""
-    try:
-        with contextlib.ExitStack() as stack:
-            file = sys.stdin.buffer if path == "-" else stack.enter_context(open(path, "rb"))
+    with _reading(path), contextlib.ExitStack() as stack:
+        file = sys.stdin.buffer if path == "-" else stack.enter_context(open(path, "rb"))
+        first = file.readline()
+        if path.lower().endswith(".gz") or first.startswith(GZIP):
+            if path == "-":
+                file = io.BytesIO(gzip.decompress(first + file.read()))
+            else:
+                file = stack.enter_context(gzip.open(path))
             first = file.readline()
-            if path.lower().endswith(".gz") or first.startswith(GZIP):
-                if path == "-":
-                    file = io.BytesIO(gzip.decompress(first + file.read()))
-                else:
-                    file = stack.enter_context(gzip.open(path))
-                first = file.readline()
-            yield first
-            yield from file
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(
-            f"{path}: not a gzip file, or damaged ({error}); copy it again, or unpack it"
-        ) from error
-    except OSError as error:
-        raise InputError(
-            f"{path}: {error.strerror}; name a file that exists and can be read"
-        ) from error
+        yield first
+        yield from file
 
 
 def _decode_block(block: list[bytes], path: str, encoding: str, offset: int) -> str:

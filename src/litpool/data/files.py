@@ -85,49 +85,36 @@ def ending(path: str) -> str:
 
 
 def read_file(
-    path: str,
-    source: Source,
-    texts: list[str],
-    labels: list[str],
-    extras: Sequence[str] = (),
-    keep: Sequence[str] = (),
+    path: str, source: Source, texts: list[str], labels: list[str], extras: Sequence[str]
 ) -> pa.Table:
     """Read the columns `texts` and `labels` of one file, and those of `extras` that it has.
 
     A dotted name is a column inside an object: `labels.real-label`.
 
-    Args:
-        path: The file; `-` for standard input.
-        source: How to read it.
-        texts: The columns with texts.
-        labels: The columns with labels.
-        extras: Columns to read if they exist.
-        keep: Columns that must exist, with any values.
-
     Raises:
         InputError: The file cannot be read, or a row lacks a text or label and
             `source.drop_empty` is false.
     """
-    where = "standard input" if path == "-" else path
-    required = [*texts, *labels, *keep]
-    columns: Mapping[str, Sequence[Any]]
+    required = [*texts, *labels]
     lines: Sequence[int]
     if ending(path) == ".parquet":
-        table = _parquet(path, required, where)
+        data = pa.BufferReader(read_bytes(path))
+        table = pa.concat_tables(parquet_tables(data, path, required, path, WHOLE))
         lines = range(1, len(table) + 1)
         others = table.flatten().column_names
-        table = table.select(select_columns(table.column_names, required, where, extras, others))
+        table = table.select(select_columns(table.column_names, required, path, extras, others))
     else:
         text = read_text(path, source.encoding)
         typed = is_typed(path, text)
         columns, lines = parse(text, path, source, required, typed)
-        names = select_columns(list(columns), required, where, extras, dotted_names(columns))
+        names = select_columns(list(columns), required, path, extras, dotted_names(columns))
         for name in texts:
-            check_types(name, columns[name], lines, where)
+            check_types(name, columns[name], lines, path)
             if not typed and len(columns) > 1:
-                check_numbers(name, columns[name], where)
-        table = build_table({name: columns[name] for name in names}, where)
-    return table.filter(complete_rows(table, lines, where, texts, labels, source.drop_empty))
+                check_numbers(name, columns[name], path)
+        table = build_table({name: columns[name] for name in names}, path)
+    missing = missing_cells(table, path, texts, labels)
+    return table.filter(complete_rows(missing, lines, path, source.drop_empty))
 
 
 def is_typed(path: str, text: str) -> bool:
@@ -174,11 +161,6 @@ def mixed_types(where: str, error: Exception) -> InputError:
     """Return the error for a column whose values have several types."""
     reason = " ".join(str(error).split())
     return InputError(f"{where}: a column mixes types ({reason}); use one type for all its values")
-
-
-def _parquet(path: str, required: Sequence[str], where: str) -> pa.Table:
-    data = pa.BufferReader(read_bytes(path))
-    return pa.concat_tables(parquet_tables(data, path, required, where, WHOLE))
 
 
 def parquet_tables(
@@ -347,12 +329,7 @@ def select_columns(
 ) -> list[str]:
     """List the required columns and those of `extras` that exist, each once.
 
-    Args:
-        columns: The columns that there are.
-        required: The columns that there must be.
-        where: The file, for error messages.
-        extras: The optional columns.
-        others: More names to propose instead of a wrong one.
+    Instead of a wrong name, the error proposes one of `columns` or of `others`.
 
     Raises:
         InputError: A required column does not exist.
@@ -405,23 +382,6 @@ def _check_booleans(name: str, values: Sequence[Any], where: str) -> None:
         )
 
 
-def complete_rows(
-    table: pa.Table,
-    lines: Sequence[int],
-    where: str,
-    texts: list[str],
-    labels: list[str],
-    drop_empty: bool,
-) -> NDArray[np.bool_]:
-    """Return which rows have all their texts and labels.
-
-    Raises:
-        InputError: There is no such row, or `drop_empty` is false and a row is incomplete.
-    """
-    missing = missing_cells(table, where, texts, labels)
-    return ~incomplete_rows(missing, lines, where, drop_empty)
-
-
 def missing_cells(
     table: pa.Table, where: str, texts: Sequence[str], labels: Sequence[str]
 ) -> dict[str, NDArray[np.bool_]]:
@@ -441,16 +401,16 @@ def missing_cells(
     }
 
 
-def incomplete_rows(
+def complete_rows(
     missing: Mapping[str, NDArray[np.bool_]], lines: Sequence[int], where: str, drop_empty: bool
 ) -> NDArray[np.bool_]:
-    """Return which rows lack anything.
+    """Return which rows have all their texts and labels.
 
     Args:
         missing: What `missing_cells` returned.
         lines: The line on which each row begins.
         where: The file, for error messages.
-        drop_empty: Whether such rows will be left out, with a warning.
+        drop_empty: Whether other rows will be left out, with a warning.
 
     Raises:
         InputError: There are no rows, no complete one, or one is incomplete and not left out.
@@ -471,7 +431,7 @@ def incomplete_rows(
         if not drop_empty:
             raise InputError(f"{message}; fill them in, or set data.drop_empty true to skip them")
         warnings.warn(f"{message}; left out", stacklevel=2)
-    return incomplete
+    return ~incomplete
 
 
 def _missing(column: pa.ChunkedArray, is_class_label: bool) -> NDArray[np.bool_]:

@@ -21,18 +21,12 @@ def fingerprint(rows: "Dataset") -> str:
 
 
 def check(found: str, saved: Mapping[str, Any] | None, source: Any) -> None:
-    """Refuse to resume a run on other training rows than it has seen.
-
-    Args:
-        found: The fingerprint of the rows.
-        saved: The job in the checkpoint, if there is one; before version 0.3.0 it has no
-            fingerprint.
-        source: Where the rows are from, for the message.
+    """Refuse to resume the job in a checkpoint on other training rows than it has seen.
 
     Raises:
         InputError: The fingerprints differ.
     """
-    if saved and saved.get("rows") not in (None, found):
+    if saved and saved.get("rows") not in (None, found):  # None: from before version 0.3.0
         raise InputError(
             f"data.source={source}: the training rows are not those of the checkpoint, so the run "
             "cannot be resumed with them; to start a new run from its weights, use --init_from "

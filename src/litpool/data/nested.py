@@ -18,12 +18,6 @@ def nested_columns(
 
     A column of that very name goes first. An object that lacks the key has a null there.
 
-    Args:
-        columns: The values of each column.
-        names: The names to look for.
-        lines: The line on which each row begins.
-        where: The file, for error messages.
-
     Raises:
         InputError: A dotted name leads into something that is no object.
     """

@@ -16,8 +16,8 @@ from litpool.data.files import (
     build_table,
     check_numbers,
     check_types,
+    complete_rows,
     ending,
-    incomplete_rows,
     is_typed,
     missing_cells,
     mixed_types,
@@ -78,17 +78,14 @@ class InputRows:
         self.not_numbers: set[str] = set()
         self._spool = Spool()
         try:
-            self._copy()
+            lines = []
+            for table, numbers in self._read():
+                self._spool.add(table)
+                lines.append(np.asarray(numbers))
+            self._check(np.concatenate(lines) if lines else np.empty(0, int))
         except BaseException:
             self.close()
             raise
-
-    def _copy(self) -> None:
-        lines = []
-        for table, numbers in self._read():
-            self._spool.add(table)
-            lines.append(np.asarray(numbers))
-        self._check(np.concatenate(lines) if lines else np.empty(0, int))
 
     def __len__(self) -> int:
         return int(self.complete.sum())
@@ -129,7 +126,7 @@ class InputRows:
         tables = self._spool.tables(self.schema)
         parts = [missing_cells(table, where, self.texts, []) for table in tables]
         missing = {name: np.concatenate([part[name] for part in parts]) for name in self.texts}
-        self.complete = ~incomplete_rows(missing, lines.tolist(), where, self.source.drop_empty)
+        self.complete = complete_rows(missing, lines.tolist(), where, self.source.drop_empty)
 
     def _read(self) -> Iterator[tuple[pa.Table, Sequence[int]]]:
         """Yield the used columns of each block, and the line on which each of its rows begins."""

@@ -25,6 +25,7 @@ from litpool.data.files import (
     Source,
     complete_rows,
     ending,
+    missing_cells,
     read_file,
     select_columns,
 )
@@ -130,7 +131,11 @@ def _find_files(source: Source) -> dict[str, list[str]]:
         )
         if files == "docstrings" or is_hub_layout or not is_file:
             return {}
-        files = _find_split_files(path) if path.is_dir() else [files]
+        files = [files]
+        if path.is_dir():
+            names = [file.name for file in path.iterdir() if file.is_file()]
+            matches = _match_splits(names, str(path), "data.source {split: file}")
+            files = {split: str(path / name) for split, name in matches.items()}
     if isinstance(files, list):
         files = {UNDIVIDED: files}
     else:
@@ -141,12 +146,6 @@ def _find_files(source: Source) -> dict[str, list[str]]:
             "leave them out"
         )
     return {split: [paths] if isinstance(paths, str) else paths for split, paths in files.items()}
-
-
-def _find_split_files(folder: Path) -> dict[str, str | list[str]]:
-    names = [path.name for path in folder.iterdir() if path.is_file()]
-    matches = _match_splits(names, str(folder), "data.source {split: file}")
-    return {split: str(folder / name) for split, name in matches.items()}
 
 
 def _match_splits(names: Sequence[str], where: str, option: str) -> dict[str, str]:
@@ -199,7 +198,8 @@ def _read_data_set(
         rows = rows.select_columns(select_columns(rows.column_names, texts + labels, where, extras))
         table = rows.with_format("arrow")[:]
         numbers = range(1, len(rows) + 1)
-        complete = complete_rows(table, numbers, where, texts, labels, source.drop_empty)
+        missing = missing_cells(table, where, texts, labels)
+        complete = complete_rows(missing, numbers, where, source.drop_empty)
         splits[split] = rows.select(complete.nonzero()[0])
     return splits
 
@@ -252,7 +252,12 @@ def _read_files(
             ) from error
     if numeric and _are_untyped(files):
         for label in labels:
-            tables = _with_numbers(tables, label)
+            every = pa.concat_tables([table.select([label]) for table in tables.values()])
+            kind = _as_numbers(every[label]).type  # the same for all splits
+            tables = {
+                split: _replace(table, label, table[label].cast(kind))
+                for split, table in tables.items()
+            }
     return {split: Dataset(table) for split, table in tables.items()}
 
 
@@ -261,18 +266,13 @@ def _are_untyped(files: Mapping[str, list[str]]) -> bool:
     return all(ending(path) not in TYPED for paths in files.values() for path in paths)
 
 
-def _with_numbers(tables: dict[str, pa.Table], label: str) -> dict[str, pa.Table]:
-    """Convert a label to numbers if it is one in every row of every split, so that types agree."""
+def _as_numbers(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return texts as numbers if all of them are numbers, and anything else as it is."""
     for pattern, kind in ((INTEGER, pa.int64()), (DECIMAL, pa.float64())):
-        matches = [
-            pc.match_substring_regex(table[label], f"^({pattern})$") for table in tables.values()
-        ]
-        if all(pc.all(match).as_py() for match in matches):
-            return {
-                split: _replace(table, label, table[label].cast(kind))
-                for split, table in tables.items()
-            }
-    return tables
+        is_text = pa.types.is_string(values.type)
+        if is_text and pc.all(pc.match_substring_regex(values, f"^({pattern})$")).as_py():
+            return values.cast(kind)
+    return values
 
 
 def with_label_names(rows: Dataset, label: str) -> Dataset:
@@ -318,7 +318,8 @@ def _divide(
         drawn = _draw_groups(rows[column][:], size, seed)
     else:
         values = rows[labels[0]][:] if labels else [None] * len(rows)
-        values = _parse_numbers(values) if untyped else values
+        if untyped:  # so that 2 is drawn before 10
+            values = _as_numbers(pa.array(values)).to_pylist()
         drawn = _draw_rows(values, size, seed)
         contents = list(zip(*(rows[name][:] for name in texts), strict=True))
         times = Counter(contents)
@@ -328,14 +329,6 @@ def _divide(
             drawn = {alone[row] for row in _draw_rows([values[row] for row in alone], size, seed)}
     rest = [row for row in range(len(rows)) if row not in drawn]
     return rows.select(rest), rows.select(sorted(drawn))
-
-
-def _parse_numbers(labels: list[Any]) -> list[Any]:
-    """Return the labels as numbers if all are strings of digits, so that 2 is drawn before 10."""
-    for pattern, kind in ((INTEGER, int), (DECIMAL, float)):
-        if all(isinstance(label, str) and re.fullmatch(pattern, label) for label in labels):
-            return [kind(label) for label in labels]
-    return labels
 
 
 def _draw_groups(values: list[Any], size: int, seed: int) -> set[int]:

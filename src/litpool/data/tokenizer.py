@@ -20,12 +20,6 @@ def load_tokenizer(
 ) -> tuple[PreTrainedTokenizerBase, Pieces]:
     """Load the tokenizer of an encoder and add tokens to it.
 
-    Args:
-        name: The encoder's Hub id or folder.
-        add_tokens: Plain tokens to add.
-        add_special_tokens: Special tokens to add, such as entity markers.
-        pad_token: The token to pad with, for a tokenizer that names none.
-
     Returns:
         The tokenizer, and the new ids with the pieces that their tokens were split into before.
 

@@ -60,12 +60,7 @@ def label_names(splits: Mapping[str, "Dataset"], column: str) -> dict[str, list[
 
 
 def learn_labels(names: Mapping[str, Sequence[str]], column: str, known: list[str]) -> list[str]:
-    """Return the known label names or, if there are none, those of the rows.
-
-    Args:
-        names: The labels of each split's rows.
-        column: Their column, for error messages.
-        known: The label names in a checkpoint; empty before the first training.
+    """Return the known label names, a checkpoint's, or, if there are none, those of the rows.
 
     Raises:
         InputError: There are fewer than two labels, or a split has an unknown one.

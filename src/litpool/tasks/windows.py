@@ -21,16 +21,7 @@ def encode_windows(
     max_length: int,
     doc_stride: int,
 ) -> dict[str, list[Any]]:
-    """Return the columns that QuestionAnswering.encode describes.
-
-    Args:
-        questions: The question of each row.
-        contexts: The context of each row.
-        golds: The gold answers of each row; None if there are no labels.
-        tokenizer: A fast tokenizer, which knows the characters of each token.
-        max_length: The most tokens in a window.
-        doc_stride: Tokens that a window shares with the previous window.
-    """
+    """Return the columns that QuestionAnswering.encode describes; no labels without `golds`."""
     if not tokenizer.is_fast:
         raise InputError(
             f"{type(tokenizer).__name__} does not know the characters of its tokens; "
