@@ -29,7 +29,7 @@ WHOLE = 2**31 - 1  # rows: all of them in one block
 NUMBER = r"[+-]?[0-9]*\.?[0-9]+([eE][+-]?[0-9]+)?"
 
 # The values of each column, and the line on which each row begins.
-Columns = tuple[Mapping[str, Sequence[Any]], Sequence[int]]
+Parsed = tuple[Mapping[str, Sequence[Any]], Sequence[int]]
 
 
 @dataclasses.dataclass
@@ -124,7 +124,7 @@ def is_typed(path: str, text: str) -> bool:
 
 def parse(
     text: str, path: str, source: Source, required: Sequence[str], typed: bool, before: int = 0
-) -> Columns:
+) -> Parsed:
     """Return the columns in a text.
 
     Args:
@@ -211,7 +211,7 @@ def _with_nested(table: pa.Table, names: Sequence[str], where: str) -> pa.Table:
     return table
 
 
-def _objects(text: str, ending: str, where: str, before: int) -> Columns:
+def _objects(text: str, ending: str, where: str, before: int) -> Parsed:
     """Read JSON (a list of objects, or SQuAD's format) or JSONL; a key that is absent is a null."""
     if ending == ".json":
         content = _json(text, where, 1, "if each line is an object of its own, name it .jsonl")
@@ -259,7 +259,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _delimited(text: str, ending: str, where: str, source: Source, before: int) -> Columns:
+def _delimited(text: str, ending: str, where: str, source: Source, before: int) -> Parsed:
     """Read CSV, TSV and the like; all values are strings."""
     delimiter = source.delimiter or DELIMITERS.get(ending, "")
     if not delimiter or (source.quoting and len(delimiter) > 1):
