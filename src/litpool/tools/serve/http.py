@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
@@ -46,7 +46,7 @@ def run(
         paths: Run folders or checkpoints.
         device: Where to compute.
         trust: Modules of the user's that the checkpoints may name.
-        limits: What a request may hold.
+        limits: What a request may hold, and how many may wait.
         requests: How many requests to answer together at most.
         listener: A bound socket.
 
@@ -154,6 +154,7 @@ class _Endpoints:
         self.handler = RegularRequestHandler(model, server)
         self.description = description
         self.limits = limits
+        self.waiting = 0
 
     def add(self) -> None:
         """Put these endpoints in place of LitServe's, but for /health."""
@@ -222,8 +223,21 @@ class _Endpoints:
         return queries.read_body(b"".join(parts))
 
     async def _ask(self, query: Query) -> Reply:
-        """Return the reply of the process with the model."""
-        reply: Reply = await self.handler.handle_request(query, Query)
+        """Return the reply of the process with the model.
+
+        LitServe has no limit on the requests that wait for it, so they are counted here.
+        """
+        if self.waiting >= self.limits.waiting:
+            raise HTTPException(
+                503,
+                f"{self.waiting} requests are waiting, the limit of this server; try again later",
+                {"Retry-After": "1"},
+            )
+        self.waiting += 1
+        try:
+            reply: Reply = await self.handler.handle_request(query, Query)
+        finally:
+            self.waiting -= 1
         if reply.error and reply.status < 500:
             raise BadRequest(reply.error, reply.status)
         if reply.error:
@@ -231,22 +245,24 @@ class _Endpoints:
         return reply
 
 
-def _json(content: Any, status: int = 200) -> Response:
-    return Response(json.dumps(content), status, media_type="application/json")
+def _json(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(json.dumps(content), status, headers, media_type="application/json")
 
 
 async def _error(request: Request, error: Exception) -> Response:
     """Answer with the reason, in the form of OpenAI's errors."""
+    headers: Mapping[str, str] = {}
     if isinstance(error, BadRequest):
         status, message = error.status, str(error)
     else:
         assert isinstance(error, StarletteHTTPException)
         status, message = error.status_code, str(error.detail)
+        headers = error.headers or {}
     path = request.url.path
     if status == 404:
         message = f"no such path: {path[:80]}; there are {', '.join(PATHS)}"
     elif status == 405:
-        allowed = (getattr(error, "headers", None) or {}).get("Allow", "POST")
+        allowed = headers.get("Allow", "POST")
         message = f"{path[:80]} does not take {request.method}; use {allowed}"
     kind = "invalid_request_error" if status < 500 else "server_error"
-    return _json({"error": {"message": message, "type": kind}}, status)
+    return _json({"error": {"message": message, "type": kind}}, status, headers)
