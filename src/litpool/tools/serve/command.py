@@ -26,8 +26,8 @@ def serve(
     Args:
         ckpt_path: A run folder, whose best checkpoint is used, or a checkpoint. Given several
             times, the answers are the mean of these checkpoints'.
-        host: The address to listen on. Others can use the server only if it is not 127.0.0.1; it
-            has no passwords.
+        host: The address to listen on. Others can use the server only if it is not 127.0.0.1; if
+            LIT_SERVER_API_KEY is set, they need that key.
         port: The port to listen on.
         device: Where to compute, such as cuda:1; by default the GPU, if there is one.
         max_texts: How many texts a request may hold.

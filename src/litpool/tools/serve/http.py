@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import json
 import multiprocessing
+import os
+import secrets
 import signal
 import socket
 import sys
@@ -16,7 +18,7 @@ from typing import Any
 
 import litserve
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import StarletteHTTPException
 from litserve.server import RegularRequestHandler
 from litserve.utils import wrap_litserve_start
@@ -29,6 +31,7 @@ from litpool.tools.serve.worker import Failure, Model
 
 PAGE = Path(__file__).with_name("page.html")
 PATHS = ("/", "/health", "/info", "/predict", "/encode", "/v1/embeddings", "/v1/models")
+KEY = "LIT_SERVER_API_KEY"  # LitServe's name; it protects LitServe's own endpoints only
 GRACE = 3  # seconds for the answers that are on their way when a signal comes
 
 
@@ -154,6 +157,7 @@ class _Endpoints:
         self.handler = RegularRequestHandler(model, server)
         self.description = description
         self.limits = limits
+        self.key = os.environ.get(KEY, "")
         self.waiting = 0
 
     def add(self) -> None:
@@ -172,7 +176,25 @@ class _Endpoints:
             ("/encode", "POST", self.encode),
             ("/v1/embeddings", "POST", self.embeddings),
         ):
-            app.add_api_route(path, endpoint, methods=[method], response_model=None)
+            app.add_api_route(
+                path,
+                endpoint,
+                methods=[method],
+                response_model=None,
+                dependencies=[Depends(self.check_key)],
+            )
+
+    async def check_key(self, request: Request) -> None:
+        """Refuse a request without the key, if there is one."""
+        kind, _, token = request.headers.get("Authorization", "").partition(" ")
+        key = request.headers.get("X-API-Key", token if kind.lower() == "bearer" else "")
+        if self.key and not secrets.compare_digest(key.encode("latin-1"), self.key.encode()):
+            raise HTTPException(
+                401,
+                "this server needs its key; send the header X-API-Key: KEY, or "
+                "Authorization: Bearer KEY",
+                {"WWW-Authenticate": "Bearer"},
+            )
 
     async def page(self) -> Response:
         return Response(PAGE.read_text(encoding="utf-8"), media_type="text/html")
