@@ -163,6 +163,11 @@ def test_the_metrics_of_the_checkpoint_are_there(classifier):
         ("classification", ["fine", " "], "rows, row 2: 'text' is empty; fill it in"),
         ("classification", ["fine", 3], "rows, row 2: 3 is no text"),
         ("classification", [{"text": None}], "rows, row 1: 'text' is None, must be text"),
+        (
+            "classification",
+            [{"txt": "a"}],
+            "no column 'text', there is ['txt']; each row needs the",
+        ),
         ("classification", [("a", "b")], "rows, row 1: 2 texts, must be 1 (text)"),
         ("cosine", ["fine"], "rows, row 1: 1 texts, must be 2 (text, other); give a tuple"),
     ],
@@ -172,16 +177,6 @@ def test_bad_rows_are_refused_in_one_line(task, rows, message):
         load(task).predict(rows)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
-
-
-def test_a_wrong_column_has_the_message_of_the_command_line(classifier, cli, tmp_path):
-    (tmp_path / "rows.jsonl").write_text('{"txt": "fine"}\n')
-    path = FIXTURE / "classification/lightning.ckpt"
-    status, _, err = cli("predict", "--ckpt_path", path, "--input", "rows.jsonl")
-    assert status == 2
-    with pytest.raises(InputError) as raised:
-        classifier.predict([{"txt": "fine"}])
-    assert err == f"error: {raised.value}\n".replace("rows, row 1", "rows.jsonl")
 
 
 def test_a_task_on_tokens_has_no_vectors():

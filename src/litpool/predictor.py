@@ -370,10 +370,12 @@ def _for_single_texts(task: Similarity, column: str) -> Similarity:
 def _texts(row: Row, columns: Sequence[str], number: int) -> Sequence[Any]:
     """Return the texts of a row, in the order of the columns."""
     if isinstance(row, Mapping):
-        if not row.keys() >= set(columns):
-            from litpool.data.files import select_columns
-
-            select_columns(list(row), list(columns), f"rows, row {number}")
+        for name in columns:
+            if name not in row:
+                raise InputError(
+                    f"rows, row {number}: no column {name!r}, there is {str(list(row))[:200]}; "
+                    f"each row needs the keys {', '.join(columns)}"
+                )
         return [row[name] for name in columns]
     if not isinstance(row, str | Sequence):
         raise InputError(f"rows, row {number}: {str(row)[:40]} is no text; give texts or mappings")

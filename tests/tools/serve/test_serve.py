@@ -142,7 +142,7 @@ BAD = [
     ("/predict", {"texts": ["fine", " "]}, 400, "row 2: 'text' is empty"),
     ("/predict", {"texts": ["a\0"]}, 400, "NUL"),
     ("/predict", {"texts": ["\ud800"]}, 400, "unpaired surrogate"),
-    ("/predict", {"rows": [{"txt": "a"}]}, 400, "no column 'text'"),
+    ("/predict", {"rows": [{"body": "a"}]}, 400, "there is ['body']; each row needs the keys text"),
     ("/predict", {"rows": [["a", "b"]]}, 400, "2 texts, must be 1"),
     ("/predict", {"rows": [{"text": 3}]}, 400, "must be text"),
     ("/predict", {"texts": ["a"], "top": 0}, 400, "top=0"),
