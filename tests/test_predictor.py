@@ -148,6 +148,20 @@ def test_a_run_folder_means_its_best_checkpoint(classifier, tmp_path):
     assert litpool.load(tmp_path).predict(["fine"]) == classifier.predict(["fine"])
 
 
+@pytest.mark.parametrize("content", ["nothing", "last.ckpt", "a model of transformers"])
+def test_a_folder_that_is_neither_a_run_nor_an_export_is_refused(tmp_path, content):
+    if content == "last.ckpt":  # of a training that ended before its first validation
+        (tmp_path / "checkpoints").mkdir()
+        last = tmp_path / "checkpoints/last.ckpt"
+        last.symlink_to(FIXTURE / "classification/lightning.ckpt")
+    elif content != "nothing":
+        (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(
+        InputError, match=r"ckpt_path=.* name a run, a checkpoint such as .*, or an"
+    ):
+        litpool.load(tmp_path)
+
+
 def test_the_metrics_of_the_checkpoint_are_there(classifier):
     assert "val/accuracy" in classifier.metrics
 

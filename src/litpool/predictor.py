@@ -300,6 +300,14 @@ def load(
     if (Path(path) / EXPORT).is_file():
         return _load_export(Path(path), device, trust)
     file = Path(checkpoint.in_run(path))
+    if file.is_dir():
+        raise InputError(
+            f"ckpt_path={file}: holds neither checkpoints/best.ckpt, as a run does, nor {EXPORT}, "
+            "as an export does; name a run, a checkpoint such as RUN/checkpoints/last.ckpt, or an "
+            "export"
+        )
+    if (file.parent / EXPORT).is_file():
+        raise InputError(f"ckpt_path={file}: a part of an export; name its folder, {file.parent}")
     content = checkpoint.load(str(file))
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
