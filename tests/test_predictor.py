@@ -148,6 +148,20 @@ def test_a_run_folder_means_its_best_checkpoint(classifier, tmp_path):
     assert litpool.load(tmp_path).predict(["fine"]) == classifier.predict(["fine"])
 
 
+@pytest.mark.parametrize("content", ["nothing", "last.ckpt", "a model of transformers"])
+def test_a_folder_that_is_neither_a_run_nor_an_export_is_refused(tmp_path, content):
+    if content == "last.ckpt":  # of a training that ended before its first validation
+        (tmp_path / "checkpoints").mkdir()
+        last = tmp_path / "checkpoints/last.ckpt"
+        last.symlink_to(FIXTURE / "classification/lightning.ckpt")
+    elif content != "nothing":
+        (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(
+        InputError, match=r"ckpt_path=.* name a run, a checkpoint such as .*, or an"
+    ):
+        litpool.load(tmp_path)
+
+
 def test_the_metrics_of_the_checkpoint_are_there(classifier):
     assert "val/accuracy" in classifier.metrics
 
@@ -163,6 +177,11 @@ def test_the_metrics_of_the_checkpoint_are_there(classifier):
         ("classification", ["fine", " "], "rows, row 2: 'text' is empty; fill it in"),
         ("classification", ["fine", 3], "rows, row 2: 3 is no text"),
         ("classification", [{"text": None}], "rows, row 1: 'text' is None, must be text"),
+        (
+            "classification",
+            [{"txt": "a"}],
+            "no column 'text', there is ['txt']; each row needs the",
+        ),
         ("classification", [("a", "b")], "rows, row 1: 2 texts, must be 1 (text)"),
         ("cosine", ["fine"], "rows, row 1: 1 texts, must be 2 (text, other); give a tuple"),
     ],
@@ -172,16 +191,6 @@ def test_bad_rows_are_refused_in_one_line(task, rows, message):
         load(task).predict(rows)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
-
-
-def test_a_wrong_column_has_the_message_of_the_command_line(classifier, cli, tmp_path):
-    (tmp_path / "rows.jsonl").write_text('{"txt": "fine"}\n')
-    path = FIXTURE / "classification/lightning.ckpt"
-    status, _, err = cli("predict", "--ckpt_path", path, "--input", "rows.jsonl")
-    assert status == 2
-    with pytest.raises(InputError) as raised:
-        classifier.predict([{"txt": "fine"}])
-    assert err == f"error: {raised.value}\n".replace("rows, row 1", "rows.jsonl")
 
 
 def test_a_task_on_tokens_has_no_vectors():

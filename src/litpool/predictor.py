@@ -289,6 +289,14 @@ def load(
     if (Path(path) / EXPORT).is_file():
         return _load_export(Path(path), device, trust)
     file = Path(checkpoint.in_run(path))
+    if file.is_dir():
+        raise InputError(
+            f"ckpt_path={file}: holds neither checkpoints/best.ckpt, as a run does, nor {EXPORT}, "
+            "as an export does; name a run, a checkpoint such as RUN/checkpoints/last.ckpt, or an "
+            "export"
+        )
+    if (file.parent / EXPORT).is_file():
+        raise InputError(f"ckpt_path={file}: a part of an export; name its folder, {file.parent}")
     content = checkpoint.load(str(file))
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -354,10 +362,12 @@ def _for_single_texts(task: Similarity, column: str) -> Similarity:
 def _texts(row: Row, columns: Sequence[str], number: int) -> Sequence[Any]:
     """Return the texts of a row, in the order of the columns."""
     if isinstance(row, Mapping):
-        if not row.keys() >= set(columns):
-            from litpool.data.files import select_columns
-
-            select_columns(list(row), list(columns), f"rows, row {number}")
+        for name in columns:
+            if name not in row:
+                raise InputError(
+                    f"rows, row {number}: no column {name!r}, there is {str(list(row))[:200]}; "
+                    f"each row needs the keys {', '.join(columns)}"
+                )
         return [row[name] for name in columns]
     if not isinstance(row, str | Sequence):
         raise InputError(f"rows, row {number}: {str(row)[:40]} is no text; give texts or mappings")

@@ -108,7 +108,7 @@ def test_predict_finds_the_markers_and_names_a_text_without(cli: Cli, marked: li
             ["--data.add_special_tokens", "['[S1]']"],
             "'[S2]' is not an added token of this tokenizer; set",
         ),
-        (["--data.max_length", "7"], "; raise data.max_length"),
+        (["--data.max_length", "7"], "; shorten the text, or raise data.max_length"),
         (["--model.pooling.markers", "[]"], "MarkerPooling: markers=[]; give one or more"),
         (["--data.add_tokens", "[covid, ' ']"], "a token is empty or only spaces; leave it out"),
         (

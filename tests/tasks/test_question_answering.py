@@ -180,9 +180,8 @@ def test_any_stride_and_length_show_the_whole_context(
 def test_a_question_that_fills_the_window_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
     rows = {"question": ["a", "a bad dull film"], "context": ["good"] * 2}
     QuestionAnswering().encode(rows, tokenizer, 8)
-    with pytest.raises(
-        InputError, match=r"'a bad dull film': its 4 tokens .* 3 or fewer; set data\.max_length"
-    ):
+    reason = r"'a bad dull film': its 4 tokens .* 3 or fewer; shorten it, or raise data\.max_length"
+    with pytest.raises(InputError, match=reason):
         QuestionAnswering().encode(rows, tokenizer, 7)
 
 

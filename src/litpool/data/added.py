@@ -172,7 +172,8 @@ def no_marker(where: str, token: str, text: str) -> InputError:
     """Return the error for a text whose ids lack a marker: it was cut off, or was never there."""
     if token in text:
         return InputError(
-            f"{where}: {token!r} is cut off from the text {text[:80]!r}; raise data.max_length"
+            f"{where}: {token!r} is cut off from the text {text[:80]!r}; "
+            "shorten the text, or raise data.max_length"
         )
     return InputError(f"{where}: no {token!r} in the text {text[:80]!r}; mark every text")
 

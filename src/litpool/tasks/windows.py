@@ -66,7 +66,8 @@ def rows_by_overlap(
         if len(ids) > longest:
             raise InputError(
                 f"the question {questions[number][:60]!r}: its {len(ids)} tokens leave no room "
-                f"for the context, must be {max(longest, 0)} or fewer; set data.max_length higher"
+                f"for the context, must be {max(longest, 0)} or fewer; "
+                "shorten it, or raise data.max_length"
             )
         overlap = min(doc_stride, (longest + 1 - len(ids)) // 2)
         groups.setdefault(overlap, []).append(number)

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 import litpool
-from litpool.tools.export import command, scores
+from litpool.tools.export import command, quantization, scores
 from litpool.tools.export.scores import leave_out
 
 ROOT = Path(__file__).parents[3]
@@ -215,12 +215,21 @@ def test_8_bits_that_cost_more_than_a_point_are_refused(cli, save, monkeypatch):
         return made
 
     monkeypatch.setattr(scores, "predict", perfect_before)
-    status, out, err = cli("export", "--ckpt_path", save("Classification"), *INT8)
+    path = save("Classification")
+    Path("out").mkdir()
+    status, out, err = cli("export", "--ckpt_path", path, *INT8)
     assert (status, out) == (1, "")
     numbers = r"test accuracy 1\.0000 before, [\d.]+ after: -[\d.]+.* MB instead of [\d.]+"
     advice = "more than 1 point worse, so nothing was written"
     assert re.fullmatch(f"error: quantize=int8: {numbers}; {advice}\n", err), err
-    assert sorted(path.name for path in Path().iterdir()) == ["best.ckpt"]
+    assert sorted(map(str, Path().rglob("*"))) == ["best.ckpt", "out"]
+
+
+def test_8_bits_without_a_test_split_are_refused(cli, save):
+    pytest.importorskip("onnxscript", reason="needs the extra `export`")
+    result = cli("export", "--ckpt_path", save(source="missing.csv"), *INT8)
+    refused(result, "quantize=int8", "test split cannot be read", "cannot be measured without")
+    assert sorted(map(str, Path().rglob("*"))) == ["best.ckpt"]
 
 
 def test_8_bits_report_what_they_cost_and_warn_if_they_are_slow(cli, save, monkeypatch):
@@ -235,6 +244,10 @@ def test_8_bits_report_what_they_cost_and_warn_if_they_are_slow(cli, save, monke
         assert ("another processor may differ" in card) is is_slow
         assert ("warning: 8 bits are" in err) is is_slow
         assert json.loads(Path("out/golden.json").read_text())["quantized"] == "int8"
+        before, after = (litpool.load(p, "cpu").predict(["a good film"]) for p in (path, "out"))
+        expected = pytest.approx(before[0]["probabilities"], abs=quantization.TOLERANCE)
+        assert after[0]["probabilities"] == expected
+        assert after != before
         shutil.rmtree("out")
 
 

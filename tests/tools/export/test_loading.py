@@ -3,6 +3,8 @@
 import json
 import pathlib
 import pickle
+import re
+import sys
 
 import numpy as np
 import pytest
@@ -90,6 +92,31 @@ def test_an_export_that_cannot_be_loaded_is_one_line(model, written):
     (folder / "golden.json").write_text(json.dumps({**golden, "version": "0.0.1"}))
     with pytest.raises(InputError, match="export again"):
         litpool.load(folder)
+
+
+@pytest.mark.parametrize("name", ["golden.json", "model.safetensors", "tokenizer.json"])
+def test_a_file_of_an_export_is_refused_for_its_folder(model, written, name):
+    folder = written(model("Similarity"), "huggingface")
+    with pytest.raises(InputError, match=f"a part of an export; name its folder, {folder}$"):
+        litpool.load(folder / name)
+
+
+@pytest.mark.parametrize(
+    ("format", "package"),
+    [("onnx", "onnxruntime"), ("sentence-transformers", "sentence_transformers")],
+)
+def test_a_missing_runtime_is_one_line(model, written, cli, monkeypatch, format, package):
+    folder = written(model("Similarity"), "huggingface")
+    golden = json.loads((folder / "golden.json").read_text())
+    (folder / "golden.json").write_text(json.dumps({**golden, "format": format}))
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    message = (
+        f"{folder}: needs the package {package}; pip install -c constraints.txt -e '.[export]'"
+    )
+    with pytest.raises(InputError, match=re.escape(message)):
+        litpool.load(folder)
+    status, _, err = cli("verify", str(folder))
+    assert (status, err) == (2, f"error: {message}\n")
 
 
 def test_an_export_does_not_know_the_name_of_the_package(model, written):

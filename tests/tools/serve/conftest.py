@@ -19,7 +19,7 @@ CHECKPOINTS = ROOT / "tests/fixtures/v0.1.0"
 class Server:
     """A running `serve`."""
 
-    def __init__(self, *options: Any) -> None:
+    def __init__(self, *options: Any, **environment: str) -> None:
         words = ["serve", *map(str, options), "--port", "0", "--device", "cpu"]
         self.process = subprocess.Popen(
             [sys.executable, ROOT / "cli.py", *words],
@@ -27,7 +27,7 @@ class Server:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+            env={**os.environ, "PYTHONPATH": str(ROOT / "src"), **environment},
             # a shell turns SIGINT off for what it runs in the background
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
@@ -64,8 +64,8 @@ def serving() -> Iterator[Callable[..., Server]]:
     pytest.importorskip("litserve", reason="needs the extra `serve`")
     servers: list[Server] = []
 
-    def start(*options: Any) -> Server:
-        servers.append(Server(*options))
+    def start(*options: Any, **environment: str) -> Server:
+        servers.append(Server(*options, **environment))
         return servers[-1]
 
     yield start

@@ -18,7 +18,7 @@ from litpool.tools.serve.query import (
     scores_query,
 )
 
-LIMITS = Limits(texts=3, bytes=1000)
+LIMITS = Limits(texts=3, bytes=1000, waiting=1)
 BODIES = {
     b"": "not JSON",
     b"{": "not JSON",

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -142,7 +142,7 @@ BAD = [
     ("/predict", {"texts": ["fine", " "]}, 400, "row 2: 'text' is empty"),
     ("/predict", {"texts": ["a\0"]}, 400, "NUL"),
     ("/predict", {"texts": ["\ud800"]}, 400, "unpaired surrogate"),
-    ("/predict", {"rows": [{"txt": "a"}]}, 400, "no column 'text'"),
+    ("/predict", {"rows": [{"body": "a"}]}, 400, "there is ['body']; each row needs the keys text"),
     ("/predict", {"rows": [["a", "b"]]}, 400, "2 texts, must be 1"),
     ("/predict", {"rows": [{"text": 3}]}, 400, "must be text"),
     ("/predict", {"texts": ["a"], "top": 0}, 400, "top=0"),
@@ -204,6 +204,76 @@ def test_a_bad_row_spoils_no_other_request(classifier):
     assert found == [400 if "rows" in body else 200 for body in bodies]
 
 
+# ---- the key
+
+
+def test_every_path_but_health_needs_the_key(serving):
+    path = CHECKPOINTS / "classification/lightning.ckpt"
+    server = serving("--ckpt_path", path, LIT_SERVER_API_KEY="sésame")
+    key = "sésame".encode().decode("latin-1")  # as http.client sends it
+    body = {"texts": TEXTS[:1]}
+    requests = [("/", None), ("/info", None), ("/v1/models", None)]
+    requests += [("/predict", body), ("/encode", body), ("/v1/embeddings", {"input": "a"})]
+    wrong = [{}, {"X-API-Key": "no"}, {"Authorization": f"Basic {key}"}, {"Authorization": key}]
+    right = [{"X-API-Key": key}, {"Authorization": f"Bearer {key}"}]
+    for place, content in requests:
+        for headers in wrong:
+            status, answer = server.send(place, content, headers=headers)
+            assert status == 401
+            assert "send the header X-API-Key: KEY" in answer["error"]["message"]
+        assert [server.send(place, content, headers=h)[0] for h in right] == [200, 200]
+    assert server.send("/health") == (200, "ok")
+    server.stop()
+
+
+def test_verify_sends_the_key(serving, cli, monkeypatch):
+    pytest.importorskip("litpool.tools.export.command", reason="without the tool export")
+    path = CHECKPOINTS / "cosine/lightning.ckpt"
+    server = serving("--ckpt_path", path, LIT_SERVER_API_KEY="secret")
+    cli("export", "--ckpt_path", path, "--format", "huggingface", "--scores", "false")
+    status, _, err = cli("verify", server.url, "--golden", "export")
+    assert status == 1
+    assert "status 401" in err
+    monkeypatch.setenv("LIT_SERVER_API_KEY", "secret")
+    assert cli("verify", server.url, "--golden", "export")[0] == 0
+    server.stop()
+
+
+# ---- overload
+
+
+def model_processes(server):
+    """Return the ids of the process with the model, and of none of LitServe's others."""
+    file = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+    if not file.exists():
+        pytest.skip("needs /proc")
+    numbers = file.read_text().split()
+    return [int(n) for n in numbers if "spawn_main" in Path(f"/proc/{n}/cmdline").read_text()]
+
+
+def test_more_requests_than_may_wait_get_503_and_the_others_an_answer(serving):
+    path = CHECKPOINTS / "classification/lightning.ckpt"
+    server = serving("--ckpt_path", path, "--max_waiting", 3)
+    body = {"texts": TEXTS[:1]}
+    for process in model_processes(server):
+        os.kill(process, signal.SIGSTOP)
+    with ThreadPoolExecutor(6) as clients:
+        sent = [clients.submit(server.send, "/predict", body) for _ in range(6)]
+        answers = as_completed(sent)
+        for _ in range(3):  # the others wait
+            status, content = next(answers).result()
+            assert status == 503
+            assert "3 requests are waiting, the limit of this server" in content["error"]["message"]
+            assert content["error"]["type"] == "server_error"
+        assert server.send("/predict", {"texts": []})[0] == 400
+        assert server.send("/health") == (200, "ok")
+        for process in model_processes(server):
+            os.kill(process, signal.SIGCONT)
+        assert [answer.result()[0] for answer in answers] == [200] * 3
+    assert server.send("/predict", body)[0] == 200
+    server.stop()
+
+
 # ---- signals
 
 
@@ -227,12 +297,8 @@ def test_a_signal_ends_all_processes(serving, number, status):
 
 def test_the_server_ends_with_the_process_of_the_model(serving):
     server = serving("--ckpt_path", CHECKPOINTS / "classification/lightning.ckpt")
-    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
-    if not children.exists():
-        pytest.skip("needs /proc")
-    for child in children.read_text().split():
-        if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
-            os.kill(int(child), signal.SIGKILL)
+    for worker in model_processes(server):
+        os.kill(worker, signal.SIGKILL)
     _, err = server.process.communicate(timeout=60)
     assert server.process.returncode == 1
     assert err == "error: the process with the model ended with status -9; start serve again\n"

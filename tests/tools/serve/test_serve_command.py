@@ -31,6 +31,7 @@ def test_a_missing_extra_is_one_line(cli, monkeypatch):
         (["--ckpt_path", "x", "--port", "no"], "port"),
         (["--ckpt_path", "x", "--max_texts", "0"], "max_texts=0"),
         (["--ckpt_path", "x", "--max_bytes", "-1"], "max_bytes=-1"),
+        (["--ckpt_path", "x", "--max_waiting", "0"], "max_waiting=0"),
         (["--ckpt_path", "x", "--host", "192.0.2.1", "--port", "0"], "host=192.0.2.1"),
     ],
     ids=str,

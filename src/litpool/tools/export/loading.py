@@ -18,7 +18,7 @@ from litpool.tasks.task import Task
 from litpool.tools.export import golden as golden_file
 from litpool.tools.export import tokens
 from litpool.tools.export.golden import Golden
-from litpool.tools.export.runtimes import check_trust, module_of
+from litpool.tools.export.runtimes import check_trust, missing_package, module_of
 
 
 def load(folder: Path, trusted: Sequence[str] = ()) -> Predictor:
@@ -29,7 +29,8 @@ def load(folder: Path, trusted: Sequence[str] = ()) -> Predictor:
         trusted: The modules whose classes it may name; `torch.export` to run a program.
 
     Raises:
-        InputError: The folder is not an export of this version, or it cannot be loaded.
+        InputError: The folder is not an export of this version, it cannot be loaded, or the
+            package that runs it is not installed.
     """
     golden = golden_file.read(folder)
     check_trust(folder, golden, trusted)
@@ -37,10 +38,12 @@ def load(folder: Path, trusted: Sequence[str] = ()) -> Predictor:
         task, pooling_class = build_classes(golden["job"], trusted)
         task.load_state_dict(golden["state"])
         pooling = pooling_class(*golden["shape"])
-        tokenizer = _tokenizer(folder, golden)
         function = module_of(golden["format"]).network(folder, golden, trusted)
+        tokenizer = _tokenizer(folder, golden)
     except InputError:
         raise
+    except ModuleNotFoundError as error:
+        raise missing_package(folder, error) from error
     except Exception as error:  # a damaged file may raise anything in any library
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(

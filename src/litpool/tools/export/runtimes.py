@@ -28,6 +28,13 @@ def module_of(format: Format) -> ModuleType:
             assert_never(format)
 
 
+def missing_package(folder: Path, error: ModuleNotFoundError) -> InputError:
+    """Return the error for a runtime that is not installed."""
+    return InputError(
+        f"{folder}: needs the package {error.name}; pip install -c constraints.txt -e '.[export]'"
+    )
+
+
 def check_trust(folder: Path, golden: Golden, trusted: Sequence[str]) -> None:
     """Refuse to load a program of torch.export unless the user trusts it.
 

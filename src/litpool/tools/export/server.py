@@ -1,6 +1,7 @@
 """Test a server against golden.json, by the protocol of OpenAI or of text-embeddings-inference."""
 
 import json
+import os
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -60,7 +61,10 @@ def _protocol(root: str, golden: Golden) -> str:
         return PREDICT
     try:
         _ask(root, OPENAI, [golden["rows"][0]["texts"]], golden)
-    except JobError:
+    except JobError as error:
+        answer = error.__cause__
+        if isinstance(answer, urllib.error.HTTPError) and answer.code in (401, 403):
+            raise  # it speaks the protocol, but wants a key
         return EMBED
     return OPENAI
 
@@ -95,10 +99,17 @@ def _scores(answer: list[dict[str, Any]], golden: Golden) -> list[float]:
 def _model(root: str) -> str:
     """Return the name of the server's model, which some servers insist on."""
     try:
-        with urllib.request.urlopen(root + "/v1/models", timeout=SECONDS) as response:
+        request = urllib.request.Request(root + "/v1/models", headers=_key())
+        with urllib.request.urlopen(request, timeout=SECONDS) as response:
             return json.load(response)["data"][0]["id"]
     except (OSError, ValueError, LookupError, TypeError):
         return "default"  # a server with one model does not need the name
+
+
+def _key() -> dict[str, str]:
+    """Return the header with the server's key, if the environment has one."""
+    key = os.environ.get("LIT_SERVER_API_KEY")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _post(url: str, body: dict[str, Any]) -> Any:
@@ -108,7 +119,8 @@ def _post(url: str, body: dict[str, Any]) -> Any:
         JobError: The server does not answer, or not with JSON.
     """
     content = json.dumps(body).encode()
-    request = urllib.request.Request(url, content, {"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json", **_key()}
+    request = urllib.request.Request(url, content, headers)
     try:
         with urllib.request.urlopen(request, timeout=SECONDS) as response:
             return json.load(response)

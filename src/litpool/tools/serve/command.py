@@ -16,6 +16,7 @@ def serve(
     max_texts: int = 256,
     max_bytes: int = 1_000_000,
     max_requests: int = 32,
+    max_waiting: int = 256,
     trust: Sequence[str] = (),
 ) -> None:
     """Serve a checkpoint over HTTP: predictions, vectors, OpenAI's embeddings, and a page.
@@ -25,13 +26,14 @@ def serve(
     Args:
         ckpt_path: A run folder, whose best checkpoint is used, or a checkpoint. Given several
             times, the answers are the mean of these checkpoints'.
-        host: The address to listen on. Others can use the server only if it is not 127.0.0.1; it
-            has no passwords.
+        host: The address to listen on. Others can use the server only if it is not 127.0.0.1; if
+            LIT_SERVER_API_KEY is set, they need that key.
         port: The port to listen on.
         device: Where to compute, such as cuda:1; by default the GPU, if there is one.
         max_texts: How many texts a request may hold.
         max_bytes: How many bytes a request may have.
         max_requests: How many waiting requests to answer in one batch.
+        max_waiting: How many requests may wait for their answer; any more get status 503.
         trust: A module of your own that the checkpoint may name; may be given several times.
     """
     if find_spec("litserve") is None:
@@ -41,14 +43,19 @@ def serve(
         raise InputError(
             "serve needs --ckpt_path RUN or RUN/checkpoints/best.ckpt; `fit` writes it"
         )
-    counts = {"max_texts": max_texts, "max_bytes": max_bytes, "max_requests": max_requests}
+    counts = {
+        "max_texts": max_texts,
+        "max_bytes": max_bytes,
+        "max_requests": max_requests,
+        "max_waiting": max_waiting,
+    }
     for name, value in counts.items():
         if value < 1:
             raise InputError(f"{name}={value}: give a whole number over 0")
     with _listen(host, port) as listener:
         from litpool.tools.serve import http
 
-        limits = Limits(max_texts, max_bytes)
+        limits = Limits(max_texts, max_bytes, max_waiting)
         http.run(paths, device, trust, limits, max_requests, listener)
 
 

@@ -4,11 +4,13 @@ import contextlib
 import dataclasses
 import json
 import multiprocessing
+import os
+import secrets
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
@@ -16,7 +18,7 @@ from typing import Any
 
 import litserve
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import StarletteHTTPException
 from litserve.server import RegularRequestHandler
 from litserve.utils import wrap_litserve_start
@@ -29,6 +31,7 @@ from litpool.tools.serve.worker import Failure, Model
 
 PAGE = Path(__file__).with_name("page.html")
 PATHS = ("/", "/health", "/info", "/predict", "/encode", "/v1/embeddings", "/v1/models")
+KEY = "LIT_SERVER_API_KEY"  # LitServe's name; it protects LitServe's own endpoints only
 GRACE = 3  # seconds for the answers that are on their way when a signal comes
 
 
@@ -46,7 +49,7 @@ def run(
         paths: Run folders or checkpoints.
         device: Where to compute.
         trust: Modules of the user's that the checkpoints may name.
-        limits: What a request may hold.
+        limits: What a request may hold, and how many may wait.
         requests: How many requests to answer together at most.
         listener: A bound socket.
 
@@ -154,6 +157,8 @@ class _Endpoints:
         self.handler = RegularRequestHandler(model, server)
         self.description = description
         self.limits = limits
+        self.key = os.environ.get(KEY, "")
+        self.waiting = 0
 
     def add(self) -> None:
         """Put these endpoints in place of LitServe's, but for /health."""
@@ -171,7 +176,25 @@ class _Endpoints:
             ("/encode", "POST", self.encode),
             ("/v1/embeddings", "POST", self.embeddings),
         ):
-            app.add_api_route(path, endpoint, methods=[method], response_model=None)
+            app.add_api_route(
+                path,
+                endpoint,
+                methods=[method],
+                response_model=None,
+                dependencies=[Depends(self.check_key)],
+            )
+
+    async def check_key(self, request: Request) -> None:
+        """Refuse a request without the key, if there is one."""
+        kind, _, token = request.headers.get("Authorization", "").partition(" ")
+        key = request.headers.get("X-API-Key", token if kind.lower() == "bearer" else "")
+        if self.key and not secrets.compare_digest(key.encode("latin-1"), self.key.encode()):
+            raise HTTPException(
+                401,
+                "this server needs its key; send the header X-API-Key: KEY, or "
+                "Authorization: Bearer KEY",
+                {"WWW-Authenticate": "Bearer"},
+            )
 
     async def page(self) -> Response:
         return Response(PAGE.read_text(encoding="utf-8"), media_type="text/html")
@@ -222,8 +245,21 @@ class _Endpoints:
         return queries.read_body(b"".join(parts))
 
     async def _ask(self, query: Query) -> Reply:
-        """Return the reply of the process with the model."""
-        reply: Reply = await self.handler.handle_request(query, Query)
+        """Return the reply of the process with the model.
+
+        LitServe has no limit on the requests that wait for it, so they are counted here.
+        """
+        if self.waiting >= self.limits.waiting:
+            raise HTTPException(
+                503,
+                f"{self.waiting} requests are waiting, the limit of this server; try again later",
+                {"Retry-After": "1"},
+            )
+        self.waiting += 1
+        try:
+            reply: Reply = await self.handler.handle_request(query, Query)
+        finally:
+            self.waiting -= 1
         if reply.error and reply.status < 500:
             raise BadRequest(reply.error, reply.status)
         if reply.error:
@@ -231,22 +267,24 @@ class _Endpoints:
         return reply
 
 
-def _json(content: Any, status: int = 200) -> Response:
-    return Response(json.dumps(content), status, media_type="application/json")
+def _json(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(json.dumps(content), status, headers, media_type="application/json")
 
 
 async def _error(request: Request, error: Exception) -> Response:
     """Answer with the reason, in the form of OpenAI's errors."""
+    headers: Mapping[str, str] = {}
     if isinstance(error, BadRequest):
         status, message = error.status, str(error)
     else:
         assert isinstance(error, StarletteHTTPException)
         status, message = error.status_code, str(error.detail)
+        headers = error.headers or {}
     path = request.url.path
     if status == 404:
         message = f"no such path: {path[:80]}; there are {', '.join(PATHS)}"
     elif status == 405:
-        allowed = (getattr(error, "headers", None) or {}).get("Allow", "POST")
+        allowed = headers.get("Allow", "POST")
         message = f"{path[:80]} does not take {request.method}; use {allowed}"
     kind = "invalid_request_error" if status < 500 else "server_error"
-    return _json({"error": {"message": message, "type": kind}}, status)
+    return _json({"error": {"message": message, "type": kind}}, status, headers)

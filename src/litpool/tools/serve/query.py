@@ -28,15 +28,17 @@ class BadRequest(Exception):
 
 @dataclass
 class Limits:
-    """What a request may hold at most.
+    """What a request may hold at most, and how many may wait.
 
     Args:
         texts: Texts, or rows.
         bytes: Bytes of the body.
+        waiting: Requests that have no answer yet.
     """
 
     texts: int
     bytes: int
+    waiting: int
 
 
 @dataclass
