@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from litpool.tools.study.geometry import gram
+
 STRENGTHS = (10.0, 1.0, 0.1, 0.01)  # x rows, on standardized vectors; strongest first
 
 
@@ -63,7 +65,7 @@ def sum_up(vectors: Tensor, targets: Tensor) -> Sums:
         torch.tensor(float(len(vectors)), device=vectors.device),
         vectors.sum(0),
         targets.sum(0),
-        vectors.mT @ vectors,
+        gram(vectors),
         vectors.mT @ targets,
     )
 
@@ -78,10 +80,10 @@ def solve(sums: Sums, equal_labels: bool) -> Probes:
     mean, share = sums.vectors / sums.rows, sums.targets / sums.rows
     covariance = sums.squares / sums.rows - torch.outer(mean, mean)
     products = sums.products / sums.rows - torch.outer(mean, share)
-    identity = torch.eye(len(mean), device=mean.device)
-    strengths = torch.tensor(STRENGTHS, device=mean.device)[:, None, None]
-    factors = torch.linalg.cholesky(covariance + strengths * identity)  # (strengths, d, d)
-    weights = torch.cholesky_solve(products.expand(len(strengths), -1, -1), factors)
+    ridges = covariance.repeat(len(STRENGTHS), 1, 1)  # (strengths, d, d)
+    ridges.diagonal(dim1=1, dim2=2).add_(torch.tensor(STRENGTHS, device=mean.device)[:, None])
+    factors = torch.linalg.cholesky(ridges)
+    weights = torch.cholesky_solve(products.expand(len(STRENGTHS), -1, -1), factors)
     center = mean @ weights  # (strengths, labels)
     if not equal_labels:
         return Probes(weights, (share - center).unsqueeze(1))

@@ -1,6 +1,7 @@
 """The score of each cell: a linear probe's answers, or Spearman's correlation of cosines."""
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from litpool.tools.study.baselines import answer_logistic
 from litpool.tools.study.examples import Examples, Labels, fits
 from litpool.tools.study.geometry import Geometry
 from litpool.tools.study.grid import Cell
-from litpool.tools.study.ridge import STRENGTHS, Sums, solve, standardize, sum_up
+from litpool.tools.study.ridge import STRENGTHS, Probes, Sums, solve, standardize, sum_up
 from litpool.tools.study.statistics import (
     Array,
     Design,
@@ -30,7 +31,6 @@ MAX_GEOMETRY = 2_000  # texts that the geometry is computed from
 MAX_WHITENING = 20_000  # train texts that the whitening is fitted on, which bounds its memory
 
 Parts = Mapping[str, NDArray[np.float32]]  # by split: (cells, K, n, d)
-Tally = tuple[Tensor, Tensor, Tensor]  # hits, answers, truths; each (..., labels)
 
 
 class Row(NamedTuple):
@@ -129,7 +129,7 @@ def score_answers(cell: Cell, answers: Tensor, examples: Examples) -> Row:
     if design.fold_count == 1:
         part = examples.splits["validation"]
         gold = labels.indicators(labels.targets)[part]
-        overall = float(label_score(*_tally(answers[None, part], gold), labels.score)[0])
+        overall = float(label_score(*_count(answers[None, part], gold), labels.score)[0])
         inner = np.full((1, 1), overall)
     else:
         overall, inner = float(values.mean()), _without_folds(values, design)
@@ -174,7 +174,7 @@ def _probe_split(vectors: Tensor, labels: Labels, parts: Sequence[slice]) -> _Re
     count = labels.targets.shape[1]
     gold = labels.indicators(labels.targets)
     overall = label_score(
-        *_tally(labels.answers(probes.outputs(vectors[validation])[..., :count]), gold[validation]),
+        *_count(labels.answers(probes.outputs(vectors[validation])[..., :count]), gold[validation]),
         labels.score,
     )
     outputs = probes.outputs(vectors[test])[overall.argmax()]
@@ -199,37 +199,37 @@ def _probe_folds(vectors: Tensor, labels: Labels, split: Numbers) -> _Repeat:
     sums = [sum_up(part, targets[fold]) for part, fold in zip(parts, folds, strict=True)]
     total = Sums(*(torch.stack(values).sum(0) for values in zip(*sums, strict=True)))
     equal = labels.score != "accuracy"
-    tallies: list[list[Tally]] = [[] for _ in folds]  # for each fold, of the answers to others
-    for one in range(len(folds)):
-        for two in range(one):
-            rest = total.without(sums[one], sums[two]).of_labels(count)  # the control has no choice
-            probes = solve(rest, equal)
-            for fold, other in ((one, two), (two, one)):
-                tally = _tally(labels.answers(probes.outputs(parts[other])), gold[folds[other]])
-                tallies[fold].append(tally)
+    pairs: dict[tuple[int, int], Probes] = {}
+    for one, two in combinations(range(len(folds)), 2):
+        rest = total.without(sums[one], sums[two]).of_labels(count)  # the control has no choice
+        pairs[one, two] = pairs[two, one] = solve(rest, equal)
+    # For each fold the counts of the answers to the others, which its choice goes by.
+    choosing = gold.new_zeros(len(folds), 3, len(STRENGTHS), gold.shape[1])
+    for fold, (rows, part) in enumerate(zip(folds, parts, strict=True)):
+        others = [other for other in range(len(folds)) if other != fold]
+        probes = zip(*(pairs[fold, other] for other in others), strict=True)
+        outputs = Probes(*map(torch.cat, probes)).outputs(part)  # one product for all of them
+        counts = _count(labels.answers(outputs), gold[rows]).unflatten(1, (len(others), -1))
+        choosing[others] += counts.transpose(0, 1)
+    inner = label_score(*choosing.unbind(1), labels.score)  # (folds, strengths)
     answers, control = torch.zeros_like(gold), torch.zeros_like(gold)
-    inner, outer = [], []
+    outer = torch.zeros_like(choosing[0])
     for fold, (rows, part) in enumerate(zip(folds, parts, strict=True)):
         outputs = solve(total.without(sums[fold]), equal).outputs(part)
         everything = labels.answers(outputs[..., :count])  # (strengths, n, columns)
-        outer.append(_tally(everything, gold[rows]))
-        score = label_score(*_add(tallies[fold]), labels.score)  # (strengths,)
-        best = score.argmax()
-        inner.append(float(score[best]))
+        outer += _count(everything, gold[rows])
+        best = inner[fold].argmax()
         answers[rows] = everything[best]
         control[rows] = labels.answers(outputs[best, :, count:])
-    overall = label_score(*_add(outer), labels.score)
-    return _Repeat(answers, control, np.array(inner), overall)
+    return _Repeat(
+        answers, control, inner.amax(1).numpy(force=True), label_score(*outer, labels.score)
+    )
 
 
-def _tally(answers: Tensor, gold: Tensor) -> Tally:
-    """Count hits, answers and truths: each (strengths, columns)."""
-    return (answers * gold).sum(-2), answers.sum(-2), gold.sum(-2).expand(len(answers), -1)
-
-
-def _add(tallies: Sequence[Tally]) -> Tally:
-    hits, predicted, gold = (torch.stack(parts).sum(0) for parts in zip(*tallies, strict=True))
-    return hits, predicted, gold
+def _count(answers: Tensor, gold: Tensor) -> Tensor:
+    """Count hits, answers and truths of each label: (3, strengths, columns)."""
+    hits, predicted = (answers * gold).sum(-2), answers.sum(-2)
+    return torch.stack([hits, predicted, gold.sum(-2).expand_as(hits)])
 
 
 def _score_pairs(cell: Cell, parts: Mapping[str, Tensor], examples: Examples) -> list[Row]:
