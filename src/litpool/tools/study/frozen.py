@@ -128,7 +128,7 @@ def study(
             split: vectors.encode(encoder, cells, data, split, salt) for split in examples.splits
         }
     with timed(seconds, "score the cells"):
-        rows = _score_cells(cells, files, examples, device)
+        rows = score(cells, files, examples, device)
     with timed(seconds, "score the baselines"):
         references = _score_baselines(rows, averages, examples, options, device)
     rows = [row for row in rows if not row.cell.static]
@@ -153,7 +153,7 @@ def study(
             for (row, coverage), line in zip(references, scores, strict=True)
         ]
         named = [pick.row.cell for pick in (choice, cls, own) if pick]
-        _add_details(entry, rows, cells, files, examples, named)
+        _add_details(entry, rows, files, examples, named)
     entry |= {
         "metric": examples.metric,
         "unit": examples.unit,
@@ -161,7 +161,8 @@ def study(
         "notes": [*([pooler_note] if pooler_note else []), *_notes(examples, averages)],
     }
     proposed = named[headline["claim"] == "behind"]
-    return FrozenResult(entry, _projected(cells, files["test"], named[:2]), proposed)
+    projected = {cell.name: files["test"][cell] for cell in named[:2]}
+    return FrozenResult(entry, projected, proposed)
 
 
 @contextmanager
@@ -231,20 +232,6 @@ def published_pooling(name: str) -> str | None:
     return PUBLISHED.get(modes[0]) if len(modes) == 1 else None
 
 
-def _score_cells(
-    cells: Sequence[Cell],
-    files: Mapping[str, vectors.Files],
-    examples: Examples,
-    device: torch.device,
-) -> list[Row]:
-    """Score all cells, in their order."""
-    rows: list[Row] = []
-    for size, group in vectors.by_size(cells).items():
-        parts = {split: part[size] for split, part in files.items()}
-        rows += score(group, parts, examples, device)
-    return sorted(rows, key=lambda row: cells.index(row.cell))
-
-
 def _score_baselines(
     rows: Sequence[Row],
     averages: WordVectors | None,
@@ -270,8 +257,9 @@ def _score_baselines(
     if averages:
         name = f"word vectors of {Path(str(options.word_vectors)).name}, mean"
         both = averages.vectors if labels is None else np.concatenate(averages.vectors, -1)[None]
-        parts = {split: both[None, :, part] for split, part in splits.items()}
-        references.append((score([cell(name)], parts, examples, device)[0], averages.coverage))
+        words = cell(name)
+        parts = {split: {words: both[:, part]} for split, part in splits.items()}
+        references.append((score([words], parts, examples, device)[0], averages.coverage))
     if labels:
         equal = labels.score != "accuracy"
         answers = baselines.answer_tfidf(texts, *kind, fitted, labels.exclusive, equal)
@@ -292,8 +280,7 @@ def _published(chooser: Chooser, name: str) -> Pick | None:
 def _add_details(
     entry: Json,
     rows: Sequence[Row],
-    cells: Sequence[Cell],
-    files: Mapping[str, vectors.Files],
+    files: Mapping[str, vectors.Vectors],
     examples: Examples,
     named: Sequence[Cell],
 ) -> None:
@@ -302,15 +289,9 @@ def _add_details(
     The chosen cells get the geometry of their text vectors; those that the sentences name get the
     score of a logistic regression.
     """
-    places = {
-        cell: (size, place)
-        for size, group in vectors.by_size(cells).items()
-        for place, cell in enumerate(group)
-    }
     chosen = {(line["pooling"], line["layer"], line["whitened"]) for line in entry["chosen"]}
     for line, row in zip(entry["cells"], rows, strict=True):
-        size, place = places[row.cell]
-        parts = {split: part[size][place] for split, part in files.items()}
+        parts = {split: part[row.cell] for split, part in files.items()}
         if (line["pooling"], line["layer"], line["whitened"]) in chosen:
             line["geometry"] = measure_geometry(
                 row.whitened, parts["test"], parts.get("train"), examples
@@ -343,15 +324,3 @@ def _notes(examples: Examples, averages: WordVectors | None) -> list[str]:
     if averages:
         notes.append(f"The word vectors cover {100 * averages.coverage:.1f}% of the running words")
     return notes
-
-
-def _projected(
-    cells: Sequence[Cell], test: vectors.Files, shown: Sequence[Cell]
-) -> dict[str, NDArray[np.float32]]:
-    """Return the test vectors of some cells."""
-    return {
-        cell.name: test[size][place]
-        for size, group in vectors.by_size(cells).items()
-        for place, cell in enumerate(group)
-        if cell in shown
-    }

@@ -25,12 +25,10 @@ from litpool.tools.study.statistics import (
     label_values,
     spearman_values,
 )
-from litpool.tools.study.vectors import progress_bar, release
+from litpool.tools.study.vectors import Vectors, progress_bar, release
 
 MAX_GEOMETRY = 2_000  # texts that the geometry is computed from
 MAX_WHITENING = 20_000  # train texts that the whitening is fitted on, which bounds its memory
-
-Parts = Mapping[str, NDArray[np.float32]]  # by split: (cells, K, n, d)
 
 
 class Row(NamedTuple):
@@ -67,23 +65,26 @@ def load(vectors: NDArray[np.float32], device: str | torch.device) -> Tensor:
 
 
 def score(
-    cells: Sequence[Cell], parts: Parts, examples: Examples, device: str | torch.device
+    cells: Sequence[Cell],
+    files: Mapping[str, Vectors],
+    examples: Examples,
+    device: str | torch.device,
 ) -> list[Row]:
-    """Score cells of the same size of vectors; only one cell's vectors are in memory at a time.
+    """Score cells; only one cell's vectors are in memory at a time.
 
     Args:
         cells: The cells.
-        parts: Their vectors.
+        files: Their vectors, by split.
         examples: The rows.
         device: Where to compute.
     """
     score_cell = score_labels if examples.gold is None else _score_pairs
     rows = []
     with progress_bar(len(cells), "scoring") as bar:
-        for index, cell in enumerate(cells):
-            vectors = {split: load(parts[split][index], device) for split in examples.splits}
+        for cell in cells:
+            vectors = {split: load(files[split][cell], device) for split in examples.splits}
             rows += score_cell(cell, vectors, examples)
-            release(parts.values())
+            release(part[cell] for part in files.values())
             bar.update(1)
     return rows
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Files = dict[int, NDArray[np.float32]]  # by size d, those cells in order: (cells, K, n, d)
+Vectors = dict[Cell, NDArray[np.float32]]  # (K, n, d)
 
 ABANDONED = 3600  # seconds without a write after which a temporary folder is a killed run's
 
@@ -63,8 +64,8 @@ def check_cache() -> None:
 
 def encode(
     encoder: Encoder, cells: Sequence[Cell], data: TextDataModule, split: str, salt: str
-) -> Files:
-    """Return the vectors of a split's texts, from the cache if they are there.
+) -> Vectors:
+    """Return the vectors of a split's texts, mapped from the files in the cache.
 
     Args:
         encoder: In eval mode, on the device to compute on.
@@ -92,7 +93,11 @@ def encode(
                 ) from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
-    return {size: np.load(folder / f"{size}.npy", mmap_mode="r") for size in by_size(cells)}
+    return {
+        cell: vectors
+        for size, group in by_size(cells).items()
+        for cell, vectors in zip(group, np.load(folder / f"{size}.npy", mmap_mode="r"), strict=True)
+    }
 
 
 def order(encoded: "Dataset") -> NDArray[np.int64]:
