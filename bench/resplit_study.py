@@ -23,8 +23,7 @@ from litpool.tasks.classification import Classification
 from litpool.tasks.similarity import Similarity
 from litpool.tools.study import frozen, scores, sets, vectors
 from litpool.tools.study.choice import BASELINE, Chooser
-from litpool.tools.study.examples import Examples, read
-from litpool.tools.study.folds import number_clusters
+from litpool.tools.study.examples import Examples, number_clusters, read
 from litpool.tools.study.grid import list_cells
 from litpool.tools.study.options import StudyOptions
 from litpool.tools.study.statistics import Design, Numbers

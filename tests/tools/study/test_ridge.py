@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 from litpool.model.pooling import ClsPooling
 from litpool.tools.study.choice import Chooser
-from litpool.tools.study.examples import Examples, Labels
-from litpool.tools.study.folds import draw_folds, number_clusters
+from litpool.tools.study.examples import Examples, Labels, draw_folds, number_clusters
 from litpool.tools.study.grid import Cell
 from litpool.tools.study.ridge import STRENGTHS, solve, standardize, sum_up
 from litpool.tools.study.scores import Row, score_labels, score_logistic

@@ -130,7 +130,7 @@ def score_answers(cell: Cell, answers: Tensor, examples: Examples) -> Row:
     if design.fold_count == 1:
         part = examples.splits["validation"]
         gold = labels.indicators(labels.targets)[part]
-        overall = float(label_score(*_count(answers[None, part], gold), labels.score)[0])
+        overall = float(label_score(_count(answers[None, part], gold), labels.score)[0])
         inner = np.full((1, 1), overall)
     else:
         overall, inner = float(values.mean()), _without_folds(values, design)
@@ -175,7 +175,7 @@ def _probe_split(vectors: Tensor, labels: Labels, parts: Sequence[slice]) -> _Re
     count = labels.targets.shape[1]
     gold = labels.indicators(labels.targets)
     overall = label_score(
-        *_count(labels.answers(probes.outputs(vectors[validation])[..., :count]), gold[validation]),
+        _count(labels.answers(probes.outputs(vectors[validation])[..., :count]), gold[validation]),
         labels.score,
     )
     outputs = probes.outputs(vectors[test])[overall.argmax()]
@@ -212,7 +212,7 @@ def _probe_folds(vectors: Tensor, labels: Labels, split: Numbers) -> _Repeat:
         outputs = Probes(*map(torch.cat, probes)).outputs(part)  # one product for all of them
         counts = _count(labels.answers(outputs), gold[rows]).unflatten(1, (len(others), -1))
         choosing[others] += counts.transpose(0, 1)
-    inner = label_score(*choosing.unbind(1), labels.score)  # (folds, strengths)
+    inner = label_score(choosing.transpose(0, 1), labels.score)  # (folds, strengths)
     answers, control = torch.zeros_like(gold), torch.zeros_like(gold)
     outer = torch.zeros_like(choosing[0])
     for fold, (rows, part) in enumerate(zip(folds, parts, strict=True)):
@@ -223,7 +223,7 @@ def _probe_folds(vectors: Tensor, labels: Labels, split: Numbers) -> _Repeat:
         answers[rows] = everything[best]
         control[rows] = labels.answers(outputs[best, :, count:])
     return _Repeat(
-        answers, control, inner.amax(1).numpy(force=True), label_score(*outer, labels.score)
+        answers, control, inner.amax(1).numpy(force=True), label_score(outer, labels.score)
     )
 
 
