@@ -5,6 +5,7 @@ depends on, so an interrupted arm continues where it stopped.
 """
 
 import dataclasses
+import gc
 import hashlib
 import json
 import os
@@ -195,7 +196,7 @@ def tune(
         for run in list_trainings(encoder_config, options):
             fresh = build_module(run, module, data, encoder_config)
             results.append(_result(fresh, config, options.loop, run, folder / run.file))
-            training.free_memory()
+            gc.collect()  # only reference cycles hold the network
     except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into SystemExit
         interrupt.advise(
             "interrupted; run the same command again to continue with the missing trainings"

@@ -41,7 +41,7 @@ from litpool.tools.study.scores import (
     score_cosines,
     score_logistic,
 )
-from litpool.tools.study.sentences import compare, join
+from litpool.tools.study.sentences import compare
 from litpool.tools.study.statistics import DRAWS
 
 PREFIX = "pooling_mode_"
@@ -146,7 +146,8 @@ def study(
             "published": own and compare(chooser, "published", choice, own),
             "baseline": compare(chooser, "baseline", choice, baseline),
         }
-        entry = {**chooser.describe(), **comparisons, "verdict": join(list(comparisons.values()))}
+        sentences = [comparison["sentence"] for comparison in comparisons.values() if comparison]
+        entry = {**chooser.describe(), **comparisons, "verdict": ". ".join(sentences)}
         scores = chooser.table([chooser.pick([row]) for row, _ in references])
         entry["baselines"] = [
             {"name": row.cell.pooling, **line, "coverage": coverage}

@@ -80,12 +80,10 @@ def score(
     """
     score_cell = score_labels if examples.gold is None else _score_pairs
     rows = []
-    with progress_bar(len(cells), "scoring") as bar:
-        for cell in cells:
-            vectors = {split: load(files[split][cell], device) for split in examples.splits}
-            rows += score_cell(cell, vectors, examples)
-            release(part[cell] for part in files.values())
-            bar.update(1)
+    for cell in progress_bar(cells, "scoring"):
+        vectors = {split: load(files[split][cell], device) for split in examples.splits}
+        rows += score_cell(cell, vectors, examples)
+        release(part[cell] for part in files.values())
     return rows
 
 

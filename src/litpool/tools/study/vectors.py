@@ -214,9 +214,8 @@ def batches(data: TextDataModule, split: str) -> DataLoader[dict[str, Any]]:
 
 
 def progress_bar(steps: Any, title: str) -> Any:
-    """Return a progress bar over an iterable, or of a number of steps; it shows on a terminal."""
-    arguments = {"desc": title, "leave": False, "disable": not sys.stderr.isatty()}
-    return tqdm(total=steps, **arguments) if isinstance(steps, int) else tqdm(steps, **arguments)
+    """Return a progress bar over an iterable; it shows on a terminal."""
+    return tqdm(steps, desc=title, leave=False, disable=not sys.stderr.isatty())
 
 
 def release(files: Iterable[NDArray[np.float32]]) -> None:
