@@ -31,7 +31,7 @@ from litpool.tools.study import baselines, vectors
 from litpool.tools.study.baselines import WordVectors
 from litpool.tools.study.choice import BASELINE, Chooser, Json, Pick
 from litpool.tools.study.examples import Examples, fits, read
-from litpool.tools.study.grid import Cell, list_cells
+from litpool.tools.study.grid import Cell, build_unloaded, list_cells
 from litpool.tools.study.options import StudyOptions
 from litpool.tools.study.scores import (
     Row,
@@ -196,12 +196,12 @@ def load_encoder(
         attention="eager" if device.type == "cpu" else "sdpa",  # as in the loops
         new_ids=data.new_ids,
     )
-    poolings = [make(config.hidden_size, config.num_hidden_layers) for make in options.poolings]
     note = ""
     _restart_random_numbers()
     try:
         encoder = build(pooler=True)
     except InputError as error:
+        poolings = build_unloaded(options.poolings, config)
         if any(pooling.needs_pooler_output for pooling in poolings):
             raise
         note = f"PoolerOutput is left out{str(error).removeprefix('PoolerOutput')}"
