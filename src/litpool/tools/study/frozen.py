@@ -250,10 +250,6 @@ def _score_baselines(
     def cell(name: str) -> Cell:
         return static.cell._replace(pooling=name)
 
-    if labels:
-        kind = (labels.targets, list(fits(examples)))
-        answers = baselines.answer_majority(*kind, labels.exclusive)
-        references.insert(0, (score_answers(cell("majority class"), answers, examples), None))
     if averages:
         name = f"word vectors of {Path(str(options.word_vectors)).name}, mean"
         both = averages.vectors if labels is None else np.concatenate(averages.vectors, -1)[None]
@@ -261,6 +257,9 @@ def _score_baselines(
         parts = {split: {words: both[:, part]} for split, part in splits.items()}
         references.append((score([words], parts, examples, device)[0], averages.coverage))
     if labels:
+        kind = (labels.targets, list(fits(examples)))
+        answers = baselines.answer_majority(*kind, labels.exclusive)
+        references.insert(0, (score_answers(cell("majority class"), answers, examples), None))
         equal = labels.score != "accuracy"
         answers = baselines.answer_tfidf(texts, *kind, fitted, labels.exclusive, equal)
         references.append((score_answers(cell("TF-IDF, ridge"), answers, examples), None))

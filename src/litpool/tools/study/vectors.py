@@ -23,8 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
@@ -137,14 +135,8 @@ def _key(encoded: "Dataset", cells: Sequence[Cell], salt: str) -> str:
     facts = [salt, [(settings(cell.module), cell.layer, cell.static) for cell in cells]]
     digest = hashlib.sha256(json.dumps(facts).encode())
     columns = [name for name in TOKENS if name in encoded.column_names]
-    for table in encoded.select_columns(columns).with_format("arrow").iter(10_000):
-        for name in columns:
-            digest.update(name.encode())
-            array = table.column(name).combine_chunks()
-            while pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
-                digest.update(pc.list_value_length(array).to_numpy(zero_copy_only=False).tobytes())
-                array = array.flatten()
-            digest.update(array.to_numpy(zero_copy_only=False).tobytes())
+    for rows in encoded.select_columns(columns).iter(10_000):
+        digest.update(json.dumps(rows).encode())
     return digest.hexdigest()[:32]
 
 
