@@ -108,18 +108,7 @@ def fit_whitening(vectors: Tensor) -> Whitening:
     centered = vectors.to(torch.float64, copy=True)
     mean = centered.mean(0)
     centered -= mean
-    variances, axes = torch.linalg.eigh(gram(centered) / len(vectors))  # (d,), (d, d)
+    variances, axes = torch.linalg.eigh(centered.mT @ centered / len(vectors))  # (d,), (d, d)
     varies = variances > 1e-10 * variances.max()
     matrix = axes * torch.where(varies, variances, torch.inf).rsqrt()
     return Whitening(mean.float(), matrix.float())
-
-
-def gram(vectors: Tensor) -> Tensor:
-    """Multiply the transpose of (n, d) with itself: (d, d).
-
-    NumPy sees that the result is symmetric, and does half the work that PyTorch does on the CPU.
-    """
-    if vectors.device.type != "cpu":
-        return vectors.mT @ vectors
-    matrix = vectors.numpy()
-    return torch.from_numpy(matrix.T @ matrix)

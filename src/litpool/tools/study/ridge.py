@@ -12,12 +12,8 @@ would never be predicted.
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from scipy.linalg.lapack import sposv
 from torch import Tensor
-
-from litpool.tools.study.geometry import gram
 
 STRENGTHS = (10.0, 1.0, 0.1, 0.01)  # x rows, on standardized vectors; strongest first
 
@@ -67,7 +63,7 @@ def sum_up(vectors: Tensor, targets: Tensor) -> Sums:
         torch.tensor(float(len(vectors)), device=vectors.device),
         vectors.sum(0),
         targets.sum(0),
-        gram(vectors),
+        vectors.mT @ vectors,
         vectors.mT @ targets,
     )
 
@@ -84,7 +80,8 @@ def solve(sums: Sums, equal_labels: bool) -> Probes:
     products = sums.products / sums.rows - torch.outer(mean, share)
     ridges = covariance.repeat(len(STRENGTHS), 1, 1)  # (strengths, d, d)
     ridges.diagonal(dim1=1, dim2=2).add_(torch.tensor(STRENGTHS, device=mean.device)[:, None])
-    weights = _solve_positive(ridges, products)
+    factors = torch.linalg.cholesky(ridges)
+    weights = torch.cholesky_solve(products.expand(len(STRENGTHS), -1, -1), factors)
     center = mean @ weights  # (strengths, labels)
     if not equal_labels:
         return Probes(weights, (share - center).unsqueeze(1))
@@ -95,16 +92,3 @@ def solve(sums: Sums, equal_labels: bool) -> Probes:
     # A label without rows to learn from is never predicted.
     bias = torch.where(sums.targets > 0, 0.5 - scale * (at_own + at_others) / 2, -torch.inf)
     return Probes(weights * scale[:, None], bias.unsqueeze(1))
-
-
-def _solve_positive(matrices: Tensor, right: Tensor) -> Tensor:
-    """Solve positive definite systems (s, d, d) for (d, k): (s, d, k).
-
-    On the CPU, SciPy's LAPACK takes half the time of PyTorch's.
-    """
-    if matrices.device.type != "cpu":
-        factors = torch.linalg.cholesky(matrices)
-        return torch.cholesky_solve(right.expand(len(matrices), -1, -1), factors)
-    # Transposed, as LAPACK stores columns; they are symmetric.
-    solutions = [sposv(matrix.T, right.numpy(), lower=True)[1] for matrix in matrices.numpy()]
-    return torch.from_numpy(np.stack(solutions))
