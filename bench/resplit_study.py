@@ -23,8 +23,7 @@ from litpool.tasks.classification import Classification
 from litpool.tasks.similarity import Similarity
 from litpool.tools.study import frozen, scores, sets, vectors
 from litpool.tools.study.choice import BASELINE, Chooser
-from litpool.tools.study.examples import Examples, read
-from litpool.tools.study.folds import number_clusters
+from litpool.tools.study.examples import Examples, number_clusters, read
 from litpool.tools.study.grid import list_cells
 from litpool.tools.study.options import StudyOptions
 from litpool.tools.study.statistics import Design, Numbers
@@ -67,21 +66,18 @@ def main(folder: Path) -> None:
     files = {split: vectors.encode(encoder, cells, data, split, salt) for split in examples.splits}
     divided = [divide(examples, examples.design.clusters, seed) for seed in range(SPLITS)]
     rows: list[list[scores.Row]] = [[] for _ in divided]
-    for size, group in vectors.by_size(cells).items():
-        for place, cell in enumerate(group):
-            if cell.static:
-                continue
-            whole = torch.cat(
-                [scores.load(part[size][place], "cpu") for part in files.values()], dim=1
-            )
-            for part, (other, order) in zip(rows, divided, strict=True):
-                moved = whole[:, torch.from_numpy(order)]
-                by_split = {name: moved[:, at] for name, at in other.splits.items()}
-                if other.labels:
-                    part += scores.score_labels(cell, by_split, other)
-                else:
-                    cosines = scores.cosines(by_split)
-                    part.append(scores.score_cosines(cell, False, cosines, other))
+    for cell in cells:
+        if cell.static:
+            continue
+        whole = torch.cat([scores.load(part[cell], "cpu") for part in files.values()], dim=1)
+        for part, (other, order) in zip(rows, divided, strict=True):
+            moved = whole[:, torch.from_numpy(order)]
+            by_split = {name: moved[:, at] for name, at in other.splits.items()}
+            if other.labels:
+                part += scores.score_labels(cell, by_split, other)
+            else:
+                cosines = scores.cosines(by_split)
+                part.append(scores.score_cosines(cell, False, cosines, other))
     last = encoder.config.num_hidden_layers
     differences = []
     for part, (other, _) in zip(rows, divided, strict=True):

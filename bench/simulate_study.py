@@ -25,9 +25,9 @@ import numpy as np
 import torch
 
 from litpool.model.pooling import ClsPooling
-from litpool.tools.study import folds, scores
+from litpool.tools.study import scores
 from litpool.tools.study.choice import Chooser, Pick
-from litpool.tools.study.examples import Examples, Labels
+from litpool.tools.study.examples import Examples, Labels, draw_folds
 from litpool.tools.study.grid import Cell
 from litpool.tools.study.ridge import solve, standardize, sum_up
 from litpool.tools.study.scores import Row
@@ -151,7 +151,7 @@ def simulate_folds(setting: str, n: int, seed: int, fresh: int = 20_000) -> Stud
     targets = torch.nn.functional.one_hot(labels).float()
     kind = Labels(targets[:n], targets[:n].roll(1, 0), True, "accuracy")
     clusters = np.arange(n)
-    design = Design(folds.draw_folds(clusters, labels[:n].numpy(), seed), clusters)
+    design = Design(draw_folds(clusters, labels[:n].numpy(), seed), clusters)
     examples = Examples([], {"test": slice(0, n)}, None, kind, slice(0, n), design)
     rows, truths = [], []
     for pooling, layer in np.ndindex(poolings, layers):

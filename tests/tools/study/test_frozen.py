@@ -107,11 +107,7 @@ def encode(encoder, data, cells, split="test"):
     """Return the vectors of each cell, (K, n, d), by its name; rows in the order of the data."""
     files = vectors.encode(encoder, cells, data, split, vectors.fingerprint(encoder))
     place = np.argsort(vectors.order(data.encoded[split]))
-    return {
-        cell.name: files[size][index][:, place]
-        for size, group in vectors.by_size(cells).items()
-        for index, cell in enumerate(group)
-    }
+    return {cell.name: files[cell][:, place] for cell in cells}
 
 
 def encode_singly(encoder, data, cells, split="test"):

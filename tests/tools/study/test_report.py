@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import math
 import re
 import tomllib
 from html.parser import HTMLParser
@@ -258,14 +257,6 @@ def test_the_page_has_the_study_and_each_sentence_with_and_without_scripts(writt
     without = text[text.index("<noscript>") : text.index("</noscript>")]
     assert "too few for an interval" in without
     assert "by 9.8 points (95% CI 7.7 to 11.9, p &lt; 0.001" in without
-
-
-def test_numbers_that_are_not_finite_do_not_break_the_page(tmp_path: Path) -> None:
-    data = few()
-    data["cells"][0]["geometry"]["uniformity"] = math.nan
-    write(tmp_path, study(data))
-    content = json.loads(Page((tmp_path / "study.html").read_text()).scripts[0])
-    assert content["data"][0]["cells"][0]["geometry"]["uniformity"] is None
 
 
 def test_the_page_is_shipped_with_the_package() -> None:

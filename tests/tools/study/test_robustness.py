@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from litpool.model.pooling import ClsPooling
-from litpool.tools.study import baselines, folds, scores
+from litpool.tools.study import baselines, scores
 from litpool.tools.study.choice import Chooser
-from litpool.tools.study.examples import Examples, fits, read_labels
+from litpool.tools.study.examples import Examples, draw_folds, fits, number_clusters, read_labels
 from litpool.tools.study.grid import Cell
 from litpool.tools.study.options import StudyOptions
 from litpool.tools.study.sentences import compare
@@ -23,10 +23,10 @@ def meaningless(labels: torch.Tensor, whole: bool, clusters: np.ndarray, seed: i
     kind = read_labels(labels, np.arange(count), splits, StudyOptions())
     strata = labels.numpy() if kind.exclusive else None
     scored = slice(0, count) if whole else splits["test"]
-    drawn = folds.draw_folds(clusters, strata, seed)
+    drawn = draw_folds(clusters, strata, seed)
     design = Design(
         drawn if whole else np.zeros((1, count - scored.start), np.int64),
-        folds.number_clusters(clusters[scored].tolist()),
+        number_clusters(clusters[scored].tolist()),
         None if kind.score == "accuracy" or strata is None else strata[scored],
     )
     examples = Examples([], splits, None, kind, scored, design)

@@ -98,8 +98,8 @@ def test_label_scores_are_scikit_learns_and_their_error_the_bootstraps(labels, n
     values = label_values(*indicators, name)
     assert values.mean() == pytest.approx(100 * score(gold, answers))
     hits = indicators[0] * indicators[1]
-    counts = (torch.tensor(part.sum(0)) for part in (hits, *indicators))
-    assert float(label_score(*counts, name)) == pytest.approx(values.mean())
+    counts = torch.tensor(np.stack([part.sum(0) for part in (hits, *indicators)]))
+    assert float(label_score(counts, name)) == pytest.approx(values.mean())
     generator = np.random.default_rng(1)
     resampled = [
         score(gold[rows], answers[rows]) for rows in generator.integers(400, size=(1000, 400))

@@ -165,7 +165,6 @@ def _describe_cell(row: Row) -> Json:
         "test": row.test,
         "selectivity": row.selectivity,
         "geometry": None,  # measured later, where it is shown
-        "logistic": None,
     }
 
 

@@ -26,7 +26,7 @@ from litpool.tools.study import finetuned, frozen, proposal, sets
 from litpool.tools.study.choice import Json, summarize_tuned
 from litpool.tools.study.examples import SPLITS
 from litpool.tools.study.frozen import timed
-from litpool.tools.study.grid import PoolingFactory, check_poolings
+from litpool.tools.study.grid import PoolingFactory, build_unloaded, check_poolings
 from litpool.tools.study.options import StudyOptions
 from litpool.tools.study.sets import DataSet
 from litpool.tools.study.vectors import check_cache, order
@@ -80,10 +80,12 @@ def _prepare(run: Run, options: StudyOptions) -> list[DataSet]:
     for data_set in data_sets:
         run.warn(data_set.data)
         _check_labels(data_set)
-        if data_set.frozen:
-            _check_markers(module, data_set.frozen, options.poolings)
-        if data_set.tuned:
-            _check_markers(module, data_set.tuned, options.tuned)
+        for data, poolings in (
+            (data_set.frozen, options.poolings),
+            (data_set.tuned, options.tuned),
+        ):
+            if data:
+                _check_markers(module, data, poolings)
     return data_sets
 
 
@@ -129,11 +131,8 @@ def _check_markers(
     module: TextModule, data: TextDataModule, poolings: Sequence[PoolingFactory]
 ) -> None:
     """Refuse texts without a marker that a pooling looks for."""
-    config = load_config(module.encoder)
-    for make in poolings:
-        with torch.device("meta"):
-            markers = resolve(make(config.hidden_size, config.num_hidden_layers), data.tokenizer)
-        require(markers, data.encoded, data.rows, data.task.texts)
+    for pooling in build_unloaded(poolings, load_config(module.encoder)):
+        require(resolve(pooling, data.tokenizer), data.encoded, data.rows, data.task.texts)
 
 
 def _report(run: Run, data_sets: list[DataSet], options: StudyOptions) -> None:

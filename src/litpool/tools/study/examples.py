@@ -1,22 +1,27 @@
 """The rows of a study: texts, labels or scores, and how they are resampled."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from litpool.data.module import TextDataModule
 from litpool.tasks.similarity import Similarity
-from litpool.tools.study import folds
 from litpool.tools.study.baselines import Fit
-from litpool.tools.study.options import StudyOptions
+from litpool.tools.study.options import Resampling, StudyOptions
 from litpool.tools.study.statistics import Array, Design, LabelScore, Numbers
 from litpool.tools.study.vectors import order
 
 SPLITS = ("train", "validation", "test")
+FOLDS = 5
+REPEATS = 4
+MANY_ROWS = 3_000  # rows from which two repeats are enough
+FEW_TEST_ROWS = 100  # a published test split with fewer joins the other rows
 FREQUENT = 0.8  # the share of the majority class from which accuracy says little
 
 
@@ -85,26 +90,21 @@ class Examples(NamedTuple):
 
 def read(data: TextDataModule, options: StudyOptions) -> Examples:
     """Read the texts and labels of the tokenized splits, in the order of their vectors."""
-    task = data.task
-    columns: list[list[str]] = [[] for _ in task.texts]
-    splits: dict[str, slice] = {}
-    answers: list[object] = []
-    groups: list[object] = []
-    group = data.source.group
-    for split in SPLITS:
-        if split in data.encoded:
-            names = list(dict.fromkeys([*task.texts, task.label, *([group] if group else [])]))
-            table = data.rows[split].select_columns(names).select(order(data.encoded[split]))
-            rows = table[:]  # all at once: one by one takes seconds
-            splits[split] = slice(len(answers), len(answers) + len(table))
-            answers += rows[task.label]
-            groups += rows[group] if group else []
-            for column, name in zip(columns, task.texts, strict=True):
-                column += rows[name]
-    texts = folds.number_clusters(list(zip(*columns, strict=True)))
-    clusters = folds.number_clusters(groups) if group else texts
-    whole = folds.choose_resampling(options.resampling, data) == "kfold"
-    scored = slice(0, len(answers)) if whole else splits["test"]
+    task, group = data.task, data.source.group
+    names = list(dict.fromkeys([*task.texts, task.label, *([group] if group else [])]))
+    rows = {  # all rows of a split at once: one by one takes seconds
+        split: data.rows[split].select_columns(names).select(order(data.encoded[split]))[:]
+        for split in SPLITS
+        if split in data.encoded
+    }
+    ends = np.cumsum([len(part[task.label]) for part in rows.values()]).tolist()
+    splits = dict(zip(rows, map(slice, [0, *ends], ends), strict=True))
+    whole = choose_resampling(options.resampling, data) == "kfold"
+    scored = slice(0, ends[-1]) if whole else splits["test"]
+    values = {name: [value for part in rows.values() for value in part[name]] for name in names}
+    columns, answers = [values[name] for name in task.texts], values[task.label]
+    texts = number_clusters(list(zip(*columns, strict=True)))
+    clusters = number_clusters(values[group]) if group else texts
     gold, labels = None, None
     strata: Numbers | None = None
     if isinstance(task, Similarity):
@@ -114,10 +114,10 @@ def read(data: TextDataModule, options: StudyOptions) -> Examples:
         if labels.exclusive:
             strata = labels.targets.argmax(1).numpy()
     design = Design(
-        folds.draw_folds(clusters, strata, options.seed)
+        draw_folds(clusters, strata, options.seed)
         if whole
         else np.zeros((1, scored.stop - scored.start), np.int64),
-        folds.number_clusters(clusters[scored].tolist()),
+        number_clusters(clusters[scored].tolist()),
         None if labels is None or labels.score == "accuracy" or strata is None else strata[scored],
     )
     return Examples(columns, splits, gold, labels, scored, design)
@@ -151,3 +151,47 @@ def fits(examples: Examples) -> Iterator[Fit]:
         choosing = folds == (fold + 1) % count
         rest = (folds != fold) & ~choosing
         yield Fit(*map(np.flatnonzero, (rest, choosing, folds == fold)))
+
+
+def choose_resampling(option: Resampling, data: TextDataModule) -> Resampling:
+    """Return split or kfold.
+
+    K-fold is the default where litpool itself divided the rows, where the test split is tiny, and
+    where nothing but the test split is there to choose a pooling on.
+    """
+    if option != "auto":
+        return option
+    source = data.source.source
+    divided = isinstance(source, list) or source == "docstrings" or Path(str(source)).is_file()
+    alone = isinstance(data.task, Similarity) and data.encoded.keys() == {"test"}
+    return "kfold" if divided or alone or len(data.rows["test"]) < FEW_TEST_ROWS else "split"
+
+
+def number_clusters(values: Sequence[Hashable]) -> Numbers:
+    """Give rows with equal values the same number, from 0."""
+    numbers, _ = pd.factorize(pd.Index(values, tupleize_cols=False), use_na_sentinel=False)
+    return numbers
+
+
+def draw_folds(clusters: Numbers, labels: Numbers | None, seed: int) -> Numbers:
+    """Divide the rows into folds several times: (R, n), or zeros for fewer than two clusters.
+
+    A cluster stays together. Those of each label, judged by their first row, are dealt out evenly.
+
+    Args:
+        clusters: The cluster of each row, (n,), from 0.
+        labels: The label of each row, (n,), if there is one.
+        seed: The seed of the folds.
+    """
+    _, first = np.unique(clusters, return_index=True)
+    folds = min(FOLDS, len(first))
+    generator = np.random.default_rng(seed)
+    repeats = []
+    for _ in range(REPEATS if len(clusters) < MANY_ROWS else 2):
+        order = generator.permutation(len(first))
+        if labels is not None:
+            order = order[np.argsort(labels[first][order], kind="stable")]
+        dealt = np.empty(len(first), np.int64)
+        dealt[order] = np.arange(len(first)) % folds
+        repeats.append(dealt[clusters])
+    return np.stack(repeats)

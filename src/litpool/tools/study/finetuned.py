@@ -5,11 +5,13 @@ depends on, so an interrupted arm continues where it stopped.
 """
 
 import dataclasses
+import gc
 import hashlib
 import json
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,11 +28,11 @@ from litpool.demo.encoder import locate
 from litpool.disk import make_folder, write_text
 from litpool.loops.lightning import TextModule
 from litpool.loops.outputs import versions
-from litpool.model.encoder import Encoder, EncoderOptions, load_config
+from litpool.model.encoder import EncoderOptions, load_config
 from litpool.model.pooling import Pooling
 from litpool.tools.study import training
 from litpool.tools.study.choice import Json
-from litpool.tools.study.grid import PoolingFactory, settings
+from litpool.tools.study.grid import PoolingFactory, build_unloaded, check_pooler, settings
 from litpool.tools.study.options import Loop, StudyOptions
 
 CUT = ("albert", "bert", "deberta-v2", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
@@ -123,10 +125,10 @@ def check_unused(encoder: EncoderOptions, options: StudyOptions) -> None:
     The config of every study holds the default ones, and it can be run again.
     """
     config = load_config(encoder)
-    sizes = config.hidden_size, config.num_hidden_layers
-    with torch.device("meta"):
-        given = [make(*sizes).describe() for make in options.tuned]
-        default = [make(*sizes).describe() for make in StudyOptions().tuned]
+    given, default = (
+        [pooling.describe() for pooling in build_unloaded(tuned, config)]
+        for tuned in (options.tuned, StudyOptions().tuned)
+    )
     if given != default:
         raise InputError(
             "study.tuned: only the arm finetuned uses it; set "
@@ -141,26 +143,20 @@ def _check_poolings(
         raise InputError(
             "study.tuned=[]: name at least one pooling, such as [ClsPooling, MeanPooling]"
         )
-    names: set[str] = set()
-    with torch.device("meta"):
-        for make in tuned:
-            pooling = make(config.hidden_size, config.num_hidden_layers)
-            name = pooling.describe()
-            if name in names:
-                raise InputError(f"study.tuned: {name} is named twice; leave one out")
-            names.add(name)
-            if pooling.needs_pooler_output:
-                Encoder(options, config, pretrained=False, pooler=True)
+    poolings = build_unloaded(tuned, config)
+    ((name, count),) = Counter(pooling.describe() for pooling in poolings).most_common(1)
+    if count > 1:
+        raise InputError(f"study.tuned: {name} is named twice; leave one out")
+    check_pooler(poolings, options, config)
 
 
 def list_trainings(config: PretrainedConfig, options: StudyOptions) -> list[Training]:
     """List all trainings, seed by seed, so that an early end leaves each pooling as many seeds."""
     layers = list(dict.fromkeys(options.layers or [config.num_hidden_layers]))
+    poolings = build_unloaded(options.tuned, config)
     trainings = []
     for seed in range(_first_seed(), _first_seed() + options.seeds):
-        for make in options.tuned:
-            with torch.device("meta"):
-                pooling = make(config.hidden_size, config.num_hidden_layers)
+        for make, pooling in zip(options.tuned, poolings, strict=True):
             for layer in layers if pooling.pools_one_layer else [None]:
                 file = _file_name(pooling, layer, seed)
                 trainings.append(Training(pooling.describe(), layer, seed, make, file))
@@ -195,7 +191,7 @@ def tune(
         for run in list_trainings(encoder_config, options):
             fresh = build_module(run, module, data, encoder_config)
             results.append(_result(fresh, config, options.loop, run, folder / run.file))
-            training.free_memory()
+            gc.collect()  # only reference cycles hold the network
     except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into SystemExit
         interrupt.advise(
             "interrupted; run the same command again to continue with the missing trainings"

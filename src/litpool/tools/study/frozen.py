@@ -31,7 +31,7 @@ from litpool.tools.study import baselines, vectors
 from litpool.tools.study.baselines import WordVectors
 from litpool.tools.study.choice import BASELINE, Chooser, Json, Pick
 from litpool.tools.study.examples import Examples, fits, read
-from litpool.tools.study.grid import Cell, list_cells
+from litpool.tools.study.grid import Cell, build_unloaded, list_cells
 from litpool.tools.study.options import StudyOptions
 from litpool.tools.study.scores import (
     Row,
@@ -39,9 +39,8 @@ from litpool.tools.study.scores import (
     score,
     score_answers,
     score_cosines,
-    score_logistic,
 )
-from litpool.tools.study.sentences import compare, join
+from litpool.tools.study.sentences import compare
 from litpool.tools.study.statistics import DRAWS
 
 PREFIX = "pooling_mode_"
@@ -128,7 +127,7 @@ def study(
             split: vectors.encode(encoder, cells, data, split, salt) for split in examples.splits
         }
     with timed(seconds, "score the cells"):
-        rows = _score_cells(cells, files, examples, device)
+        rows = score(cells, files, examples, device)
     with timed(seconds, "score the baselines"):
         references = _score_baselines(rows, averages, examples, options, device)
     rows = [row for row in rows if not row.cell.static]
@@ -146,14 +145,15 @@ def study(
             "published": own and compare(chooser, "published", choice, own),
             "baseline": compare(chooser, "baseline", choice, baseline),
         }
-        entry = {**chooser.describe(), **comparisons, "verdict": join(list(comparisons.values()))}
+        sentences = [comparison["sentence"] for comparison in comparisons.values() if comparison]
+        entry = {**chooser.describe(), **comparisons, "verdict": ". ".join(sentences)}
         scores = chooser.table([chooser.pick([row]) for row, _ in references])
         entry["baselines"] = [
             {"name": row.cell.pooling, **line, "coverage": coverage}
             for (row, coverage), line in zip(references, scores, strict=True)
         ]
         named = [pick.row.cell for pick in (choice, cls, own) if pick]
-        _add_details(entry, rows, cells, files, examples, named)
+        _add_geometry(entry, rows, files, examples)
     entry |= {
         "metric": examples.metric,
         "unit": examples.unit,
@@ -161,7 +161,8 @@ def study(
         "notes": [*([pooler_note] if pooler_note else []), *_notes(examples, averages)],
     }
     proposed = named[headline["claim"] == "behind"]
-    return FrozenResult(entry, _projected(cells, files["test"], named[:2]), proposed)
+    projected = {cell.name: files["test"][cell] for cell in named[:2]}
+    return FrozenResult(entry, projected, proposed)
 
 
 @contextmanager
@@ -194,12 +195,12 @@ def load_encoder(
         attention="eager" if device.type == "cpu" else "sdpa",  # as in the loops
         new_ids=data.new_ids,
     )
-    poolings = [make(config.hidden_size, config.num_hidden_layers) for make in options.poolings]
     note = ""
     _restart_random_numbers()
     try:
         encoder = build(pooler=True)
     except InputError as error:
+        poolings = build_unloaded(options.poolings, config)
         if any(pooling.needs_pooler_output for pooling in poolings):
             raise
         note = f"PoolerOutput is left out{str(error).removeprefix('PoolerOutput')}"
@@ -231,20 +232,6 @@ def published_pooling(name: str) -> str | None:
     return PUBLISHED.get(modes[0]) if len(modes) == 1 else None
 
 
-def _score_cells(
-    cells: Sequence[Cell],
-    files: Mapping[str, vectors.Files],
-    examples: Examples,
-    device: torch.device,
-) -> list[Row]:
-    """Score all cells, in their order."""
-    rows: list[Row] = []
-    for size, group in vectors.by_size(cells).items():
-        parts = {split: part[size] for split, part in files.items()}
-        rows += score(group, parts, examples, device)
-    return sorted(rows, key=lambda row: cells.index(row.cell))
-
-
 def _score_baselines(
     rows: Sequence[Row],
     averages: WordVectors | None,
@@ -263,16 +250,16 @@ def _score_baselines(
     def cell(name: str) -> Cell:
         return static.cell._replace(pooling=name)
 
+    if averages:
+        name = f"word vectors of {Path(str(options.word_vectors)).name}, mean"
+        both = averages.vectors if labels is None else np.concatenate(averages.vectors, -1)[None]
+        words = cell(name)
+        parts = {split: {words: both[:, part]} for split, part in splits.items()}
+        references.append((score([words], parts, examples, device)[0], averages.coverage))
     if labels:
         kind = (labels.targets, list(fits(examples)))
         answers = baselines.answer_majority(*kind, labels.exclusive)
         references.insert(0, (score_answers(cell("majority class"), answers, examples), None))
-    if averages:
-        name = f"word vectors of {Path(str(options.word_vectors)).name}, mean"
-        both = averages.vectors if labels is None else np.concatenate(averages.vectors, -1)[None]
-        parts = {split: both[None, :, part] for split, part in splits.items()}
-        references.append((score([cell(name)], parts, examples, device)[0], averages.coverage))
-    if labels:
         equal = labels.score != "accuracy"
         answers = baselines.answer_tfidf(texts, *kind, fitted, labels.exclusive, equal)
         references.append((score_answers(cell("TF-IDF, ridge"), answers, examples), None))
@@ -289,34 +276,19 @@ def _published(chooser: Chooser, name: str) -> Pick | None:
     return chooser.cell(str(pooling), chooser.last) if is_other else None
 
 
-def _add_details(
+def _add_geometry(
     entry: Json,
     rows: Sequence[Row],
-    cells: Sequence[Cell],
-    files: Mapping[str, vectors.Files],
+    files: Mapping[str, vectors.Vectors],
     examples: Examples,
-    named: Sequence[Cell],
 ) -> None:
-    """Add what takes longer.
-
-    The chosen cells get the geometry of their text vectors; those that the sentences name get the
-    score of a logistic regression.
-    """
-    places = {
-        cell: (size, place)
-        for size, group in vectors.by_size(cells).items()
-        for place, cell in enumerate(group)
-    }
+    """Add the geometry of the chosen cells' text vectors, as it takes longer."""
     chosen = {(line["pooling"], line["layer"], line["whitened"]) for line in entry["chosen"]}
     for line, row in zip(entry["cells"], rows, strict=True):
-        size, place = places[row.cell]
-        parts = {split: part[size][place] for split, part in files.items()}
         if (line["pooling"], line["layer"], line["whitened"]) in chosen:
-            line["geometry"] = measure_geometry(
-                row.whitened, parts["test"], parts.get("train"), examples
-            )._asdict()
-        if examples.labels and row.cell in named:
-            line["logistic"] = score_logistic(row.cell, parts, examples).test
+            parts = {split: part[row.cell] for split, part in files.items()}
+            geometry = measure_geometry(row.whitened, parts["test"], parts.get("train"), examples)
+            line["geometry"] = geometry._asdict()
 
 
 def _method(chooser: Chooser, group: str | None) -> Json:
@@ -343,15 +315,3 @@ def _notes(examples: Examples, averages: WordVectors | None) -> list[str]:
     if averages:
         notes.append(f"The word vectors cover {100 * averages.coverage:.1f}% of the running words")
     return notes
-
-
-def _projected(
-    cells: Sequence[Cell], test: vectors.Files, shown: Sequence[Cell]
-) -> dict[str, NDArray[np.float32]]:
-    """Return the test vectors of some cells."""
-    return {
-        cell.name: test[size][place]
-        for size, group in vectors.by_size(cells).items()
-        for place, cell in enumerate(group)
-        if cell in shown
-    }

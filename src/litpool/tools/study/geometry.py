@@ -51,12 +51,15 @@ def measure(
     """
     first, second = _draw_pairs(len(vectors), pairs, seed)
     unit = F.normalize(vectors, dim=1)
-    left, right = unit[first], unit[second]  # (pairs, d)
+    cosines = (unit[first] * unit[second]).sum(1).double()  # (pairs,)
     return Geometry(
-        anisotropy(left, right),
-        uniformity(left, right),
-        alignment(*positives) if positives else None,
-        effective_rank(vectors),
+        # The mean cosine of random pairs (Ethayarajh, arXiv 1909.00512).
+        anisotropy=float(cosines.mean()),
+        # The logarithm of the mean of exp(-2 |x - y|^2), where |x - y|^2 = 2 - 2 cos, over random
+        # pairs of unit vectors (Wang and Isola, arXiv 2005.10242).
+        uniformity=float((4 * cosines - 4).exp().mean().log()),
+        alignment=alignment(*positives) if positives else None,
+        effective_rank=effective_rank(vectors),
     )
 
 
@@ -74,27 +77,12 @@ def _draw_pairs(rows: int, pairs: int, seed: int) -> tuple[Tensor, Tensor]:
     return first, (first + shift) % rows
 
 
-def anisotropy(left: Tensor, right: Tensor) -> float:
-    """Return the mean cosine of random pairs of unit vectors (Ethayarajh, arXiv 1909.00512)."""
-    return float((left * right).sum(1).mean(dtype=torch.float64))
-
-
-def uniformity(left: Tensor, right: Tensor) -> float:
-    """Return the logarithm of the mean of exp(-2 |x - y|^2) over random pairs of unit vectors.
-
-    Wang and Isola, arXiv 2005.10242.
-    """
-    distance = (left - right).square().sum(1)  # (pairs,)
-    return float((-2 * distance).double().exp().mean().log())
-
-
 def alignment(first: Tensor, second: Tensor) -> float:
     """Return the mean |x - y|^2 of pairs with the same meaning, each scaled to length 1.
 
     Wang and Isola, arXiv 2005.10242.
     """
-    distance = (F.normalize(first, dim=1) - F.normalize(second, dim=1)).square().sum(1)  # (m,)
-    return float(distance.mean(dtype=torch.float64))
+    return float(2 - 2 * F.cosine_similarity(first, second).double().mean())
 
 
 def effective_rank(vectors: Tensor) -> float:

@@ -118,24 +118,41 @@ def _code(kind: type) -> str:
         return ""
 
 
+def build_unloaded(poolings: Sequence[PoolingFactory], config: PretrainedConfig) -> list[Pooling]:
+    """Build poolings without memory for weights: enough to ask them what they are."""
+    with torch.device("meta"):
+        return [make(config.hidden_size, config.num_hidden_layers) for make in poolings]
+
+
 def check_poolings(
-    poolings: Sequence[PoolingFactory], options: EncoderOptions, config: PretrainedConfig
+    factories: Sequence[PoolingFactory], options: EncoderOptions, config: PretrainedConfig
 ) -> None:
     """Refuse poolings that have weights or that this encoder lacks, before any weights are loaded.
 
     Raises:
         InputError: A pooling has weights, or needs a pooler output and the encoder has none.
     """
-    with torch.device("meta"):
-        for make in poolings:
-            pooling = make(config.hidden_size, config.num_hidden_layers)
-            if pooling.has_weights:
-                raise InputError(
-                    f"study.poolings: {pooling.describe()} has weights, and the frozen arm "
-                    "trains nothing; move it to study.tuned and add finetuned to study.arms"
-                )
-            if pooling.needs_pooler_output:
-                Encoder(options, config, pretrained=False, pooler=True)
+    poolings = build_unloaded(factories, config)
+    for pooling in poolings:
+        if pooling.has_weights:
+            raise InputError(
+                f"study.poolings: {pooling.describe()} has weights, and the frozen arm "
+                "trains nothing; move it to study.tuned and add finetuned to study.arms"
+            )
+    check_pooler(poolings, options, config)
+
+
+def check_pooler(
+    poolings: Sequence[Pooling], options: EncoderOptions, config: PretrainedConfig
+) -> None:
+    """Refuse a pooling of the pooler output if the encoder has none.
+
+    Raises:
+        InputError: The encoder has no pooler.
+    """
+    if any(pooling.needs_pooler_output for pooling in poolings):
+        with torch.device("meta"):
+            Encoder(options, config, pretrained=False, pooler=True)
 
 
 def pool(cells: Sequence[Cell], encoder: Encoder, batch: Mapping[str, Tensor]) -> list[Tensor]:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from scipy.stats import t
 
 from litpool.commands import Run
 from litpool.data.module import TextDataModule
@@ -20,9 +19,9 @@ from litpool.model.encoder import load_config
 from litpool.model.pooling import ClsPooling, plain_settings
 from litpool.tools.study import finetuned
 from litpool.tools.study.choice import Json
-from litpool.tools.study.grid import Cell, PoolingFactory
+from litpool.tools.study.grid import Cell, PoolingFactory, build_unloaded
 from litpool.tools.study.options import StudyOptions
-from litpool.tools.study.statistics import LEVEL
+from litpool.tools.study.statistics import Estimate
 from litpool.tools.study.training import quiet
 
 FILE = "fit.yaml"
@@ -62,10 +61,10 @@ def _pooling(run: Run, cell: Cell, options: StudyOptions) -> tuple[Any, PoolingF
     """Return a cell's pooling as a value in YAML, and as a factory."""
     config = load_config(run.model.encoder)
     given = run.options["study"]["poolings"]
-    with torch.device("meta"):
-        for value, make in zip(given, options.poolings, strict=True):
-            if make(config.hidden_size, config.num_hidden_layers).describe() == cell.pooling:
-                return value, make
+    poolings = build_unloaded(options.poolings, config)
+    for value, make, pooling in zip(given, options.poolings, poolings, strict=True):
+        if pooling.describe() == cell.pooling:
+            return value, make
     kind = type(cell.module)
     parameters = inspect.signature(kind).parameters
     settings = plain_settings(cell.module)
@@ -101,8 +100,7 @@ def confirm(run: Run, cell: Cell, data: TextDataModule, options: StudyOptions) -
     certainty = f"one seed, so no interval; {rows}"
     if len(gains) > 1:
         error = gains.std(ddof=1) / np.sqrt(len(gains))
-        reach = float(t.isf(LEVEL / 2, len(gains) - 1)) * error
-        low, high = gains.mean() - reach, gains.mean() + reach
+        low, high = Estimate(gains.mean(), error, len(gains) - 1, gains).interval()
         certainty = (
             f"95% CI {low:.1f} to {high:.1f} for other seeds, not for other test rows; "
             f"{len(gains)} seeds, {rows}"

@@ -4,24 +4,21 @@ A data set's cells are (pooling, layer, whitened). Scores are in points. A missi
 dash, or an empty field in study.csv.
 """
 
-import csv
 import html
-import io
 import json
 import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
+import yaml
 
 from litpool.disk import write_text
 from litpool.tools.study.summary import (
     COMPARISONS,
     Json,
-    chosen,
-    config_text,
     key_of,
     method,
     number,
@@ -41,11 +38,13 @@ LOWEST = 0.2  # the share of cells that have the first colour, so that a bad lay
 # The columns of study.csv; any others in study.json follow.
 FIELDS = (
     *("data", "kind", "pooling", "layer", "whitened", "chosen", "C", "seed", "validation"),
-    *("test", "low", "high", "logistic", "difference", "difference_low", "difference_high", "p"),
+    *("test", "low", "high", "difference", "difference_low", "difference_high", "p"),
     *("against", "claim", "equivalence_p", "rows_needed", "selectivity"),
     *("anisotropy", "uniformity", "alignment", "effective_rank", "coverage"),
     *("rows_train", "rows_validation", "rows_test"),
 )
+
+NESTED = ["against_cls", "first", "geometry", "name", "second", "sentence"]  # in no column
 
 
 def write(folder: Path, result: Json) -> None:
@@ -56,59 +55,51 @@ def write(folder: Path, result: Json) -> None:
         result: The content of study.json.
     """
     lines = [line for data in result["data"] for line in _lines(data)]
-    names = dict.fromkeys([*FIELDS, *(name for line in lines for name in line)])
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, list(names), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    write_text(folder / "study.csv", table.getvalue())
+    table = pd.DataFrame(lines, dtype=object).drop(columns=NESTED, errors="ignore")
+    names = list(dict.fromkeys([*FIELDS, *table.columns]))
+    write_text(folder / "study.csv", table.reindex(columns=names).to_csv(index=False))
     text = summarize(result)
     write_text(folder / "study.md", text)
     write_text(folder / "study.html", _page(result, text))
 
 
 def _lines(data: Json) -> list[Json]:
-    """Return one line per cell, comparison, baseline, training and published figure."""
-    lines = [_cell(cell, chosen(data).get(key_of(cell))) for cell in data["cells"]]
-    if same := data.get("same_layer"):
+    """Return one line per cell, comparison, baseline, training and published figure.
+
+    A chosen cell has its interval and difference to [CLS].
+    """
+    chosen = {key_of(cell): _scores(cell) for cell in data["chosen"]}
+    lines: list[Json] = []
+    for cell in data["cells"]:
+        choice = {"chosen": key_of(cell) in chosen, **chosen.get(key_of(cell), {})}
+        lines.append({"kind": "cell", **cell, **(cell["geometry"] or {}), **choice})
+    if same := data["same_layer"]:
         place = {"kind": "same layer", "layer": same["layer"]}
         lines += [{**place, **_scores(cell)} for cell in same["poolings"]]
-    lines += [_comparison(name, data[name]) for name in COMPARISONS if data.get(name)]
-    for baseline in data.get("baselines") or []:
-        values = {key: value for key, value in baseline.items() if key != "name"}
-        lines.append({"kind": "baseline", "pooling": baseline["name"], **values})
-    confirmed = (data.get("confirm") or {}).get("runs")
-    others = {"finetuned": data.get("finetuned"), "confirm": confirmed, "paper": data.get("paper")}
-    for kind, entries in others.items():
-        lines += [{"kind": kind, **entry} for entry in entries or []]
+    for name in COMPARISONS:
+        if comparison := data[name]:
+            sides = {**comparison["first"], "against": comparison["second"]["name"]}
+            lines.append({"kind": f"{name} comparison", **sides, **_difference(comparison)})
+    baselines = [{"pooling": baseline["name"], **baseline} for baseline in data["baselines"]]
+    others = {
+        "baseline": baselines,
+        "finetuned": data["finetuned"],
+        "confirm": data["confirm"]["runs"] if data["confirm"] else [],
+        "paper": data["paper"],
+    }
+    lines += [{"kind": kind, **entry} for kind, entries in others.items() for entry in entries]
     rows = {f"rows_{split}": count for split, count in data["rows"].items()}
     return [{"data": data["name"], **line, **rows} for line in lines]
 
 
-def _cell(cell: Json, choice: Json | None) -> Json:
-    """Return a cell's line; a chosen one has its interval and difference to [CLS]."""
-    line = {"kind": "cell", **cell, "chosen": choice is not None, **(cell.get("geometry") or {})}
-    line.pop("geometry", None)
-    return line | _scores(choice or {})
-
-
 def _scores(cell: Json) -> Json:
     """Return a cell's values with those of its comparison to [CLS] beside them."""
-    values = {name: value for name, value in cell.items() if name != "against_cls"}
-    return values | _difference(cell.get("against_cls") or {})
+    return cell | _difference(cell.get("against_cls") or {})
 
 
 def _difference(comparison: Json) -> Json:
     names = {"low": "difference_low", "high": "difference_high"}
     return {names.get(name, name): value for name, value in comparison.items()}
-
-
-def _comparison(kind: str, comparison: Json) -> Json:
-    values = dict(comparison)
-    first, second = values.pop("first"), values.pop("second")
-    values.pop("sentence")
-    place = {name: first[name] for name in ("pooling", "layer", "whitened")}
-    return {"kind": f"{kind} comparison", **place, "against": second["name"], **_difference(values)}
 
 
 def _page(result: Json, text: str) -> str:
@@ -120,25 +111,16 @@ def _page(result: Json, text: str) -> str:
     content = {
         **result,
         "data": entries,
-        "config": config_text(result),
+        "config": yaml.safe_dump(result["config"], sort_keys=False, allow_unicode=True),
         "references": references(entries),
         "palette": PALETTE,
     }
     names = ", ".join(data["name"] for data in entries)
     parts = {"TITLE": html.escape(f"Study: {names}"), "TEXT": html.escape(text)}
-    encoded = json.dumps(_finite(content), ensure_ascii=False, separators=(",", ":"))
+    encoded = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     parts["DATA"] = encoded.replace("<", "\\u003c")  # so that no text can end the script
     page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], page)
-
-
-def _finite(value: Any) -> Any:
-    """Replace NaN and infinities, which browsers do not read, by None."""
-    if isinstance(value, Mapping):
-        return {name: _finite(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def color_range(data: Json) -> tuple[float, float] | None:
@@ -183,8 +165,8 @@ def _draw(axes: "Axes", data: Json, whitened: bool) -> None:
         row, column = poolings.index(cell["pooling"]), layers.index(cell["layer"])
         values[row, column] = cell["test"]
         dark = cell["test"] > low + DARK * (high - low)
-        label = axes.text(column, row, number(cell["test"]), fontsize=8)
-        label.set(ha="center", va="center", color="white" if dark else "black")
+        color = "white" if dark else "black"
+        axes.text(column, row, number(cell["test"]), color=color, ha="center", va="center", size=8)
         if key_of(cell) == announced:
             corner = (column - 0.5, row - 0.5)
             axes.add_patch(

@@ -78,10 +78,10 @@ def solve(sums: Sums, equal_labels: bool) -> Probes:
     mean, share = sums.vectors / sums.rows, sums.targets / sums.rows
     covariance = sums.squares / sums.rows - torch.outer(mean, mean)
     products = sums.products / sums.rows - torch.outer(mean, share)
-    identity = torch.eye(len(mean), device=mean.device)
-    strengths = torch.tensor(STRENGTHS, device=mean.device)[:, None, None]
-    factors = torch.linalg.cholesky(covariance + strengths * identity)  # (strengths, d, d)
-    weights = torch.cholesky_solve(products.expand(len(strengths), -1, -1), factors)
+    ridges = covariance.repeat(len(STRENGTHS), 1, 1)  # (strengths, d, d)
+    ridges.diagonal(dim1=1, dim2=2).add_(torch.tensor(STRENGTHS, device=mean.device)[:, None])
+    factors = torch.linalg.cholesky(ridges)
+    weights = torch.cholesky_solve(products.expand(len(STRENGTHS), -1, -1), factors)
     center = mean @ weights  # (strengths, labels)
     if not equal_labels:
         return Probes(weights, (share - center).unsqueeze(1))

@@ -1,6 +1,7 @@
 """The score of each cell: a linear probe's answers, or Spearman's correlation of cosines."""
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -11,11 +12,10 @@ from torch.nn import functional as F
 
 from litpool import InputError
 from litpool.tools.study import geometry
-from litpool.tools.study.baselines import answer_logistic
-from litpool.tools.study.examples import Examples, Labels, fits
+from litpool.tools.study.examples import Examples, Labels
 from litpool.tools.study.geometry import Geometry
 from litpool.tools.study.grid import Cell
-from litpool.tools.study.ridge import STRENGTHS, Sums, solve, standardize, sum_up
+from litpool.tools.study.ridge import STRENGTHS, Probes, Sums, solve, standardize, sum_up
 from litpool.tools.study.statistics import (
     Array,
     Design,
@@ -24,13 +24,10 @@ from litpool.tools.study.statistics import (
     label_values,
     spearman_values,
 )
-from litpool.tools.study.vectors import progress_bar, release
+from litpool.tools.study.vectors import Vectors, progress_bar, release
 
 MAX_GEOMETRY = 2_000  # texts that the geometry is computed from
 MAX_WHITENING = 20_000  # train texts that the whitening is fitted on, which bounds its memory
-
-Parts = Mapping[str, NDArray[np.float32]]  # by split: (cells, K, n, d)
-Tally = tuple[Tensor, Tensor, Tensor]  # hits, answers, truths; each (..., labels)
 
 
 class Row(NamedTuple):
@@ -67,24 +64,25 @@ def load(vectors: NDArray[np.float32], device: str | torch.device) -> Tensor:
 
 
 def score(
-    cells: Sequence[Cell], parts: Parts, examples: Examples, device: str | torch.device
+    cells: Sequence[Cell],
+    files: Mapping[str, Vectors],
+    examples: Examples,
+    device: str | torch.device,
 ) -> list[Row]:
-    """Score cells of the same size of vectors; only one cell's vectors are in memory at a time.
+    """Score cells; only one cell's vectors are in memory at a time.
 
     Args:
         cells: The cells.
-        parts: Their vectors.
+        files: Their vectors, by split.
         examples: The rows.
         device: Where to compute.
     """
     score_cell = score_labels if examples.gold is None else _score_pairs
     rows = []
-    with progress_bar(len(cells), "scoring") as bar:
-        for index, cell in enumerate(cells):
-            vectors = {split: load(parts[split][index], device) for split in examples.splits}
-            rows += score_cell(cell, vectors, examples)
-            release(parts.values())
-            bar.update(1)
+    for cell in progress_bar(cells, "scoring"):
+        vectors = {split: load(files[split][cell], device) for split in examples.splits}
+        rows += score_cell(cell, vectors, examples)
+        release(part[cell] for part in files.values())
     return rows
 
 
@@ -129,22 +127,12 @@ def score_answers(cell: Cell, answers: Tensor, examples: Examples) -> Row:
     if design.fold_count == 1:
         part = examples.splits["validation"]
         gold = labels.indicators(labels.targets)[part]
-        overall = float(label_score(*_tally(answers[None, part], gold), labels.score)[0])
+        overall = float(label_score(_count(answers[None, part], gold), labels.score)[0])
         inner = np.full((1, 1), overall)
     else:
         overall, inner = float(values.mean()), _without_folds(values, design)
     values, right = (np.broadcast_to(part, design.folds.shape) for part in (values, right))
     return Row(cell, False, None, values, right, inner, overall)
-
-
-def score_logistic(cell: Cell, parts: Mapping[str, NDArray[np.float32]], examples: Examples) -> Row:
-    """Score a logistic regression on a cell's vectors, by split (1, n, d)."""
-    labels = examples.labels
-    assert labels
-    vectors = standardize(torch.cat([load(part[0], "cpu") for part in parts.values()])).numpy()
-    equal = labels.score != "accuracy"
-    answers = answer_logistic(vectors, labels.targets, fits(examples), labels.exclusive, equal)
-    return score_answers(cell, answers, examples)
 
 
 def _without_folds(values: Array, design: Design) -> Array:
@@ -174,7 +162,7 @@ def _probe_split(vectors: Tensor, labels: Labels, parts: Sequence[slice]) -> _Re
     count = labels.targets.shape[1]
     gold = labels.indicators(labels.targets)
     overall = label_score(
-        *_tally(labels.answers(probes.outputs(vectors[validation])[..., :count]), gold[validation]),
+        _count(labels.answers(probes.outputs(vectors[validation])[..., :count]), gold[validation]),
         labels.score,
     )
     outputs = probes.outputs(vectors[test])[overall.argmax()]
@@ -199,37 +187,37 @@ def _probe_folds(vectors: Tensor, labels: Labels, split: Numbers) -> _Repeat:
     sums = [sum_up(part, targets[fold]) for part, fold in zip(parts, folds, strict=True)]
     total = Sums(*(torch.stack(values).sum(0) for values in zip(*sums, strict=True)))
     equal = labels.score != "accuracy"
-    tallies: list[list[Tally]] = [[] for _ in folds]  # for each fold, of the answers to others
-    for one in range(len(folds)):
-        for two in range(one):
-            rest = total.without(sums[one], sums[two]).of_labels(count)  # the control has no choice
-            probes = solve(rest, equal)
-            for fold, other in ((one, two), (two, one)):
-                tally = _tally(labels.answers(probes.outputs(parts[other])), gold[folds[other]])
-                tallies[fold].append(tally)
+    pairs: dict[tuple[int, int], Probes] = {}
+    for one, two in combinations(range(len(folds)), 2):
+        rest = total.without(sums[one], sums[two]).of_labels(count)  # the control has no choice
+        pairs[one, two] = pairs[two, one] = solve(rest, equal)
+    # For each fold the counts of the answers to the others, which its choice goes by.
+    choosing = gold.new_zeros(len(folds), 3, len(STRENGTHS), gold.shape[1])
+    for fold, (rows, part) in enumerate(zip(folds, parts, strict=True)):
+        others = [other for other in range(len(folds)) if other != fold]
+        probes = zip(*(pairs[fold, other] for other in others), strict=True)
+        outputs = Probes(*map(torch.cat, probes)).outputs(part)  # one product for all of them
+        counts = _count(labels.answers(outputs), gold[rows]).unflatten(1, (len(others), -1))
+        choosing[others] += counts.transpose(0, 1)
+    inner = label_score(choosing.transpose(0, 1), labels.score)  # (folds, strengths)
     answers, control = torch.zeros_like(gold), torch.zeros_like(gold)
-    inner, outer = [], []
+    outer = torch.zeros_like(choosing[0])
     for fold, (rows, part) in enumerate(zip(folds, parts, strict=True)):
         outputs = solve(total.without(sums[fold]), equal).outputs(part)
         everything = labels.answers(outputs[..., :count])  # (strengths, n, columns)
-        outer.append(_tally(everything, gold[rows]))
-        score = label_score(*_add(tallies[fold]), labels.score)  # (strengths,)
-        best = score.argmax()
-        inner.append(float(score[best]))
+        outer += _count(everything, gold[rows])
+        best = inner[fold].argmax()
         answers[rows] = everything[best]
         control[rows] = labels.answers(outputs[best, :, count:])
-    overall = label_score(*_add(outer), labels.score)
-    return _Repeat(answers, control, np.array(inner), overall)
+    return _Repeat(
+        answers, control, inner.amax(1).numpy(force=True), label_score(outer, labels.score)
+    )
 
 
-def _tally(answers: Tensor, gold: Tensor) -> Tally:
-    """Count hits, answers and truths: each (strengths, columns)."""
-    return (answers * gold).sum(-2), answers.sum(-2), gold.sum(-2).expand(len(answers), -1)
-
-
-def _add(tallies: Sequence[Tally]) -> Tally:
-    hits, predicted, gold = (torch.stack(parts).sum(0) for parts in zip(*tallies, strict=True))
-    return hits, predicted, gold
+def _count(answers: Tensor, gold: Tensor) -> Tensor:
+    """Count hits, answers and truths of each label: (3, strengths, columns)."""
+    hits, predicted = (answers * gold).sum(-2), answers.sum(-2)
+    return torch.stack([hits, predicted, gold.sum(-2).expand_as(hits)])
 
 
 def _score_pairs(cell: Cell, parts: Mapping[str, Tensor], examples: Examples) -> list[Row]:

@@ -31,11 +31,11 @@ def compare(chooser: Chooser, question: Question, first: Pick, second: Pick) -> 
         p, equivalence = estimate.p(), estimate.equivalence_p(chooser.margin)
         if claim == "not shown":
             needed = estimate.rows_needed(len(examples.design.clusters), _points(chooser, estimate))
-    names = [_name(pick, question, place) for place, pick in enumerate((first, second))]
+    own = "the encoder's own " if question == "published" else ""
     comparison = {
         "claim": claim,
-        "first": _side(first, names[0]),
-        "second": _side(second, names[1]),
+        "first": _side(first, first.row.cell.name),
+        "second": _side(second, own + second.row.cell.name),
         "difference": estimate.value,
         "low": low,
         "high": high,
@@ -46,17 +46,11 @@ def compare(chooser: Chooser, question: Question, first: Pick, second: Pick) -> 
     return {**comparison, "sentence": _say(chooser, question, comparison, estimate, first, second)}
 
 
-def _name(pick: Pick, question: Question, place: int) -> str:
-    own = "the encoder's own " if question == "published" and place == 1 else ""
-    return own + pick.row.cell.name
-
-
 def _side(pick: Pick, name: str) -> Json:
     cell = pick.row.cell
-    is_baseline = cell.static
     return {
         "name": name,
-        "pooling": None if is_baseline else cell.pooling,
+        "pooling": None if cell.static else cell.pooling,
         "layer": cell.layer,
         "whitened": pick.row.whitened,
     }
@@ -149,8 +143,3 @@ def _how(chooser: Chooser, comparison: Json) -> str:
     elif examples.labels is not None:
         facts.append("one train split")
     return f"({', '.join(facts)})"
-
-
-def join(comparisons: list[Json | None]) -> str:
-    """Join the sentences of comparisons, where there are any."""
-    return ". ".join(comparison["sentence"] for comparison in comparisons if comparison)

@@ -18,14 +18,14 @@ from litpool.tools.study.baselines import WordVectors
 from litpool.tools.study.choice import Json
 from litpool.tools.study.options import StudyOptions
 
-OUTCOMES = (
-    ("beats", "ahead"),
-    ("behind", "behind"),
-    ("equivalent", "no difference worth having"),
-    ("not shown", "no difference shown"),
-    ("same", "the same"),
-    ("too few", "too few rows"),
-)
+OUTCOMES = {
+    "beats": "ahead",
+    "behind": "behind",
+    "equivalent": "no difference worth having",
+    "not shown": "no difference shown",
+    "same": "the same",
+    "too few": "too few rows",
+}
 
 
 class DataSet(NamedTuple):
@@ -171,7 +171,9 @@ def verdict(entries: list[Json]) -> str:
         parts = [f"{entry['name']}: {entry['verdict']}" for entry in entries]
         return " | ".join(parts) if len(entries) > 1 else str(entries[0]["verdict"])
     claims = Counter(entry["headline"]["claim"] for entry in entries)
-    counts = ", ".join(f"{text} on {claims[claim]}" for claim, text in OUTCOMES if claims[claim])
+    counts = ", ".join(
+        f"{text} on {claims[claim]}" for claim, text in OUTCOMES.items() if claims[claim]
+    )
     reference = entries[0]["headline"]["second"]["name"]
     return (
         f"Against {reference}, the pooling and layer chosen for each of the {len(entries)} data "

@@ -116,17 +116,17 @@ class Line(NamedTuple):
 # Values per row
 
 
-def label_score(hits: Tensor, predicted: Tensor, gold: Tensor, score: LabelScore) -> Tensor:
+def label_score(counts: Tensor, score: LabelScore) -> Tensor:
     """Return a score of labels in points from their counts.
 
     Labels that no row has are left out of the mean over labels.
 
     Args:
-        hits: How often each label was predicted and true, (..., labels).
-        predicted: How often it was predicted.
-        gold: How often it was true.
+        counts: How often each label was both predicted and true, predicted, and true: (3, ...,
+            labels).
         score: What to measure.
     """
+    hits, predicted, gold = counts
     if score == "accuracy":
         return 100 * hits.sum(-1) / gold.sum(-1)
     hits, size = (2 * hits, predicted + gold) if score == "macro_f1" else (hits, gold)

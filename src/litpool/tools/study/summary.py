@@ -1,12 +1,9 @@
 """The report as Markdown: the sentences first, then tables, then the method."""
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
-
-import yaml
 
 from litpool.tools.study.choice import Json, rank_tuned
 
@@ -36,11 +33,6 @@ def key_of(cell: Json) -> Key:
     return cell["pooling"], cell["layer"], bool(cell["whitened"])
 
 
-def chosen(data: Json) -> dict[Key, Json]:
-    """Return the chosen cells of a data set, one per pooling."""
-    return {key_of(cell): cell for cell in data["chosen"]}
-
-
 def summarize(result: Json) -> str:
     """Write the Markdown text for the content of study.json."""
     several = len(result["data"]) > 1
@@ -56,12 +48,6 @@ def summarize(result: Json) -> str:
     for text in references(result["data"]):
         lines += [f"- {text}"]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def config_text(result: Json) -> str:
-    """Return the study's config as YAML."""
-    config = result.get("config")
-    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else ""
 
 
 def method(data: Json) -> str:
@@ -200,7 +186,7 @@ def _chosen_table(data: Json) -> list[str]:
     rows = []
     for cell in sorted(data["chosen"], key=lambda cell: (bool(cell["whitened"]), -cell["test"])):
         whitened = ", whitened" * bool(cell["whitened"])
-        row = [cell["pooling"] + whitened, _layer(cell["layer"]), number(cell["test"])]
+        row = [cell["pooling"] + whitened, number(cell["layer"], 0), number(cell["test"])]
         rows.append([*row, _interval(cell), *_against(cell)])
     heads = ("pooling", "layer", "score", "95% interval", "against [CLS]", "95% interval", "p")
     table = _table(heads, rows)
@@ -227,7 +213,7 @@ def _against(cell: Json) -> tuple[str, str, str]:
 def _baselines(baselines: list[Json]) -> list[str]:
     heads = ("baseline", "score", "95% interval", "words covered")
     rows = [
-        (row["name"], number(row["test"]), _interval(row), _share(row.get("coverage")))
+        (row["name"], number(row["test"]), _interval(row), number(row["coverage"], style=".1%"))
         for row in baselines
     ]
     return ["### Baselines", "", *_table(heads, rows)] if rows else []
@@ -238,7 +224,7 @@ def _finetuned(runs: list[Json]) -> list[str]:
     rows = []
     for (pooling, layer), scores in rank_tuned(runs).items():
         spread = _interval({"low": min(scores), "high": max(scores)})
-        rows.append((pooling, _layer(layer), len(scores), number(fmean(scores)), spread))
+        rows.append((pooling, number(layer, 0), len(scores), number(fmean(scores)), spread))
     heads = ("pooling", "layer", "seeds", "mean", "lowest to highest")
     return ["### Fine-tuned", "", *_table(heads, rows)] if rows else []
 
@@ -259,21 +245,13 @@ def _plain(text: object) -> str:
     return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", line).replace("|", "\\|")
 
 
-def _layer(layer: int | None) -> str:
-    return NONE if layer is None else str(layer)
-
-
-def number(value: float | None, digits: int = 1, sign: str = "") -> str:
-    """Format a number, or a dash if it is missing or not finite."""
-    return NONE if value is None or not math.isfinite(value) else f"{value:{sign}.{digits}f}"
+def number(value: float | None, digits: int = 1, style: str = "") -> str:
+    """Format a number, or a dash if it is missing."""
+    return NONE if value is None else format(value, style or f".{digits}f")
 
 
 def _signed(value: float | None) -> str:
-    return number(value, sign="+")
-
-
-def _share(value: float | None) -> str:
-    return NONE if value is None else f"{value:.1%}"
+    return number(value, style="+.1f")
 
 
 def _interval(values: Mapping[str, Any], show: Callable[[float], str] = number) -> str:

@@ -5,7 +5,6 @@ Only the scores remain.
 
 import contextlib
 import copy
-import gc
 import math
 import sys
 import warnings
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import (
@@ -71,13 +69,6 @@ def train(
 def _finite(score: float | None) -> float:
     """Return the score, or 0 for an undefined correlation, such as that of constant outputs."""
     return score if score is not None and math.isfinite(score) else 0.0
-
-
-def free_memory() -> None:
-    """Free the memory of a network that only reference cycles hold."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def check_flags(module: TextModule, section: Mapping[str, Any], loop: Loop) -> None:

@@ -23,8 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
@@ -41,6 +39,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Files = dict[int, NDArray[np.float32]]  # by size d, those cells in order: (cells, K, n, d)
+Vectors = dict[Cell, NDArray[np.float32]]  # (K, n, d)
 
 ABANDONED = 3600  # seconds without a write after which a temporary folder is a killed run's
 
@@ -63,8 +62,8 @@ def check_cache() -> None:
 
 def encode(
     encoder: Encoder, cells: Sequence[Cell], data: TextDataModule, split: str, salt: str
-) -> Files:
-    """Return the vectors of a split's texts, from the cache if they are there.
+) -> Vectors:
+    """Return the vectors of a split's texts, mapped from the files in the cache.
 
     Args:
         encoder: In eval mode, on the device to compute on.
@@ -92,7 +91,11 @@ def encode(
                 ) from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
-    return {size: np.load(folder / f"{size}.npy", mmap_mode="r") for size in by_size(cells)}
+    return {
+        cell: vectors
+        for size, group in by_size(cells).items()
+        for cell, vectors in zip(group, np.load(folder / f"{size}.npy", mmap_mode="r"), strict=True)
+    }
 
 
 def order(encoded: "Dataset") -> NDArray[np.int64]:
@@ -132,14 +135,8 @@ def _key(encoded: "Dataset", cells: Sequence[Cell], salt: str) -> str:
     facts = [salt, [(settings(cell.module), cell.layer, cell.static) for cell in cells]]
     digest = hashlib.sha256(json.dumps(facts).encode())
     columns = [name for name in TOKENS if name in encoded.column_names]
-    for table in encoded.select_columns(columns).with_format("arrow").iter(10_000):
-        for name in columns:
-            digest.update(name.encode())
-            array = table.column(name).combine_chunks()
-            while pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
-                digest.update(pc.list_value_length(array).to_numpy(zero_copy_only=False).tobytes())
-                array = array.flatten()
-            digest.update(array.to_numpy(zero_copy_only=False).tobytes())
+    for rows in encoded.select_columns(columns).iter(10_000):
+        digest.update(json.dumps(rows).encode())
     return digest.hexdigest()[:32]
 
 
@@ -209,9 +206,8 @@ def batches(data: TextDataModule, split: str) -> DataLoader[dict[str, Any]]:
 
 
 def progress_bar(steps: Any, title: str) -> Any:
-    """Return a progress bar over an iterable, or of a number of steps; it shows on a terminal."""
-    arguments = {"desc": title, "leave": False, "disable": not sys.stderr.isatty()}
-    return tqdm(total=steps, **arguments) if isinstance(steps, int) else tqdm(steps, **arguments)
+    """Return a progress bar over an iterable; it shows on a terminal."""
+    return tqdm(steps, desc=title, leave=False, disable=not sys.stderr.isatty())
 
 
 def release(files: Iterable[NDArray[np.float32]]) -> None:
