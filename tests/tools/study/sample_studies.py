@@ -39,6 +39,7 @@ def make_cell(pooling: str, layer: int | None, whitened: bool = False) -> Json:
         "validation": test + 1.234,
         "test": test,
         "selectivity": None,
+        "logistic": None,
         "geometry": {
             "anisotropy": 0.72 / (1 + depth) * (not whitened),
             "uniformity": -0.9 - 0.41 * depth,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import f1_score
 from torch.nn import functional as F
 
@@ -12,7 +12,7 @@ from litpool.tools.study.choice import Chooser
 from litpool.tools.study.examples import Examples, Labels, draw_folds, number_clusters
 from litpool.tools.study.grid import Cell
 from litpool.tools.study.ridge import STRENGTHS, solve, standardize, sum_up
-from litpool.tools.study.scores import Row, score_labels
+from litpool.tools.study.scores import Row, score_labels, score_logistic
 from litpool.tools.study.statistics import Design
 
 ROWS = 600
@@ -138,9 +138,11 @@ def test_fewer_clusters_than_folds_are_folds_of_their_own(rows, folds) -> None:
 @pytest.mark.parametrize("shares", [[0.5, 0.5], [0.4, 0.3, 0.2, 0.1]])
 def test_ridge_and_logistic_regression_agree(shares) -> None:
     vectors, labels = draw(shares)
-    model = LogisticRegression(C=0.1).fit(vectors[:400], labels[:400])
-    points = 100 * model.score(vectors[500:], labels[500:])
-    assert probe(vectors, examples(labels, None)).test == pytest.approx(points, abs=4)
+    for design in (None, in_folds(labels)):
+        rows = examples(labels, design)
+        parts = {split: vectors[part][None].numpy() for split, part in rows.splits.items()}
+        logistic = score_logistic(Cell("ClsPooling", 2, ClsPooling(4, 2)), parts, rows)
+        assert logistic.test == pytest.approx(probe(vectors, rows).test, abs=4)
 
 
 # The choice

@@ -19,6 +19,7 @@ from litpool import InputError
 WORD = re.compile(r"\w+?(?=n't\b)|n't\b|'\w+|\w+")  # splits like the Penn Treebank: do n't, she 's
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 ALPHAS = (10.0, 1.0, 0.1)  # strengths of the ridge on TF-IDF, the strongest first
+CS = (0.01, 0.1)  # of the logistic regression on vectors, the strongest first
 Texts = Sequence[Sequence[str]]  # K columns of n
 
 
@@ -194,6 +195,30 @@ def answer_tfidf(
     ]
     features = hstack(_tfidf(texts, fitted), format="csr")
     return _answer(features, targets, fits, models, exclusive)
+
+
+def answer_logistic(
+    vectors: NDArray[np.float32],
+    targets: Tensor,
+    fits: Iterable[Fit],
+    exclusive: bool,
+    equal: bool,
+) -> Tensor:
+    """Answer each row by a logistic regression on standardized vectors (n, d), as `answer_tfidf`.
+
+    It takes much longer than the ridge probes, so it is only for the cells of the sentences.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+    from threadpoolctl import threadpool_limits
+
+    weight = "balanced" if equal else None
+    models = [LogisticRegression(C=C, class_weight=weight, max_iter=1000, tol=1e-3) for C in CS]
+    if not exclusive:
+        models = [OneVsRestClassifier(model) for model in models]
+    # Thousands of small products: threads wait for each other longer than they compute.
+    with threadpool_limits(1):
+        return _answer(vectors, targets, fits, models, exclusive)
 
 
 def _answer(

@@ -165,6 +165,7 @@ def _describe_cell(row: Row) -> Json:
         "test": row.test,
         "selectivity": row.selectivity,
         "geometry": None,  # measured later, where it is shown
+        "logistic": None,
     }
 
 

@@ -39,6 +39,7 @@ from litpool.tools.study.scores import (
     score,
     score_answers,
     score_cosines,
+    score_logistic,
 )
 from litpool.tools.study.sentences import compare
 from litpool.tools.study.statistics import DRAWS
@@ -153,7 +154,7 @@ def study(
             for (row, coverage), line in zip(references, scores, strict=True)
         ]
         named = [pick.row.cell for pick in (choice, cls, own) if pick]
-        _add_geometry(entry, rows, files, examples)
+        _add_details(entry, rows, files, examples, named)
     entry |= {
         "metric": examples.metric,
         "unit": examples.unit,
@@ -276,19 +277,27 @@ def _published(chooser: Chooser, name: str) -> Pick | None:
     return chooser.cell(str(pooling), chooser.last) if is_other else None
 
 
-def _add_geometry(
+def _add_details(
     entry: Json,
     rows: Sequence[Row],
     files: Mapping[str, vectors.Vectors],
     examples: Examples,
+    named: Sequence[Cell],
 ) -> None:
-    """Add the geometry of the chosen cells' text vectors, as it takes longer."""
+    """Add what takes longer.
+
+    The chosen cells get the geometry of their text vectors; those that the sentences name get the
+    score of a logistic regression.
+    """
     chosen = {(line["pooling"], line["layer"], line["whitened"]) for line in entry["chosen"]}
     for line, row in zip(entry["cells"], rows, strict=True):
+        parts = {split: part[row.cell] for split, part in files.items()}
         if (line["pooling"], line["layer"], line["whitened"]) in chosen:
-            parts = {split: part[row.cell] for split, part in files.items()}
-            geometry = measure_geometry(row.whitened, parts["test"], parts.get("train"), examples)
-            line["geometry"] = geometry._asdict()
+            line["geometry"] = measure_geometry(
+                row.whitened, parts["test"], parts.get("train"), examples
+            )._asdict()
+        if examples.labels and row.cell in named:
+            line["logistic"] = score_logistic(row.cell, parts, examples).test
 
 
 def _method(chooser: Chooser, group: str | None) -> Json:

@@ -38,7 +38,7 @@ LOWEST = 0.2  # the share of cells that have the first colour, so that a bad lay
 # The columns of study.csv; any others in study.json follow.
 FIELDS = (
     *("data", "kind", "pooling", "layer", "whitened", "chosen", "C", "seed", "validation"),
-    *("test", "low", "high", "difference", "difference_low", "difference_high", "p"),
+    *("test", "low", "high", "logistic", "difference", "difference_low", "difference_high", "p"),
     *("against", "claim", "equivalence_p", "rows_needed", "selectivity"),
     *("anisotropy", "uniformity", "alignment", "effective_rank", "coverage"),
     *("rows_train", "rows_validation", "rows_test"),

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from litpool import InputError
 from litpool.tools.study import geometry
-from litpool.tools.study.examples import Examples, Labels
+from litpool.tools.study.baselines import answer_logistic
+from litpool.tools.study.examples import Examples, Labels, fits
 from litpool.tools.study.geometry import Geometry
 from litpool.tools.study.grid import Cell
 from litpool.tools.study.ridge import STRENGTHS, Probes, Sums, solve, standardize, sum_up
@@ -133,6 +134,16 @@ def score_answers(cell: Cell, answers: Tensor, examples: Examples) -> Row:
         overall, inner = float(values.mean()), _without_folds(values, design)
     values, right = (np.broadcast_to(part, design.folds.shape) for part in (values, right))
     return Row(cell, False, None, values, right, inner, overall)
+
+
+def score_logistic(cell: Cell, parts: Mapping[str, NDArray[np.float32]], examples: Examples) -> Row:
+    """Score a logistic regression on a cell's vectors, by split (1, n, d)."""
+    labels = examples.labels
+    assert labels
+    vectors = standardize(torch.cat([load(part[0], "cpu") for part in parts.values()])).numpy()
+    equal = labels.score != "accuracy"
+    answers = answer_logistic(vectors, labels.targets, fits(examples), labels.exclusive, equal)
+    return score_answers(cell, answers, examples)
 
 
 def _without_folds(values: Array, design: Design) -> Array:
