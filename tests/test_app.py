@@ -306,10 +306,8 @@ def test_tensorboard_has_curves_matrix_wrong_answers_config_and_hparams(fitted):
     )
 
 
-@pytest.mark.parametrize(
-    "steps",  # of 5 an epoch, 4 epochs
-    [pytest.param(3, marks=pytest.mark.slow), 5, pytest.param(13, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow  # tests/test_resume.py has the quick cases
+@pytest.mark.parametrize("steps", [3, 5, 13])  # of 5 an epoch, 4 epochs
 def test_an_interrupted_fit_goes_on_to_the_same_weights(cli, rows, tmp_path, monkeypatch, steps):
     arguments = ["fit", "--config", DEBUG, "--data.source", rows, "--trainer.max_epochs", 4]
     cli(*arguments)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from forkserver import ForkServer
 from lightning.pytorch.trainer import call
+from one_loop import ONE_LOOP
 from transformers.trainer_callback import CallbackHandler
 
 from litpool.loops import evaluation, job
@@ -142,7 +143,7 @@ def test_a_run_that_is_done_only_repeats_its_test(cli, hooked, command):
     assert outcome(run) == expected
 
 
-@pytest.mark.parametrize("command", LOOPS)
+@pytest.mark.parametrize("command", ONE_LOOP)
 def test_a_moved_run_keeps_its_better_checkpoint(cli, job, command, tmp_path):
     """With hardly any learning rate, no later checkpoint is better than the first."""
     status, out, err = cli(command, *job, "--model.recipe.lr", 1e-12)

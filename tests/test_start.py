@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from one_loop import ONE_LOOP
 
 from litpool.loops.lightning import TextModule
 
@@ -62,7 +63,7 @@ def test_a_run_resumes_on_its_own_rows_only(command, train, cli, csv_file, tmp_p
     assert yaml.safe_load((folder / "config.yaml").read_text())["data"]["source"] == str(moved)
 
 
-@pytest.mark.parametrize("command", LOOPS)
+@pytest.mark.parametrize("command", ONE_LOOP)
 def test_a_checkpoint_without_a_fingerprint_still_resumes(command, train, cli, tmp_path):
     folder = train(command, "--trainer.max_epochs", 1)["folder"]
     last = folder / "checkpoints/last.ckpt"
@@ -202,7 +203,7 @@ def test_a_checkpoint_may_not_name_other_classes(first, cli, csv_file):
     assert "os.system: not allowed here" in err
 
 
-@pytest.mark.parametrize("command", LOOPS)
+@pytest.mark.parametrize("command", ONE_LOOP)
 def test_without_a_number_of_epochs_a_run_has_three(command, cli, job, tmp_path):
     position = job.index("--trainer.max_epochs")
     without = job[:position] + job[position + 2 :]

@@ -102,7 +102,7 @@ def test_the_line_says_when_a_score_does_not_beat_the_majority_class(matrix, ver
 
 
 @pytest.mark.parametrize("share", [0.5, 0.8])
-@pytest.mark.parametrize("rows", [50, 300])
+@pytest.mark.parametrize("rows", [50, pytest.param(300, marks=pytest.mark.slow)])
 def test_a_model_that_is_no_better_is_seldom_taken_for_better(share, rows):
     """It is right as often as the majority class, on any rows: the hardest case to tell apart."""
     rng = np.random.default_rng(3)

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 from markdown import markdown
+from one_loop import ONE_LOOP
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 
@@ -65,7 +66,7 @@ def test_a_validation_is_drawn_at_the_step_it_followed(runs):
     assert drawn["fit"]["val/loss"] == [taken // 2, taken]  # two epochs
 
 
-@pytest.mark.parametrize("loop", [pytest.param("fit", marks=pytest.mark.slow), *LOOPS[1:]])
+@pytest.mark.parametrize("loop", ONE_LOOP)
 def test_tokens_per_second_leave_out_evaluations(loop, train, monkeypatch):
     compute = Evaluation.compute
 
@@ -98,7 +99,7 @@ def hyperparameters(folder):
     return names, values
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", ONE_LOOP)
 def test_hparams_has_the_metrics_of_the_best_checkpoint(loop, train):
     folder = train(loop, "--trainer.max_epochs", 4)["folder"]
     names, values = hyperparameters(folder)
