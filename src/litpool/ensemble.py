@@ -45,7 +45,7 @@ class Ensemble:
                 )
 
     def answers(self, columns: Columns, before: int = 0) -> list[dict[str, Any]]:
-        """Return the mean answer to each row; for a single model, see its `answers`."""
+        """Return the mean answer to each row, or a single model's; `before` is for errors."""
         answers = [member.answers(columns, before=before) for member in self.members]
         return [mean(row) if len(row) > 1 else row[0] for row in zip(*answers, strict=True)]
 

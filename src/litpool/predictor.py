@@ -225,7 +225,7 @@ class Predictor:
         batch_size: int,
         before: int = 0,
     ) -> Tensor:
-        """Return what a function of a batch returns for each row; equal rows are computed once."""
+        """Apply a function to batches; return its result for each row. Equal rows share one."""
         prefixes = {name: self.prefixes[name] for name in task.texts if name in self.prefixes}
         keys = list(zip(*(columns[name] for name in task.texts), strict=True))
         places: dict[tuple[str, ...], int] = {}
@@ -295,7 +295,7 @@ def load(
             "as an export does; name a run, a checkpoint such as RUN/checkpoints/last.ckpt, or an "
             "export"
         )
-    if (file.parent / EXPORT).is_file():
+    if file.suffix != ".ckpt" and file.is_file() and (file.parent / EXPORT).is_file():
         raise InputError(f"ckpt_path={file}: a part of an export; name its folder, {file.parent}")
     content = checkpoint.load(str(file))
     if device is None:

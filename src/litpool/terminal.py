@@ -85,7 +85,7 @@ class Minutes(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Report the batch, also of the test."""
+        """Report a validation or test batch."""
         name = "test" if trainer.testing else "validation"
         totals = trainer.num_test_batches if trainer.testing else trainer.num_val_batches
         self.lines.scored(name, batch_idx + 1, int(totals[0]), len(batch["input_ids"]))

@@ -82,6 +82,30 @@ def test_the_right_key_is_named_for_23_of_25_mistyped_options(mistyped):
     assert len(wrong) <= 2, wrong
 
 
+@pytest.mark.parametrize(
+    ("command", "typed", "meant"),
+    [
+        ("study", "layers", "study.layers"),
+        ("study", "score", "study.score"),
+        ("export", "score", "scores"),
+        ("predict", "inpt", "input"),
+        ("fit", "layr_decay", "model.recipe.layer_decay"),
+        ("fit", "weights", "task.class_weights"),
+    ],
+)
+def test_an_option_of_the_command_is_named_next_to_a_synonym(command, typed, meant):
+    if command not in toolbox.commands():
+        pytest.skip(f"there is no tool {command}")
+    assert meant in spelling.nearest(typed, options.keys(command))
+
+
+def test_no_option_is_named_that_the_command_lacks():
+    keys = options.keys("validate")
+    keys = [key for key in keys if not key.startswith("data.s")]
+    for typed in ("train_file", "valdata", "test_size"):
+        assert {name.split()[0] for name in spelling.nearest(typed, keys)} <= set(keys)
+
+
 @pytest.mark.parametrize("command", [*filter(options.needs_job, toolbox.commands())])
 def test_the_sources_give_exactly_the_parsers_options(command, monkeypatch):
     parsers = []

@@ -37,7 +37,7 @@ OTHER_NAMES = {
     "model.encoder.freeze": "frozen",
     "model.encoder.name": (
         "arch backbone bert encoder lm model plm pretrained_name pretrained_path roberta "
-        "transformer weights"
+        "transformer"
     ),
     "model.encoder.overrides": "layers max_position_embeddings",
     "model.recipe.eps": "adam_epsilon",
@@ -88,6 +88,7 @@ FILLERS = (  # noqa: SIM905 (as a list, it would take 40 lines)
 COMMON = frozenset({"batch", "layer", "max", "name", "rate", "size", "steps", "type"})
 """Words of many options, which say less about which one is meant."""
 
+NEARLY_THE_SAME = 0.85  # how well a key must fit to be named next to a synonym of all the words
 CERTAIN = 0.7  # how well a key must fit to be preferred over a synonym of a single word
 POSSIBLE = 0.6  # how well it must fit to be named beside one
 
@@ -171,20 +172,21 @@ def nearest(typed: str, keys: Sequence[str]) -> list[str]:
     """
     typed = typed.replace("-", "_").lower()
     section, _, last = typed.rpartition(".")
-    if match := SPLIT_FILES.fullmatch(last):
+    if "data.source" in keys and (match := SPLIT_FILES.fullmatch(last)):
         split = {"train": "train", "test": "test"}.get(match[1], "validation")
         other = "test" if split == "test" else "validation"
         return [f"data.source '{{train: FILE, {other}: FILE}}'"]
-    if SPLIT_SIZES.fullmatch(last):
+    if "data.splits" in keys and SPLIT_SIZES.fullmatch(last):
         return ["data.splits"]
     synonyms = {name: key for name, key in SYNONYMS.items() if key.split()[0] in keys}
     words = last.split("_")
     shorter = "_".join(word for word in words if word not in FILLERS)
-    for name in (typed, last, shorter):
-        if near := difflib.get_close_matches(name, synonyms, n=1, cutoff=0.88):
-            return [synonyms[near[0]]]
     similarities = {key: _similarity(section, last, key) for key in keys}
     most_similar = max(keys, key=similarities.__getitem__)
+    own = [most_similar] if similarities[most_similar] >= NEARLY_THE_SAME else []
+    for name in (typed, last, shorter):
+        if near := difflib.get_close_matches(name, synonyms, n=1, cutoff=0.88):
+            return list(dict.fromkeys([*own, synonyms[near[0]]]))
     if shorter and similarities[most_similar] >= CERTAIN:
         return [most_similar]
     by_word = [synonyms[word] for word in reversed(words) if word in synonyms]
@@ -200,7 +202,7 @@ def _similarity(section: str, last: str, key: str) -> float:
     by_word = (_coverage(words, key_words) + _coverage(key_words, words)) / 2
     score = max(_ratio(last, key_last), by_word)
     if "_" in key_last and f"_{key_last}_" in f"_{last}_":
-        score = max(score, 0.97)  # as in tokenizer_max_length
+        score = max(score, 0.9)  # as in tokenizer_max_length
     elif key_last not in COMMON and last.endswith(f"_{key_last}"):
         score = max(score, 0.75)  # as in encoder_lr: the last word says what it is
     if section and section in key_section:
@@ -221,7 +223,7 @@ def _ratio(first: str, second: str) -> float:
     """Return how alike two words are, 0 to 1; an abbreviation is nearly the word."""
     shorter, longer = sorted((first, second), key=len)
     if len(shorter) > 3 and longer.startswith(shorter):
-        return 0.9
+        return 0.85
     return difflib.SequenceMatcher(None, first, second).ratio()
 
 

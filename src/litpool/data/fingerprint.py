@@ -26,7 +26,7 @@ def check(found: str, saved: Mapping[str, Any] | None, source: Any) -> None:
     Raises:
         InputError: The fingerprints differ.
     """
-    if saved and saved.get("rows") not in (None, found):  # None: from before version 0.3.0
+    if saved and saved.get("rows") not in (None, found):  # None: from before version 0.2.0
         raise InputError(
             f"data.source={source}: the training rows are not those of the checkpoint, so the run "
             "cannot be resumed with them; to start a new run from its weights, use --init_from "

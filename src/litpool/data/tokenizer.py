@@ -20,6 +20,8 @@ def load_tokenizer(
 ) -> tuple[PreTrainedTokenizerBase, Pieces]:
     """Load the tokenizer of an encoder and add tokens to it.
 
+    `pad_token` is for a tokenizer that names none.
+
     Returns:
         The tokenizer, and the new ids with the pieces that their tokens were split into before.
 

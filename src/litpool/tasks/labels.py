@@ -60,7 +60,7 @@ def label_names(splits: Mapping[str, "Dataset"], column: str) -> dict[str, list[
 
 
 def learn_labels(names: Mapping[str, Sequence[str]], column: str, known: list[str]) -> list[str]:
-    """Return the known label names, a checkpoint's, or, if there are none, those of the rows.
+    """Return the label names of the checkpoint or, if there is none, those of the rows.
 
     Raises:
         InputError: There are fewer than two labels, or a split has an unknown one.

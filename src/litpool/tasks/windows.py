@@ -21,7 +21,10 @@ def encode_windows(
     max_length: int,
     doc_stride: int,
 ) -> dict[str, list[Any]]:
-    """Return the columns that QuestionAnswering.encode describes; no labels without `golds`."""
+    """Return the columns that QuestionAnswering.encode describes; no labels without `golds`.
+
+    The tokenizer must be a fast one. `doc_stride` tokens are shared with the previous window.
+    """
     if not tokenizer.is_fast:
         raise InputError(
             f"{type(tokenizer).__name__} does not know the characters of its tokens; "

@@ -4,6 +4,7 @@ import json
 import pathlib
 import pickle
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import litpool
 from litpool import InputError
 
+CHECKPOINT = pathlib.Path(__file__).parents[2] / "fixtures/v0.1.0/cosine/lightning.ckpt"
 TEXTS = ["a good film", "bad", "the play was not so great", "a " * 40, "good 😀 film", "bad"]
 PAIRS = list(zip(TEXTS, reversed(TEXTS), strict=True))
 QUESTIONS = [("was it good?", "the film was a good play"), ("a bad one?", "it is not bad " * 9)]
@@ -101,6 +103,14 @@ def test_a_file_of_an_export_is_refused_for_its_folder(model, written, name):
         litpool.load(folder / name)
 
 
+def test_a_checkpoint_beside_an_export_is_a_checkpoint(model, written):
+    folder = written(model("Similarity"), "huggingface")
+    shutil.copy(CHECKPOINT, folder / "best.ckpt")
+    assert litpool.load(folder / "best.ckpt").encode(["a"]).shape[0] == 1
+    with pytest.raises(InputError, match="no such file"):
+        litpool.load(folder / "nothing.ckpt")
+
+
 @pytest.mark.parametrize(
     ("format", "package"),
     [("onnx", "onnxruntime"), ("sentence-transformers", "sentence_transformers")],
@@ -111,7 +121,8 @@ def test_a_missing_runtime_is_one_line(model, written, cli, monkeypatch, format,
     (folder / "golden.json").write_text(json.dumps({**golden, "format": format}))
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     message = (
-        f"{folder}: needs the package {package}; pip install -c constraints.txt -e '.[export]'"
+        f"{folder}: needs the package {package}; install litpool's extra `export`, in a clone "
+        "with pip install -c constraints.txt -e '.[export]'"
     )
     with pytest.raises(InputError, match=re.escape(message)):
         litpool.load(folder)

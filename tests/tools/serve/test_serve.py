@@ -209,13 +209,13 @@ def test_a_bad_row_spoils_no_other_request(classifier):
 
 def test_every_path_but_health_needs_the_key(serving):
     path = CHECKPOINTS / "classification/lightning.ckpt"
-    server = serving("--ckpt_path", path, LIT_SERVER_API_KEY="sésame")
+    server = serving("--ckpt_path", path, LIT_SERVER_API_KEY="sésame\n")
     key = "sésame".encode().decode("latin-1")  # as http.client sends it
     body = {"texts": TEXTS[:1]}
     requests = [("/", None), ("/info", None), ("/v1/models", None)]
     requests += [("/predict", body), ("/encode", body), ("/v1/embeddings", {"input": "a"})]
     wrong = [{}, {"X-API-Key": "no"}, {"Authorization": f"Basic {key}"}, {"Authorization": key}]
-    right = [{"X-API-Key": key}, {"Authorization": f"Bearer {key}"}]
+    right = [{"X-API-Key": key}, {"X-API-Key": "", "Authorization": f"Bearer  {key}"}]
     for place, content in requests:
         for headers in wrong:
             status, answer = server.send(place, content, headers=headers)
@@ -229,12 +229,12 @@ def test_every_path_but_health_needs_the_key(serving):
 def test_verify_sends_the_key(serving, cli, monkeypatch):
     pytest.importorskip("litpool.tools.export.command", reason="without the tool export")
     path = CHECKPOINTS / "cosine/lightning.ckpt"
-    server = serving("--ckpt_path", path, LIT_SERVER_API_KEY="secret")
+    server = serving("--ckpt_path", path, LIT_SERVER_API_KEY="sésame")
     cli("export", "--ckpt_path", path, "--format", "huggingface", "--scores", "false")
     status, _, err = cli("verify", server.url, "--golden", "export")
     assert status == 1
     assert "status 401" in err
-    monkeypatch.setenv("LIT_SERVER_API_KEY", "secret")
+    monkeypatch.setenv("LIT_SERVER_API_KEY", "sésame\n")
     assert cli("verify", server.url, "--golden", "export")[0] == 0
     server.stop()
 

@@ -10,7 +10,7 @@ from litpool import InputError
 from litpool.tools.export import golden as golden_file
 from litpool.tools.export.diagnosis import diagnose, flat
 from litpool.tools.export.golden import CARD, Golden
-from litpool.tools.export.runtimes import missing_package, module_of
+from litpool.tools.export.runtimes import check_installed, module_of
 
 
 def verify_folder(folder: Path, trusted: Sequence[str] = ()) -> tuple[list[str], str]:
@@ -31,9 +31,8 @@ def verify_folder(folder: Path, trusted: Sequence[str] = ()) -> tuple[list[str],
         ids, outputs = module_of(golden["format"]).run(folder, golden, trusted)
     except InputError:  # it names a class that is not trusted
         raise
-    except ModuleNotFoundError as error:
-        raise missing_package(folder, error) from error
     except Exception as error:  # a damaged file may raise anything in any library
+        check_installed(folder, error)
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         return [*problems, f"does not run: {reason}"], ""
     other = [n for n, row in enumerate(golden["rows"]) if list(ids[n]) != row["ids"]]

@@ -18,7 +18,7 @@ from litpool.tasks.task import Task
 from litpool.tools.export import golden as golden_file
 from litpool.tools.export import tokens
 from litpool.tools.export.golden import Golden
-from litpool.tools.export.runtimes import check_trust, missing_package, module_of
+from litpool.tools.export.runtimes import check_installed, check_trust, module_of
 
 
 def load(folder: Path, trusted: Sequence[str] = ()) -> Predictor:
@@ -42,9 +42,8 @@ def load(folder: Path, trusted: Sequence[str] = ()) -> Predictor:
         tokenizer = _tokenizer(folder, golden)
     except InputError:
         raise
-    except ModuleNotFoundError as error:
-        raise missing_package(folder, error) from error
     except Exception as error:  # a damaged file may raise anything in any library
+        check_installed(folder, error)
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
             f"{folder}: cannot be loaded ({reason}); `verify {folder}` says more"

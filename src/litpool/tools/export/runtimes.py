@@ -8,6 +8,7 @@ from typing import Literal, assert_never
 from litpool import InputError
 from litpool.tools.export.golden import Golden
 
+RUNTIMES = ("onnxruntime", "sentence_transformers")
 Format = Literal["onnx", "torch", "sentence-transformers", "huggingface"]
 
 
@@ -28,11 +29,17 @@ def module_of(format: Format) -> ModuleType:
             assert_never(format)
 
 
-def missing_package(folder: Path, error: ModuleNotFoundError) -> InputError:
-    """Return the error for a runtime that is not installed."""
-    return InputError(
-        f"{folder}: needs the package {error.name}; pip install -c constraints.txt -e '.[export]'"
-    )
+def check_installed(folder: Path, error: Exception) -> None:
+    """Turn the error of an import into advice, if it is the runtime that is not installed.
+
+    Raises:
+        InputError: It is.
+    """
+    if isinstance(error, ModuleNotFoundError) and error.name in RUNTIMES:
+        raise InputError(
+            f"{folder}: needs the package {error.name}; install litpool's extra `export`, in a "
+            "clone with pip install -c constraints.txt -e '.[export]'"
+        ) from error
 
 
 def check_trust(folder: Path, golden: Golden, trusted: Sequence[str]) -> None:

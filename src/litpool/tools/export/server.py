@@ -106,10 +106,13 @@ def _model(root: str) -> str:
         return "default"  # a server with one model does not need the name
 
 
-def _key() -> dict[str, str]:
-    """Return the header with the server's key, if the environment has one."""
-    key = os.environ.get("LIT_SERVER_API_KEY")
-    return {"Authorization": f"Bearer {key}"} if key else {}
+def _key() -> dict[str, Any]:
+    """Return the headers with the server's key, if the environment has one: LitServe wants its own.
+
+    In UTF-8, as `serve` compares it.
+    """
+    key = os.environ.get("LIT_SERVER_API_KEY", "").strip().encode()
+    return {"Authorization": b"Bearer " + key, "X-API-Key": key} if key else {}
 
 
 def _post(url: str, body: dict[str, Any]) -> Any:

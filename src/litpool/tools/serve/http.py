@@ -157,7 +157,7 @@ class _Endpoints:
         self.handler = RegularRequestHandler(model, server)
         self.description = description
         self.limits = limits
-        self.key = os.environ.get(KEY, "")
+        self.key = os.environ.get(KEY, "").strip()  # a file with a key often ends with a newline
         self.waiting = 0
 
     def add(self) -> None:
@@ -187,7 +187,8 @@ class _Endpoints:
     async def check_key(self, request: Request) -> None:
         """Refuse a request without the key, if there is one."""
         kind, _, token = request.headers.get("Authorization", "").partition(" ")
-        key = request.headers.get("X-API-Key", token if kind.lower() == "bearer" else "")
+        bearer = token.strip() if kind.lower() == "bearer" else ""
+        key = request.headers.get("X-API-Key") or bearer
         if self.key and not secrets.compare_digest(key.encode("latin-1"), self.key.encode()):
             raise HTTPException(
                 401,

@@ -3,7 +3,6 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,6 @@ from torch.nn import functional as F
 from litpool import InputError
 
 WORD = re.compile(r"\w+?(?=n't\b)|n't\b|'\w+|\w+")  # splits like the Penn Treebank: do n't, she 's
-NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 ALPHAS = (10.0, 1.0, 0.1)  # strengths of the ridge on TF-IDF, the strongest first
 CS = (0.01, 0.1)  # of the logistic regression on vectors, the strongest first
 Texts = Sequence[Sequence[str]]  # K columns of n
@@ -131,12 +129,23 @@ def _word(parts: Sequence[str], size: int, where: str) -> str:
 
 def _count_numbers(parts: Sequence[str]) -> int:
     """Return how many numbers end a line, after at least one part for the word."""
-    return sum(1 for _ in takewhile(NUMBER.fullmatch, reversed(parts[1:])))
+    count = 0
+    while count < len(parts) - 1 and _is_number(parts[-1 - count]):
+        count += 1
+    return count
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _numbers(parts: Sequence[str], where: str) -> NDArray[np.float32]:
     for part in parts:
-        if not NUMBER.fullmatch(part):
+        if not _is_number(part) or not np.isfinite(float(part)):
             raise InputError(
                 f"{where}: {part[:40]!r} is no finite number; fix the line or use a complete file"
             )

@@ -38,7 +38,7 @@ def measure(
     pairs: int = 20_000,
     seed: int = 0,
 ) -> Geometry:
-    """Measure the geometry of the vectors of any texts.
+    """Measure the geometry of the vectors of any texts. A zero vector is at right angles to all.
 
     Args:
         vectors: (n, d).

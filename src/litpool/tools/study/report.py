@@ -57,7 +57,9 @@ def write(folder: Path, result: Json) -> None:
     lines = [line for data in result["data"] for line in _lines(data)]
     table = pd.DataFrame(lines, dtype=object).drop(columns=NESTED, errors="ignore")
     names = list(dict.fromkeys([*FIELDS, *table.columns]))
-    write_text(folder / "study.csv", table.reindex(columns=names).to_csv(index=False))
+    write_text(
+        folder / "study.csv", table.reindex(columns=names).to_csv(index=False, lineterminator="\n")
+    )
     text = summarize(result)
     write_text(folder / "study.md", text)
     write_text(folder / "study.html", _page(result, text))
