@@ -33,7 +33,7 @@ from litpool.model.pooling import MeanPooling
 from litpool.tasks.similarity import Similarity
 from litpool.tasks.task import Task
 
-REPEATS = 3
+REPEATS = 5
 TEXTS = 5000
 LENGTH = 128
 
