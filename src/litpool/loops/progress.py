@@ -115,4 +115,4 @@ class ProgressLines(Log):
         if self._is_due():
             pace = self.scoring.describe(number, total)
             share = number / max(total, 1)
-            self.print_line(f"{name:<12}{unit} {number:,} of {total:,} ({share:.0%}){pace}")
+            self.print_line(f"{name:<11} {unit} {number:,} of {total:,} ({share:.0%}){pace}")

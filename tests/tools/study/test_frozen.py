@@ -19,6 +19,7 @@ from lightning.pytorch import seed_everything
 
 from litpool import InputError
 from litpool.data.module import TextDataModule
+from litpool.loops import progress
 from litpool.loops.lightning import TextModule
 from litpool.model.encoder import Encoder, EncoderOptions, load_config
 from litpool.model.network import TextModel
@@ -323,6 +324,14 @@ def test_an_interrupted_pass_leaves_nothing_in_the_cache(encoder, data, cache, m
     with pytest.raises(KeyboardInterrupt):
         encode(encoder, data(), cells)
     assert not list(cache.iterdir())
+
+
+def test_a_long_pass_prints_a_line_a_minute_without_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "MINUTE", 0.0)
+    assert list(vectors.follow(iter("abc"), "encoding train", 3, "batch")) == ["a", "b", "c"]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "encoding train batch 1 of 3 (33%)"
+    assert lines[2].startswith("encoding train batch 3 of 3 (100%)")
 
 
 def test_the_folder_of_a_killed_run_is_removed_after_an_hour(encoder, data, cache):

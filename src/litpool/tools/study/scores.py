@@ -1,7 +1,8 @@
 """The score of each cell: a linear probe's answers, or Spearman's correlation of cosines."""
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -25,8 +26,9 @@ from litpool.tools.study.statistics import (
     label_values,
     spearman_values,
 )
-from litpool.tools.study.vectors import Vectors, progress_bar, release
+from litpool.tools.study.vectors import Vectors, follow, release
 
+MAX_WORKERS = 4  # cells in memory at a time
 MAX_GEOMETRY = 2_000  # texts that the geometry is computed from
 MAX_WHITENING = 20_000  # train texts that the whitening is fitted on, which bounds its memory
 
@@ -70,7 +72,7 @@ def score(
     examples: Examples,
     device: str | torch.device,
 ) -> list[Row]:
-    """Score cells; only one cell's vectors are in memory at a time.
+    """Score cells; only a few cells' vectors are in memory at a time.
 
     Args:
         cells: The cells.
@@ -79,12 +81,23 @@ def score(
         device: Where to compute.
     """
     score_cell = score_labels if examples.gold is None else _score_pairs
-    rows = []
-    for cell in progress_bar(cells, "scoring"):
+
+    def work(cell: Cell) -> list[Row]:
         vectors = {split: load(files[split][cell], device) for split in examples.splits}
-        rows += score_cell(cell, vectors, examples)
+        rows = score_cell(cell, vectors, examples)
         release(part[cell] for part in files.values())
-    return rows
+        return rows
+
+    # Cells side by side: a decomposition of a matrix hardly gains from a second thread.
+    threads = torch.get_num_threads()
+    workers = min(threads, MAX_WORKERS) if torch.device(device).type == "cpu" else 1
+    torch.set_num_threads(threads // workers)
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            rows = follow(pool.map(work, cells), "scoring", len(cells), "cell")
+            return list(chain.from_iterable(rows))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def score_labels(cell: Cell, parts: Mapping[str, Tensor], examples: Examples) -> list[Row]:

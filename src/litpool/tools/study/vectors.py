@@ -17,10 +17,10 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from litpool import CACHE, InputError, JobError, __version__
 from litpool.data.batches import TOKENS, Collator, EvaluationOrder
 from litpool.data.module import TextDataModule
 from litpool.disk import failure
+from litpool.loops.progress import ProgressLines
 from litpool.model.encoder import Encoder
 from litpool.tools.study.grid import Cell, pool, settings
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 Files = dict[int, NDArray[np.float32]]  # by size d, those cells in order: (cells, K, n, d)
 Vectors = dict[Cell, NDArray[np.float32]]  # (K, n, d)
+Step = TypeVar("Step")
 
 ABANDONED = 3600  # seconds without a write after which a temporary folder is a killed run's
 
@@ -187,7 +189,8 @@ def _write(
     """Encode a split batch by batch, longest texts first, so that it runs out of memory at once."""
     device = next(encoder.parameters()).device
     start = 0
-    for batch in progress_bar(batches(data, split), f"encoding {split}"):
+    loader = batches(data, split)
+    for batch in follow(loader, f"encoding {split}", len(loader), "batch"):
         vectors = pool(cells, encoder, {key: value.to(device) for key, value in batch.items()})
         end = start + len(batch["input_ids"])
         for size, file in files.items():
@@ -205,9 +208,14 @@ def batches(data: TextDataModule, split: str) -> DataLoader[dict[str, Any]]:
     return DataLoader(encoded, sampler=sampler, batch_size=None, collate_fn=collate)
 
 
-def progress_bar(steps: Any, title: str) -> Any:
-    """Return a progress bar over an iterable; it shows on a terminal."""
-    return tqdm(steps, desc=title, leave=False, disable=not sys.stderr.isatty())
+def follow(steps: Iterable[Step], title: str, total: int, unit: str) -> Iterator[Step]:
+    """Show how far some work is: a bar on a terminal, otherwise a line a minute."""
+    bar = tqdm(steps, desc=title, total=total, leave=False, disable=not sys.stderr.isatty())
+    lines = ProgressLines()
+    for number, step in enumerate(bar, start=1):
+        yield step
+        if bar.disable:
+            lines.scored(title, number, total, rows=0, unit=unit)
 
 
 def release(files: Iterable[NDArray[np.float32]]) -> None:
