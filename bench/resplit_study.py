@@ -82,8 +82,9 @@ def main(folder: Path) -> None:
     differences = []
     for part, (other, _) in zip(rows, divided, strict=True):
         chooser = Chooser(part, other, last, 1.0, 0)
-        first = chooser.pick(chooser.candidates(whitened=False))
-        estimate = chooser.difference(first, chooser.cell(BASELINE, last))
+        cls = chooser.cell(BASELINE, last)
+        first = chooser.challenger(cls)
+        estimate = chooser.difference(first, cls)
         differences.append(estimate.value)
         print(f"{first.row.cell.name} {estimate.value:+.1f}", flush=True)
     mean, error = np.mean(differences), np.std(differences, ddof=1) / np.sqrt(SPLITS)

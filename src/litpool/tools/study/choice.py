@@ -53,6 +53,16 @@ class Chooser(NamedTuple):
             and (not self.last_only or row.cell.layer in (None, self.last))
         ]
 
+    def challenger(self, reference: Pick) -> Pick:
+        """Choose among all raw cells but the reference.
+
+        If the reference could be chosen as well, a study would announce a difference only where
+        another cell is ahead, and what is announced would be too high on average.
+        """
+        return self.pick(
+            [row for row in self.candidates(whitened=False) if row is not reference.row]
+        )
+
     def cell(self, pooling: str, layer: int | None) -> Pick:
         """Return a cell as it is."""
         return self.pick(

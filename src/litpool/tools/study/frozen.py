@@ -65,7 +65,7 @@ class FrozenResult(NamedTuple):
 
     entry: Json  # its keys of the data set's entry in study.json
     projected: dict[str, NDArray[np.float32]]  # test vectors (K, n, d) for TensorBoard, by cell
-    proposed: Cell  # the choice, or [CLS] of the last layer where that is ahead of it
+    proposed: Cell  # the choice, or [CLS] of the last layer where the choice is not ahead
 
 
 def studied_task(task: Task) -> Task:
@@ -136,8 +136,8 @@ def study(
         rows, examples, encoder.config.num_hidden_layers, options.margin, options.seed
     )
     with timed(seconds, "compare"):
-        choice = chooser.pick(chooser.candidates(whitened=False))
         cls = chooser.cell(BASELINE, chooser.last)
+        choice = chooser.challenger(cls)
         own = _published(chooser, module.encoder.name)
         baseline = chooser.pick([row for row, _ in references])
         headline = compare(chooser, "headline", choice, cls)
@@ -161,7 +161,8 @@ def study(
         "method": _method(chooser, data.source.group),
         "notes": [*([pooler_note] if pooler_note else []), *_notes(examples, averages)],
     }
-    proposed = named[headline["claim"] == "behind"]
+    is_better = headline["claim"] != "behind" and choice.row.overall > cls.row.overall
+    proposed = (choice if is_better else cls).row.cell
     projected = {cell.name: files["test"][cell] for cell in named[:2]}
     return FrozenResult(entry, projected, proposed)
 

@@ -76,11 +76,6 @@ def _say(
     difference, margin, examples = estimate.value, chooser.margin, chooser.examples
     rows, unit = len(examples.design.clusters), examples.unit
     match comparison["claim"]:
-        case "same" if question == "headline":
-            sentence = (
-                f"Here the choice is {theirs} itself: no other candidate scores higher on the "
-                "rows that it is chosen on"
-            )
         case "same":
             sentence = f"The choice is {theirs}"
         case "too few":
@@ -113,7 +108,7 @@ def _say(
                 f"show a difference of {_count_points(points)}"
             )
     if question == "headline":
-        if comparison["claim"] not in ("same", "too few"):
+        if comparison["claim"] != "too few":
             sentence = f"Here {sentence}"
         if chooser.last_only:
             sentence += (

@@ -23,7 +23,6 @@ OUTCOMES = {
     "behind": "behind",
     "equivalent": "no difference worth having",
     "not shown": "no difference shown",
-    "same": "the same",
     "too few": "too few rows",
 }
 
