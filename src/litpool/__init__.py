@@ -42,6 +42,11 @@ class JobError(RuntimeError):
     """
 
 
+def reason(error: BaseException, length: int = 200) -> str:
+    """Return an exception's message on one line; if there is none, the exception's kind."""
+    return " ".join(str(error).split())[:length] or type(error).__name__
+
+
 def program() -> str:
     """Return how the command line was started, for messages that show a command."""
     started = {"litpool": "litpool", "__main__": "python -m litpool"}

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from litpool import InputError
+from litpool import InputError, reason
 from litpool.model.network import TextModel
 from litpool.model.pooling import Pooling
 from litpool.tasks.task import Task
@@ -68,9 +68,8 @@ class Initial:
         try:
             network.load_state_dict({name: weights[name] for name in names}, strict=False)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
             raise InputError(
-                f"init_from={self.path}: its weights do not fit this network ({reason})"
+                f"init_from={self.path}: its weights do not fit this network ({reason(error)})"
             ) from error
 
     def _weights(self) -> dict[str, Any]:

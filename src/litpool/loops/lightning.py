@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from transformers import PretrainedConfig
 
-from litpool import InputError, JobError, interrupt
+from litpool import InputError, JobError, interrupt, reason
 from litpool.data.added import require
 from litpool.data.module import TextDataModule
 from litpool.loops.checkpoint import (
@@ -290,9 +290,9 @@ class TextModule(LightningModule):
         try:
             return super().load_state_dict(*arguments, **options)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
             raise InputError(
-                f"ckpt_path: its weights do not fit this network ({reason}); leave out --model"
+                f"ckpt_path: its weights do not fit this network ({reason(error)}); "
+                "leave out --model"
             ) from error
 
 

@@ -32,7 +32,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
-from litpool import InputError, JobError
+from litpool import InputError, JobError, reason
 
 TRIALS = "sweep"
 COMPARISON = "comparison"
@@ -109,12 +109,12 @@ def open_storage(url: str) -> RDBStorage:
         try:
             return _open(url)
         except (SQLAlchemyError, StorageInternalError, ImportError, RuntimeError) as error:
-            reason = " ".join(str(error.__cause__ or error).split())[:200]
+            problem = reason(error.__cause__ or error)
             retry = isinstance(error, SQLAlchemyError | StorageInternalError)
-            if attempt == ATTEMPTS or not retry or "not a database" in reason:
+            if attempt == ATTEMPTS or not retry or "not a database" in problem:
                 raise InputError(
                     f"sweep.storage={without_password(url)}: cannot be opened "
-                    f"({without_password(reason)}); name a new file, or "
+                    f"({without_password(problem)}); name a new file, or "
                     "the URL of a database that you may write to"
                 ) from error
             time.sleep(random.random())
@@ -289,7 +289,7 @@ def one_line() -> Iterator[None]:
     try:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())[:200]
         raise JobError(
-            f"the sweep's storage failed ({reason}); run the same command again to continue"
+            f"the sweep's storage failed ({reason(error.__cause__ or error)}); "
+            "run the same command again to continue"
         ) from error

@@ -13,7 +13,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from torch import OutOfMemoryError
 
-from litpool import InputError, JobError, interrupt, plugins
+from litpool import InputError, JobError, interrupt, plugins, reason
 from litpool.command_line.runs import LONGEST
 from litpool.tools.sweep import space, storage
 from litpool.tools.sweep.space import Choice, Range, Space
@@ -213,9 +213,9 @@ def _try(plan: Plan, trial: optuna.Trial) -> float:
         _conclude(plan, trial, start, name, "stopped early")
         raise
     except (InputError, JobError, MisconfigurationException, OutOfMemoryError) as error:
-        reason = f"failed: {_reason(plan, error)}"
-        trial.set_user_attr(ERROR, reason.removeprefix("failed: "))
-        _conclude(plan, trial, start, name, reason)
+        problem = _reason(plan, error)
+        trial.set_user_attr(ERROR, problem)
+        _conclude(plan, trial, start, name, f"failed: {problem}")
         raise optuna.TrialPruned from error
     _conclude(plan, trial, start, name, f"{value:.4g}", value)
     return value
@@ -255,7 +255,7 @@ def _reason(plan: Plan, error: Exception) -> str:
         raise error
     if isinstance(error, InputError | MisconfigurationException) and best(plan.trials) is None:
         raise error
-    return " ".join(str(error).split())[:300]
+    return reason(error, 300)
 
 
 def draw(trial: optuna.Trial, key: str, part: Choice | Range) -> Any:
