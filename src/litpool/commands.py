@@ -23,7 +23,7 @@ from litpool.loops.checkpoint import SaveOptions, load
 from litpool.loops.flags import read_flags
 from litpool.loops.job import Flags, Job, Result
 from litpool.loops.lightning import TextModule
-from litpool.loops.log import Log, Logs
+from litpool.loops.log import Log
 from litpool.loops.prediction import Devices, predict_rows
 from litpool.loops.prediction_file import FORMATS
 from litpool.loops.progress import ProgressLines
@@ -126,11 +126,10 @@ class Run:
         flags = self.flags(loop)
         self.read("fit")
         self.write_config()
-        recorder = self.recorder
+        logs = [] if self.recorder is None else [self.recorder]
         if not flags.progress and self.config["trainer"]["enable_progress_bar"] is None:
             steps = flags.steps(len(self.data.train_dataloader()))
-            lines = ProgressLines(steps, every=flags.log_steps or 10)
-            recorder = Logs(lines, recorder or Log())
+            logs.append(ProgressLines(steps, every=flags.log_steps or 10))
         return Job(
             network=self.model.build(flags.device),
             recipe=self.model.recipe,
@@ -139,7 +138,7 @@ class Run:
             folder=self.folder,
             config=self.config,
             writer=self.writer,
-            recorder=recorder,
+            logs=logs,
             command=command,
             options=trust.options(self.config),
             save_options=save,

@@ -24,6 +24,7 @@ from lightning.pytorch import (
 from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler, ModelPruning
 
 from litpool import InputError, JobError
+from litpool.classes import class_name
 
 NEEDS_FUNCTION = "it needs a function, and a config names classes only; subclass it"
 NOTEBOOK = "it is for notebooks; use ddp"
@@ -91,7 +92,7 @@ def _names(value: Any) -> Iterator[str]:
         for item in value:
             yield from _names(item)
     elif isinstance(value, Namespace | Mapping):
-        yield str(value.get("class_path")).rpartition(".")[2]
+        yield class_name(value)
     elif isinstance(value, str):
         yield value
 

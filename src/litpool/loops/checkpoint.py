@@ -343,13 +343,19 @@ def load(path: str, option: str = "ckpt_path") -> dict[str, Any]:
     return checkpoint
 
 
+def network_weights(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the weights in a checkpoint under the names that the network gives them."""
+    weights = checkpoint["state_dict"]
+    return {name.removeprefix("network."): weight for name, weight in weights.items()}
+
+
 def load_weights(network: TextModel, content: Mapping[str, Any], path: str | Path) -> None:
     """Load the weights of a checkpoint; those of a head that the task does not need are left out.
 
     Raises:
         InputError: They do not fit the network.
     """
-    weights = {name.removeprefix("network."): part for name, part in content["state_dict"].items()}
+    weights = network_weights(content)
     if not list(network.head.parameters()):
         weights = {name: part for name, part in weights.items() if not name.startswith("head.")}
     try:
