@@ -104,6 +104,17 @@ class RunFolder(RunLogger):
         return True
 
 
+def logger_of(folder: Path) -> dict[str, Any]:
+    """Return the logger that makes this the run folder, as a config names it."""
+    options = {
+        "save_dir": str(folder.parent),
+        "name": "",
+        "version": folder.name,
+        "default_hp_metric": False,
+    }
+    return {"class_path": "TensorBoardLogger", "init_args": options}
+
+
 def is_first() -> bool:
     """Return whether this is the only process of a run, or the one that writes and prints."""
     return not getattr(rank_zero_only, "rank", 0)
