@@ -19,12 +19,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from litpool import InputError, JobError, disk, interrupt, plugins, program, trust
+from litpool import InputError, JobError, disk, interrupt, program, trust
 from litpool.classes import class_name, import_classes
-from litpool.command_line import spelling, toolbox, values
+from litpool.command_line import plugins, spelling, toolbox, values
 from litpool.command_line.options import TRAINER_DEFAULTS, needs_job
 from litpool.command_line.parser import Parser
 from litpool.command_line.runs import RunFolder, RunLogger, is_first, label
+from litpool.command_line.terminal import Minutes, OwnSignalHandlers, ProgressBar, quiet
 from litpool.commands import Run
 from litpool.data.module import TextDataModule
 from litpool.loops import checkpoint
@@ -35,7 +36,6 @@ from litpool.loops.saving import LastCheckpoint, WholeCheckpoints
 from litpool.model.encoder import EncoderOptions
 from litpool.model.modules import read_modules
 from litpool.tasks.task import Task
-from litpool.terminal import Minutes, OwnSignalHandlers, ProgressBar, quiet
 
 import_classes()  # so that a config may name them without their modules
 

@@ -15,6 +15,8 @@ from torch.utils.tensorboard import SummaryWriter
 from litpool import InputError, interrupt, program, trust
 from litpool.classes import class_name
 from litpool.command_line import toolbox, values
+from litpool.command_line.prediction import Devices, predict_rows
+from litpool.command_line.prediction_file import FORMATS
 from litpool.command_line.runs import hyperparameters
 from litpool.data.module import TextDataModule
 from litpool.ensemble import Ensemble
@@ -24,8 +26,6 @@ from litpool.loops.flags import read_flags
 from litpool.loops.job import Flags, Job, Result
 from litpool.loops.lightning import TextModule
 from litpool.loops.log import Log
-from litpool.loops.prediction import Devices, predict_rows
-from litpool.loops.prediction_file import FORMATS
 from litpool.loops.progress import ProgressLines
 from litpool.loops.summary import score_lines
 from litpool.predictor import Predictor, check_top, restore

@@ -32,11 +32,11 @@ from litpool.loops.job import Batch, Result
 from litpool.loops.log import Curves
 from litpool.loops.optimizer import Recipe, configure
 from litpool.loops.saving import StepStart, drop_weights, move_paths, set_resume_point
+from litpool.loops.steps import optimizer_steps
 from litpool.model.encoder import EncoderOptions, check_freezing, load_config
 from litpool.model.markers import resolve
 from litpool.model.network import TextModel, build_network
 from litpool.model.pooling import MeanPooling, Pooling
-from litpool.plugins import optimizer_steps
 from litpool.tasks.task import Task
 
 

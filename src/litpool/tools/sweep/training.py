@@ -26,7 +26,7 @@ from litpool.commands import Run
 from litpool.disk import make_folder, write_text
 from litpool.loops import lightning
 from litpool.loops.checkpoint import SaveOptions
-from litpool.plugins import optimizer_steps
+from litpool.loops.steps import optimizer_steps
 from litpool.tools.sweep import space
 from litpool.tools.sweep.scores import score_rows
 

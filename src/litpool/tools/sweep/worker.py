@@ -14,7 +14,8 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from torch import OutOfMemoryError
 
-from litpool import InputError, JobError, interrupt, plugins, reason
+from litpool import InputError, JobError, interrupt, reason
+from litpool.command_line import plugins
 from litpool.command_line.runs import LONGEST
 from litpool.tools.sweep import space, storage
 from litpool.tools.sweep.space import Choice, Range, Space
