@@ -131,6 +131,12 @@ def next_number(parent: Path) -> int:
     return max((number for number, _ in numbered(parent)), default=-1) + 1
 
 
+def job_name(file: Path) -> str:
+    """Return the name of a config's runs: `studies/sst2` for configs/studies/sst2.yaml."""
+    _, folder, name = f"/{file.with_suffix('').as_posix()}".rpartition("/configs/")
+    return name if folder else file.stem
+
+
 def label(arguments: Iterable[str]) -> str:
     """Return what the command line changes in the model and its training: `-lr=1e-3-heads=4`.
 
