@@ -10,6 +10,7 @@ so that `--help` and the error for bad input come fast.
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,12 @@ class JobError(RuntimeError):
 def reason(error: BaseException, length: int = 200) -> str:
     """Return an exception's message on one line; if there is none, the exception's kind."""
     return " ".join(str(error).split())[:length] or type(error).__name__
+
+
+def listed(values: Sequence[Any], limit: int = 5) -> str:
+    """Return the first values, and how many more there are, for a message."""
+    more = f" and {len(values) - limit:,} more" if len(values) > limit else ""
+    return ", ".join(map(str, values[:limit])) + more
 
 
 def program() -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from litpool import InputError, reason
+from litpool import InputError, listed, reason
 from litpool.classes import class_name
 from litpool.loops.checkpoint import network_weights
 from litpool.model.network import TextModel
@@ -103,7 +103,4 @@ class Initial:
 
 def _listed(labels: Any) -> str:
     """Return the first labels; a checkpoint may hold anything in their place."""
-    if not isinstance(labels, list):
-        return str(labels)[:80]
-    more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
-    return ", ".join(map(str, labels[:5])) + more
+    return listed(labels) if isinstance(labels, list) else str(labels)[:80]
