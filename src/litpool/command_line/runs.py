@@ -1,5 +1,6 @@
 """How runs are told apart: the names of their folders, and the hyperparameters in TensorBoard."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from litpool import InputError, JobError
 from litpool.classes import class_name
 from litpool.command_line import spelling
-from litpool.loops.tensorboard import curves, flatten
+from litpool.loops.tensorboard import curves
 
 LONGEST = 80  # characters of a folder's name
 NAME = re.compile(rf"[A-Za-z0-9][\w.=+-]{{0,{LONGEST - 1}}}", re.ASCII)
@@ -176,14 +177,23 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
     recipe = dict(model["recipe"])
     return {
         "lr": recipe.pop("lr"),
-        **flatten(recipe, "model.recipe."),
+        **_plain(recipe, "model.recipe."),
         "model.pooling": described(model["pooling"]),
-        **flatten(encoder, "model.encoder."),
+        **_plain(encoder, "model.encoder."),
         "data.source": str(data["source"]),
-        **flatten({key: data[key] for key in ("batch_size", "max_length")}, "data."),
+        **_plain({key: data[key] for key in ("batch_size", "max_length")}, "data."),
         "task": described({"class_path": task["class_path"], "init_args": options}),
-        **flatten({key: trainer.get(key) for key in SHOWN_TRAINER}, "trainer."),
+        **_plain({key: trainer.get(key) for key in SHOWN_TRAINER}, "trainer."),
         "seed_everything": config["seed_everything"],
+    }
+
+
+def _plain(section: Mapping[str, Any], prefix: str) -> dict[str, str | int | float | bool]:
+    """Return the options of a section that are set, with values that TensorBoard accepts."""
+    return {
+        f"{prefix}{key}": value if isinstance(value, str | int | float) else json.dumps(value)
+        for key, value in section.items()
+        if value is not None
     }
 
 
