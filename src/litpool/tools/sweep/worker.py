@@ -267,7 +267,7 @@ def _reason(plan: Plan, error: Exception) -> str:
 def draw(trial: optuna.Trial, key: str, part: Choice | Range) -> Any:
     """Draw a value for a key; `part.apply` makes it one of the config's."""
     if isinstance(part, Choice):
-        return trial.suggest_categorical(key, part.plain())
+        return trial.suggest_categorical(key, list(part.options))
     if part.whole:
         step = int(part.step or 1)
         return trial.suggest_int(key, int(part.low), int(part.high), step=step, log=part.log)
