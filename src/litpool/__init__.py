@@ -10,6 +10,7 @@ so that `--help` and the error for bad input come fast.
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,17 @@ class JobError(RuntimeError):
     The message is one line: what happened, and how to fix it. The command line prints it and exits
     with status 1.
     """
+
+
+def reason(error: BaseException, length: int = 200) -> str:
+    """Return an exception's message on one line; if there is none, the exception's kind."""
+    return " ".join(str(error).split())[:length] or type(error).__name__
+
+
+def listed(values: Sequence[Any], limit: int = 5) -> str:
+    """Return the first values, and how many more there are, for a message."""
+    more = f" and {len(values) - limit:,} more" if len(values) > limit else ""
+    return ", ".join(map(str, values[:limit])) + more
 
 
 def program() -> str:

@@ -19,12 +19,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from litpool import InputError, JobError, disk, interrupt, plugins, program, trust
+from litpool import InputError, JobError, disk, interrupt, program, trust
 from litpool.classes import class_name, import_classes
-from litpool.command_line import spelling, toolbox, values
+from litpool.command_line import plugins, spelling, toolbox, values
 from litpool.command_line.options import TRAINER_DEFAULTS, needs_job
 from litpool.command_line.parser import Parser
-from litpool.command_line.runs import RunFolder, RunLogger, is_first, label
+from litpool.command_line.runs import RunFolder, RunLogger, is_first, job_name, label
+from litpool.command_line.stored import paths_in, refuse_links, selection, stored_config
+from litpool.command_line.terminal import Minutes, OwnSignalHandlers, ProgressBar, quiet
 from litpool.commands import Run
 from litpool.data.module import TextDataModule
 from litpool.loops import checkpoint
@@ -35,7 +37,6 @@ from litpool.loops.saving import LastCheckpoint, WholeCheckpoints
 from litpool.model.encoder import EncoderOptions
 from litpool.model.modules import read_modules
 from litpool.tasks.task import Task
-from litpool.terminal import Minutes, OwnSignalHandlers, ProgressBar, quiet
 
 import_classes()  # so that a config may name them without their modules
 
@@ -176,8 +177,8 @@ class CLI(LightningCLI):
         if self.saved is not None:
             trust.allow_in_checkpoint(self.trusted)
             try:
-                config = {"subcommand": name, name: _stored_config(self.saved, name)}
-                stored = parser.parse_object(config)
+                config = stored_config(self.saved, name, trains=name in TRAINING)
+                stored = parser.parse_object({"subcommand": name, name: config})
             except InputError as error:
                 raise InputError(f"ckpt_path={self.ckpt_path}: bad config: {error}") from error
         elif self.initial is not None:
@@ -235,11 +236,11 @@ class CLI(LightningCLI):
                     "checkpoint; leave it out"
                 )
         name = self.argv[0]
-        stored = _stored_config(initial.checkpoint["job"], "fit")
+        stored = stored_config(initial.checkpoint["job"], "fit", trains=True)
         data = [key for key in (*NETWORK, *TOKENS) if key.startswith("data.")]
         parts = {
-            "model": _selection(stored["model"], ["encoder", "pooling"]),
-            "data": _selection(stored["data"], [key.removeprefix("data.") for key in data]),
+            "model": selection(stored["model"], ["encoder", "pooling"]),
+            "data": selection(stored["data"], [key.removeprefix("data.") for key in data]),
         }
         trust.allow_in_checkpoint(self.trusted)
         try:
@@ -317,7 +318,7 @@ class CLI(LightningCLI):
         for name in options.config:
             values.check_file(name)
         file = "last.ckpt" if self.argv[0] in TRAINING else "best.ckpt"
-        paths = [checkpoint.in_run(path, file) for path in _paths(options.ckpt_path)]
+        paths = [checkpoint.in_run(path, file) for path in paths_in(options.ckpt_path)]
         first = options.init_from and checkpoint.in_run(options.init_from)
         path = paths[-1] if paths else None
         if len(paths) > 1 and self.argv[0] == "predict":
@@ -331,7 +332,7 @@ class CLI(LightningCLI):
             self.initial = Initial(first, checkpoint.load(first, "init_from"))
         if path is not None and self.argv[0] in TRAINING:
             checkpoint.remove_unfinished(Path(path).parent)
-            _refuse_links(Path(path).parent.parent)
+            refuse_links(Path(path).parent.parent)
             path, self.saved, reason = checkpoint.resumable(path, self.argv[0])
             if reason:
                 print(f"warning: {reason}; resuming from {path} instead", file=sys.stderr)
@@ -459,7 +460,7 @@ class CLI(LightningCLI):
             folder, job, version = run.parent.parent, run.parent.name, run.name
             return RunLogger(folder, job, version, default_hp_metric=False)
         files = [str(path) for path in config.config or [] if path is not None]
-        job = _job_name(Path(files[0])) if files else self.argv[0]
+        job = job_name(Path(files[0])) if files else self.argv[0]
         return RunFolder("logs", job, config.get("name"), label(self.argv) if files else "")
 
     def plain_config(self) -> dict[str, Any]:
@@ -537,61 +538,6 @@ class SaveConfig(SaveConfigCallback):
             text = self.parser.dump(self.config, skip_none=False)
             disk.write_text(Path(folder) / "config.yaml", text)
         self.already_saved = True
-
-
-def _stored_config(saved: dict[str, Any], command: str) -> dict[str, Any]:
-    """Return the part of a checkpoint's config that a command uses."""
-    config = saved["config"]
-    stored = _selection(config, ["seed_everything", "task", "model", "data"])
-    for key in ("encoder", "pooling", "recipe"):  # text would be the path of another config
-        _check_mapping(f"model.{key}", config["model"].get(key, {}))
-    if command in TRAINING:
-        flags = config.get("trainer", {})
-        _check_mapping("trainer", flags)
-        callbacks = [item for item in flags.get("callbacks") or [] if not _is_recorder(item)]
-        stored["trainer"] = {**flags, "callbacks": callbacks or None}
-    if command == "predict":  # its rows may have another format than the training files
-        names = ["batch_size", "max_length", "prefix", "tokenizer"]
-        stored["data"] = _selection(config["data"], names)
-    return stored
-
-
-def _selection(section: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    return {key: section[key] for key in keys if key in section}
-
-
-def _refuse_links(run: Path) -> None:
-    """Refuse links in place of what a resumed run overwrites: the folder may be someone else's."""
-    for name in ("config.yaml", "hparams.yaml", "metrics.json"):
-        if (run / name).is_symlink():
-            raise InputError(f"{run / name}: a symbolic link; remove it")
-
-
-def _check_mapping(key: str, value: Any) -> None:
-    if not isinstance(value, dict):
-        raise InputError(f"{key}={value}: a checkpoint must have a mapping here")
-
-
-def _is_recorder(callback: Any) -> bool:
-    """Return whether a callback is from `compare` of version 0.1.0; a resumed run does without."""
-    return isinstance(callback, dict) and str(callback.get("class_path")).endswith("Recorder")
-
-
-def _paths(values: Sequence[str | None]) -> list[str]:
-    """Return the paths in the values of an option; a value may be a list, such as `[a, b]`."""
-    paths: list[str] = []
-    for value in values:
-        if value is None:
-            continue
-        parts = yaml.safe_load(value) if value.startswith("[") and value.endswith("]") else [value]
-        paths += map(str, parts)
-    return paths
-
-
-def _job_name(file: Path) -> str:
-    """Return the name of a config's runs: `studies/sst2` for configs/studies/sst2.yaml."""
-    _, folder, name = f"/{file.with_suffix('').as_posix()}".rpartition("/configs/")
-    return name if folder else file.stem
 
 
 def _as_list(value: Any) -> list[Any]:

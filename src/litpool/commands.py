@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from torch.utils.tensorboard import SummaryWriter
 from litpool import InputError, interrupt, program, trust
 from litpool.classes import class_name
 from litpool.command_line import toolbox, values
+from litpool.command_line.prediction import Devices, predict_rows
+from litpool.command_line.prediction_file import FORMATS
 from litpool.command_line.runs import hyperparameters
 from litpool.data.module import TextDataModule
 from litpool.ensemble import Ensemble
@@ -23,13 +25,30 @@ from litpool.loops.checkpoint import SaveOptions, load
 from litpool.loops.flags import read_flags
 from litpool.loops.job import Flags, Job, Result
 from litpool.loops.lightning import TextModule
-from litpool.loops.log import Log, Logs
-from litpool.loops.prediction import Devices, predict_rows
-from litpool.loops.prediction_file import FORMATS
+from litpool.loops.log import Log
 from litpool.loops.progress import ProgressLines
 from litpool.loops.summary import score_lines
 from litpool.predictor import Predictor, check_top, restore
 from litpool.tasks.task import Task
+
+
+@dataclass
+class TrainingOptions:
+    """The options of every command that trains.
+
+    Args:
+        ckpt_path: The run folder to resume from, or a checkpoint in it.
+        init_from: The checkpoint whose encoder, pooling and, for the same labels, head a new run
+            starts from.
+        name: The name of the run folder in logs/JOB; by default `version_N`, with what the command
+            line changes.
+        save: When to write last.ckpt.
+    """
+
+    ckpt_path: str | None = None
+    init_from: str | None = None  # read in app.py, like the name
+    name: str | None = None
+    save: SaveOptions = field(default_factory=SaveOptions)
 
 
 @dataclass
@@ -114,23 +133,21 @@ class Run:
             models.append(restore(content, config, file, cpu, self.trusted))
         return models
 
-    def job(self, loop: str, command: str, ckpt_path: str | None, save: SaveOptions) -> Job:
+    def job(self, loop: str, command: str, options: TrainingOptions) -> Job:
         """Read the data and build the network for a loop other than Lightning's.
 
         Args:
             loop: What error messages call the loop.
             command: The command that can resume the run.
-            ckpt_path: The checkpoint to resume from.
-            save: When to write last.ckpt.
+            options: The options of the command.
         """
         flags = self.flags(loop)
         self.read("fit")
         self.write_config()
-        recorder = self.recorder
+        logs = [] if self.recorder is None else [self.recorder]
         if not flags.progress and self.config["trainer"]["enable_progress_bar"] is None:
             steps = flags.steps(len(self.data.train_dataloader()))
-            lines = ProgressLines(steps, every=flags.log_steps or 10)
-            recorder = Logs(lines, recorder or Log())
+            logs.append(ProgressLines(steps, every=flags.log_steps or 10))
         return Job(
             network=self.model.build(flags.device),
             recipe=self.model.recipe,
@@ -139,11 +156,11 @@ class Run:
             folder=self.folder,
             config=self.config,
             writer=self.writer,
-            recorder=recorder,
+            logs=logs,
             command=command,
             options=trust.options(self.config),
-            save_options=save,
-            checkpoint=load(ckpt_path) if ckpt_path else None,
+            save_options=options.save,
+            checkpoint=load(options.ckpt_path) if options.ckpt_path else None,
         )
 
     def conclude(self, result: Result) -> None:
@@ -185,68 +202,24 @@ def _check_task(task: dict[str, Any], other: dict[str, Any], path: str) -> None:
         )
 
 
-def fit(  # noqa: D417
-    run: Run,
-    ckpt_path: str | None = None,
-    init_from: str | None = None,
-    name: str | None = None,
-    save: SaveOptions = SaveOptions(),  # noqa: B008 (the parser reads the default)
-) -> None:
-    """Train on the train split, keep the best checkpoint, score it on the test split.
-
-    Args:
-        ckpt_path: The run folder to resume from, or a checkpoint in it.
-        init_from: The checkpoint whose encoder, pooling and, for the same labels, head a new run
-            starts from.
-        name: The name of the run folder in logs/JOB; by default `version_N`, with what the command
-            line changes.
-        save: When to write last.ckpt.
-    """
+def fit(run: Run, **options: Any) -> None:
+    """Train on the train split, keep the best checkpoint, score it on the test split."""
+    ckpt_path = TrainingOptions(**options).ckpt_path
     run.read("fit")
     _train(run, lambda: lightning.fit(run.trainer, run.model, ckpt_path))
 
 
-def fit_hf(  # noqa: D417
-    run: Run,
-    ckpt_path: str | None = None,
-    init_from: str | None = None,
-    name: str | None = None,
-    save: SaveOptions = SaveOptions(),  # noqa: B008 (the parser reads the default)
-) -> None:
-    """Train like `fit`, with the Hugging Face Trainer around the same network.
-
-    Args:
-        ckpt_path: The run folder to resume from, or a checkpoint in it.
-        init_from: The checkpoint whose encoder, pooling and, for the same labels, head a new run
-            starts from.
-        name: The name of the run folder in logs/JOB; by default `version_N`, with what the command
-            line changes.
-        save: When to write last.ckpt.
-    """
+def fit_hf(run: Run, **options: Any) -> None:
+    """Train like `fit`, with the Hugging Face Trainer around the same network."""
     from litpool.loops import huggingface
 
-    job = run.job("the Hugging Face Trainer", "fit_hf", ckpt_path, save)
+    job = run.job("the Hugging Face Trainer", "fit_hf", TrainingOptions(**options))
     _train(run, lambda: huggingface.fit(job))
 
 
-def fit_plain(  # noqa: D417
-    run: Run,
-    ckpt_path: str | None = None,
-    init_from: str | None = None,
-    name: str | None = None,
-    save: SaveOptions = SaveOptions(),  # noqa: B008 (the parser reads the default)
-) -> None:
-    """Train like `fit`, with a hand-written loop.
-
-    Args:
-        ckpt_path: The run folder to resume from, or a checkpoint in it.
-        init_from: The checkpoint whose encoder, pooling and, for the same labels, head a new run
-            starts from.
-        name: The name of the run folder in logs/JOB; by default `version_N`, with what the command
-            line changes.
-        save: When to write last.ckpt.
-    """
-    job = run.job("the plain loop", "fit_plain", ckpt_path, save)
+def fit_plain(run: Run, **options: Any) -> None:
+    """Train like `fit`, with a hand-written loop."""
+    job = run.job("the plain loop", "fit_plain", TrainingOptions(**options))
     _train(run, lambda: plain.fit(job))
 
 

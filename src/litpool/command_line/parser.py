@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from litpool import InputError, plugins, trust
-from litpool.command_line import spelling
+from litpool import InputError, trust
+from litpool.command_line import plugins, spelling
 from litpool.loops.checkpoint import short_names
 from litpool.model.pooling import Pooling
 from litpool.tasks.task import Task

@@ -1,5 +1,6 @@
 """How runs are told apart: the names of their folders, and the hyperparameters in TensorBoard."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from litpool import InputError, JobError
 from litpool.classes import class_name
 from litpool.command_line import spelling
-from litpool.loops.tensorboard import curves, flatten
+from litpool.loops.tensorboard import curves
 
 LONGEST = 80  # characters of a folder's name
 NAME = re.compile(rf"[A-Za-z0-9][\w.=+-]{{0,{LONGEST - 1}}}", re.ASCII)
@@ -104,6 +105,17 @@ class RunFolder(RunLogger):
         return True
 
 
+def logger_of(folder: Path) -> dict[str, Any]:
+    """Return the logger that makes this the run folder, as a config names it."""
+    options = {
+        "save_dir": str(folder.parent),
+        "name": "",
+        "version": folder.name,
+        "default_hp_metric": False,
+    }
+    return {"class_path": "TensorBoardLogger", "init_args": options}
+
+
 def is_first() -> bool:
     """Return whether this is the only process of a run, or the one that writes and prints."""
     return not getattr(rank_zero_only, "rank", 0)
@@ -118,6 +130,12 @@ def numbered(parent: Path) -> list[tuple[int, Path]]:
 def next_number(parent: Path) -> int:
     """Return the number of the next run."""
     return max((number for number, _ in numbered(parent)), default=-1) + 1
+
+
+def job_name(file: Path) -> str:
+    """Return the name of a config's runs: `studies/sst2` for configs/studies/sst2.yaml."""
+    _, folder, name = f"/{file.with_suffix('').as_posix()}".rpartition("/configs/")
+    return name if folder else file.stem
 
 
 def label(arguments: Iterable[str]) -> str:
@@ -159,14 +177,23 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
     recipe = dict(model["recipe"])
     return {
         "lr": recipe.pop("lr"),
-        **flatten(recipe, "model.recipe."),
+        **_plain(recipe, "model.recipe."),
         "model.pooling": described(model["pooling"]),
-        **flatten(encoder, "model.encoder."),
+        **_plain(encoder, "model.encoder."),
         "data.source": str(data["source"]),
-        **flatten({key: data[key] for key in ("batch_size", "max_length")}, "data."),
+        **_plain({key: data[key] for key in ("batch_size", "max_length")}, "data."),
         "task": described({"class_path": task["class_path"], "init_args": options}),
-        **flatten({key: trainer.get(key) for key in SHOWN_TRAINER}, "trainer."),
+        **_plain({key: trainer.get(key) for key in SHOWN_TRAINER}, "trainer."),
         "seed_everything": config["seed_everything"],
+    }
+
+
+def _plain(section: Mapping[str, Any], prefix: str) -> dict[str, str | int | float | bool]:
+    """Return the options of a section that are set, with values that TensorBoard accepts."""
+    return {
+        f"{prefix}{key}": value if isinstance(value, str | int | float) else json.dumps(value)
+        for key, value in section.items()
+        if value is not None
     }
 
 

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from litpool import InputError
+from litpool import InputError, reason
 from litpool.data.content import check_encoding, read_bytes, read_text
 from litpool.data.nested import dotted_names, nested_columns
 from litpool.data.squad import squad_rows
@@ -159,8 +159,8 @@ def build_table(columns: Mapping[str, Sequence[Any]], where: str) -> pa.Table:
 
 def mixed_types(where: str, error: Exception) -> InputError:
     """Return the error for a column whose values have several types."""
-    reason = " ".join(str(error).split())
-    return InputError(f"{where}: a column mixes types ({reason}); use one type for all its values")
+    message = " ".join(str(error).split())
+    return InputError(f"{where}: a column mixes types ({message}); use one type for all its values")
 
 
 def parquet_tables(
@@ -185,9 +185,8 @@ def parquet_tables(
             table.validate(full=True)  # that texts are UTF-8, for one
             yield _with_nested(_without_dictionaries(table), required, where)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # OSError: a damaged page
-        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{path}: not a Parquet file, or damaged ({reason}); name it after its format"
+            f"{path}: not a Parquet file, or damaged ({reason(error)}); name it after its format"
         ) from error
 
 

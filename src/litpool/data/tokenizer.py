@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from litpool import InputError, JobError, disk
+from litpool import InputError, JobError, disk, reason
 from litpool.data.added import Pieces, add
 from litpool.demo.encoder import locate
 
@@ -32,9 +32,8 @@ def load_tokenizer(
     try:
         tokenizer = AutoTokenizer.from_pretrained(locate(name), trust_remote_code=False)
     except (OSError, ValueError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"data.tokenizer={name}: not a tokenizer ({reason}); give a Hub id or a folder"
+            f"data.tokenizer={name}: not a tokenizer ({reason(error)}); give a Hub id or a folder"
         ) from error
     # With nothing but a config.json, transformers makes up a tokenizer of special tokens.
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
@@ -88,14 +87,12 @@ def restore_tokenizer(files: Mapping[str, bytes]) -> PreTrainedTokenizerBase:
     except Exception as error:  # a checkpoint may contain anything
         if isinstance(error, OSError) and error.errno in disk.ADVICE:
             raise _failed_write(error) from error
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"ckpt_path: its tokenizer cannot be loaded ({reason})") from error
+        raise InputError(f"ckpt_path: its tokenizer cannot be loaded ({reason(error)})") from error
 
 
 def _failed_write(error: Exception) -> JobError:
     """Return the error for a temporary file that cannot be written."""
-    reason = " ".join(str(error).split())[:200]
     return JobError(
-        f"the tokenizer's temporary files: cannot be written ({reason}); "
+        f"the tokenizer's temporary files: cannot be written ({reason(error)}); "
         "free some space, or set TMPDIR to another folder"
     )

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PretrainedConfig
 
-from litpool import InputError, JobError, __version__, interrupt
+from litpool import InputError, JobError, __version__, interrupt, reason
 from litpool.disk import UNFINISHED, make_folder, replacing
 from litpool.model.network import TextModel
 from litpool.tasks.task import Task
@@ -244,14 +244,14 @@ def resumable(path: str, command: str) -> tuple[str, dict[str, Any], str | None]
     Raises:
         InputError: Neither can be read, or another command wrote it.
     """
-    reason = None
+    problem = None
     try:
         checkpoint = load(path)
     except InputError as error:
         previous = Path(path).parent / PREVIOUS
         if Path(path).name != "last.ckpt" or not previous.is_file():
             raise
-        path, checkpoint, reason = str(previous), load(str(previous)), str(error)
+        path, checkpoint, problem = str(previous), load(str(previous)), str(error)
     lightning = "optimizer_states" in checkpoint
     writer = "fit" if lightning else checkpoint["job"].get("command")
     if writer is None:
@@ -262,7 +262,7 @@ def resumable(path: str, command: str) -> tuple[str, dict[str, Any], str | None]
     if writer != command:
         raise InputError(f"ckpt_path={path}: written by {writer}; resume it with {writer}")
     _check_best(checkpoint, Path(path))
-    return path, checkpoint["job"], reason
+    return path, checkpoint["job"], problem
 
 
 def _check_best(checkpoint: Mapping[str, Any], path: Path) -> None:
@@ -327,9 +327,9 @@ def load(path: str, option: str = "ckpt_path") -> dict[str, Any]:
                 f"{option}={path}: contains more than plain values, which could run code, so it "
                 "was not loaded; use a checkpoint that `fit` wrote"
             ) from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"{option}={path}: damaged or incomplete ({reason[:120]}); train or copy it again"
+            f"{option}={path}: damaged or incomplete ({first[:120]}); train or copy it again"
         ) from error
     if not isinstance(checkpoint, dict) or not _is_ours(upgrade(checkpoint)):
         raise InputError(
@@ -343,21 +343,27 @@ def load(path: str, option: str = "ckpt_path") -> dict[str, Any]:
     return checkpoint
 
 
+def network_weights(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the weights in a checkpoint under the names that the network gives them."""
+    weights = checkpoint["state_dict"]
+    return {name.removeprefix("network."): weight for name, weight in weights.items()}
+
+
 def load_weights(network: TextModel, content: Mapping[str, Any], path: str | Path) -> None:
     """Load the weights of a checkpoint; those of a head that the task does not need are left out.
 
     Raises:
         InputError: They do not fit the network.
     """
-    weights = {name.removeprefix("network."): part for name, part in content["state_dict"].items()}
+    weights = network_weights(content)
     if not list(network.head.parameters()):
         weights = {name: part for name, part in weights.items() if not name.startswith("head.")}
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"ckpt_path={path}: its weights do not fit this network ({reason}); leave out --model"
+            f"ckpt_path={path}: its weights do not fit this network ({reason(error)}); "
+            "leave out --model"
         ) from error
 
 
@@ -417,5 +423,4 @@ def encoder_config(job: Mapping[str, Any]) -> PretrainedConfig:
         fields = json.loads(job["encoder"])
         return AutoConfig.for_model(fields.pop("model_type"), **fields)
     except Exception as error:  # the file may contain anything
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"ckpt_path: its encoder cannot be built ({reason})") from error
+        raise InputError(f"ckpt_path: its encoder cannot be built ({reason(error)})") from error

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from litpool import JobError
+from litpool import JobError, listed
 
 SHOWN = 32  # row numbers in a message
 
@@ -53,10 +53,10 @@ class FiniteCheck:
         if any_device(bool(culprits)) and not culprits:
             raise JobError(f"step {step}: the loss on another device is not finite")
         quantity, value = ("loss", culprits[0][0]) if culprits else ("gradient norm", norm)
-        rows = torch.cat([rows for _, rows in culprits or self.window]).unique().tolist()
+        rows = torch.cat([rows for _, rows in culprits or self.window]).unique() + 1
         raise JobError(
             f"step {step}: the {quantity} is {float(value)}, "
-            f"on rows {_listed(rows)} of the train split; "
+            f"on rows {listed(rows.tolist(), SHOWN)} of the train split; "
             f"the weights were not updated; {self._last_checkpoint()}; "
             "lower model.recipe.lr, or set trainer.gradient_clip_val"
         )
@@ -66,9 +66,3 @@ class FiniteCheck:
         if path and path.exists():
             return f"the last good checkpoint is {path}"
         return "there is no checkpoint yet"
-
-
-def _listed(rows: list[int]) -> str:
-    """Return row numbers, counted from 1, for a message; only the first of many."""
-    numbers = ", ".join(str(row + 1) for row in rows[:SHOWN])
-    return numbers if len(rows) <= SHOWN else f"{numbers} and {len(rows) - SHOWN} more"

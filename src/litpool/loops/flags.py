@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from litpool import InputError
+from litpool.classes import class_name
 from litpool.loops.job import Flags
 from litpool.tasks.task import Task
 
@@ -103,7 +104,7 @@ def _patience(callbacks: list[Mapping[str, Any]], task: Task, loop: str) -> int 
     """Return the patience of EarlyStopping, the only callback with a counterpart."""
     patience = None
     for callback in callbacks:
-        name = callback["class_path"].rpartition(".")[2]
+        name = class_name(callback)
         if name != EarlyStopping.__name__:
             raise _no_counterpart(f"callbacks: {name}", loop)
         options = callback.get("init_args", {})

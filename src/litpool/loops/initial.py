@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from litpool import InputError
+from litpool import InputError, listed, reason
+from litpool.classes import class_name
+from litpool.loops.checkpoint import network_weights
 from litpool.model.network import TextModel
 from litpool.model.pooling import Pooling
 from litpool.tasks.task import Task
@@ -61,28 +63,23 @@ class Initial:
             parts.append("pooling.")
         if not self._new_head(task, network.head):
             parts.append("head.")
-        weights = self._weights()
+        weights = network_weights(self.checkpoint)
         names = [name for name in network.state_dict() if name.startswith(tuple(parts))]
         if missing := [name for name in names if name not in weights]:
             raise InputError(f"init_from={self.path}: it has no weights {missing[0]}")
         try:
             network.load_state_dict({name: weights[name] for name in names}, strict=False)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
             raise InputError(
-                f"init_from={self.path}: its weights do not fit this network ({reason})"
+                f"init_from={self.path}: its weights do not fit this network ({reason(error)})"
             ) from error
-
-    def _weights(self) -> dict[str, Any]:
-        weights = self.checkpoint["state_dict"]
-        return {name.removeprefix("network."): weight for name, weight in weights.items()}
 
     def _fits(self, part: str, module: nn.Module) -> bool:
         """Return whether the checkpoint has exactly the weights of a part, in the same shapes."""
         ours = {f"{part}.{name}": weight.shape for name, weight in module.state_dict().items()}
         theirs = {
             name: weight.shape
-            for name, weight in self._weights().items()
+            for name, weight in network_weights(self.checkpoint).items()
             if name.startswith(f"{part}.")
         }
         is_same_class = part != "pooling" or type(module).__name__ == self._pooling()
@@ -90,13 +87,12 @@ class Initial:
 
     def _pooling(self) -> str:
         """Return the name of the checkpoint's pooling."""
-        pooling = self.checkpoint["job"]["config"]["model"].get("pooling")
-        return _class_name(pooling.get("class_path") if isinstance(pooling, Mapping) else pooling)
+        return class_name(self.checkpoint["job"]["config"]["model"].get("pooling"))
 
     def _new_head(self, task: Task, head: nn.Module) -> str:
         """Return why the head cannot be taken over; an empty text if it can."""
         job = self.checkpoint["job"]
-        stored = _class_name(job["config"]["task"]["class_path"])
+        stored = class_name(job["config"]["task"])
         if stored != type(task).__name__:
             return f"the checkpoint's task is {stored}"
         labels = job["task"].get("labels", [])
@@ -105,13 +101,6 @@ class Initial:
         return "" if self._fits("head", head) else "its weights have other shapes"
 
 
-def _class_name(path: Any) -> str:
-    return str(path).rpartition(".")[2]
-
-
 def _listed(labels: Any) -> str:
     """Return the first labels; a checkpoint may hold anything in their place."""
-    if not isinstance(labels, list):
-        return str(labels)[:80]
-    more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
-    return ", ".join(map(str, labels[:5])) + more
+    return listed(labels) if isinstance(labels, list) else str(labels)[:80]

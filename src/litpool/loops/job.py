@@ -1,6 +1,7 @@
 """A training run for the plain loop and the Hugging Face Trainer, and the result of every loop."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from litpool.loops.checkpoint import (
     SaveOptions,
     contents,
     load,
+    network_weights,
     restore_rng,
     rng_state,
     write,
@@ -128,7 +130,7 @@ class Job:
         folder: The run folder.
         config: The config of the command, to be saved in checkpoints.
         writer: Writes for TensorBoard; None to write nothing.
-        recorder: A log that receives every step as well.
+        logs: Further logs that receive every step.
         command: The command that can resume this run.
         options: Its further options, such as ` --trust my_poolings`.
         save_options: When to write last.ckpt between evaluations.
@@ -142,17 +144,18 @@ class Job:
     folder: Path
     config: dict[str, Any]
     writer: SummaryWriter | None = None
-    recorder: Log | None = None
+    logs: Sequence[Log] = ()
     command: str = "fit_plain"
     options: str = ""
     save_options: SaveOptions = field(default_factory=SaveOptions)
     checkpoint: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        curves = Log()
+        curves = []
         if self.writer is not None:
-            curves = Curves(partial(tensorboard.write_scalars, self.writer), self.flags.log_steps)
-        self.log = Logs(curves, self.recorder or Log())
+            draw = partial(tensorboard.write_scalars, self.writer)
+            curves.append(Curves(draw, self.flags.log_steps))
+        self.log = Logs(*curves, *self.logs)
         self.best: dict[str, float] = {}  # the metrics of best.ckpt
         self.progress = Progress()
         self.clock = SaveClock(self.save_options)
@@ -211,7 +214,7 @@ class Job:
     def _restore(self, checkpoint: dict[str, Any]) -> None:
         """Restore weights, optimizer, schedule, progress and random state."""
         stored = checkpoint["job"]["progress"]
-        self._load_weights(checkpoint)
+        self.network.load_state_dict(network_weights(checkpoint))
         for name, state in self.states.items():
             if state is not None:
                 state.load_state_dict(stored[name])
@@ -330,13 +333,7 @@ class Job:
             return Result()
         best = self.checkpoints / "best.ckpt"
         checkpoint = load(str(best))
-        self._load_weights(checkpoint)
+        self.network.load_state_dict(network_weights(checkpoint))
         self.task.load_state_dict(checkpoint["job"]["task"])
         test = self.evaluate("test") if "test" in self.data.rows else {}
         return Result(self.best | test, best)
-
-    def _load_weights(self, checkpoint: dict[str, Any]) -> None:
-        weights = checkpoint["state_dict"]
-        self.network.load_state_dict(
-            {key.removeprefix("network."): value for key, value in weights.items()}
-        )

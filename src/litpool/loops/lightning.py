@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from transformers import PretrainedConfig
 
-from litpool import InputError, JobError, interrupt
+from litpool import InputError, JobError, interrupt, reason
 from litpool.data.added import require
 from litpool.data.module import TextDataModule
 from litpool.loops.checkpoint import (
@@ -32,11 +32,11 @@ from litpool.loops.job import Batch, Result
 from litpool.loops.log import Curves
 from litpool.loops.optimizer import Recipe, configure
 from litpool.loops.saving import StepStart, drop_weights, move_paths, set_resume_point
+from litpool.loops.steps import optimizer_steps
 from litpool.model.encoder import EncoderOptions, check_freezing, load_config
 from litpool.model.markers import resolve
 from litpool.model.network import TextModel, build_network
 from litpool.model.pooling import MeanPooling, Pooling
-from litpool.plugins import optimizer_steps
 from litpool.tasks.task import Task
 
 
@@ -290,9 +290,9 @@ class TextModule(LightningModule):
         try:
             return super().load_state_dict(*arguments, **options)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
             raise InputError(
-                f"ckpt_path: its weights do not fit this network ({reason}); leave out --model"
+                f"ckpt_path: its weights do not fit this network ({reason(error)}); "
+                "leave out --model"
             ) from error
 
 

@@ -89,14 +89,12 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Write it if it is time."""
         due = self.clock.due(trainer.global_step)
         if trainer.strategy.reduce_boolean_decision(due, all=False):
             trainer.save_checkpoint(self.format_checkpoint_name({}))
             self.clock.restart(trainer.global_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write it."""
         super().on_validation_end(trainer, pl_module)
         self.clock.restart(trainer.global_step)
 

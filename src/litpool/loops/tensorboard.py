@@ -1,7 +1,6 @@
 """What a run shows in TensorBoard: curves, figures, tables and a row of HPARAMS."""
 
 import html
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -243,15 +242,3 @@ def _show_first(table: Any) -> None:
     for info in content.experiment.hparam_infos:
         info.differs = info.name in SHOWN
     plugin.content = content.SerializeToString()
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
-    """Flatten a nested config to the dotted keys and plain values that TensorBoard accepts."""
-    flat: dict[str, str | int | float | bool] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        elif value is not None:
-            plain = isinstance(value, str | int | float | bool)
-            flat[f"{prefix}{key}"] = value if plain else json.dumps(value, default=str)
-    return flat

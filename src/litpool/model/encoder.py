@@ -12,10 +12,10 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from litpool import InputError
+from litpool import InputError, reason
 from litpool.demo.encoder import DEMO_ENCODER, locate
 from litpool.model import embeddings, overrides
-from litpool.model.weights import build, check_pooler, reason
+from litpool.model.weights import build, check_pooler
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 NUMBERED_FROM_PADDING = (  # RoBERTa and its relatives number positions from padding_idx + 1

@@ -7,7 +7,7 @@ import transformers
 from safetensors import SafetensorError
 from transformers import PretrainedConfig
 
-from litpool import InputError
+from litpool import InputError, reason
 from litpool.demo.encoder import locate
 
 # Unusable files, and configs that transformers does not check before it builds the model.
@@ -48,11 +48,6 @@ def build(
             "add layers"
         )
     return model, loading
-
-
-def reason(error: Exception) -> str:
-    """Return a library's error message on one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def check_pooler(model: "transformers.PreTrainedModel", missing: list[str]) -> None:

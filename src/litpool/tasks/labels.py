@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
-from litpool import InputError
+from litpool import InputError, listed
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -76,17 +76,12 @@ def learn_labels(names: Mapping[str, Sequence[str]], column: str, known: list[st
                 )
             if twin := next((name for name in labels if are_alike(name, unknown[0])), None):
                 advice = f"if it means the label {twin!r}, write both alike"
+            learned = listed([_short(label) for label in labels], LISTED)
             raise InputError(
                 f"the {split} split has the label {_short(unknown[0])!r} in column {column!r}, "
-                f"which the train split does not have; known: {_listed(labels)}; {advice}"
+                f"which the train split does not have; known: {learned}; {advice}"
             )
     return labels
-
-
-def _listed(labels: Sequence[str]) -> str:
-    """Return the first labels, the beginning of each."""
-    more = f" and {len(labels) - LISTED:,} more" if len(labels) > LISTED else ""
-    return ", ".join(map(_short, labels[:LISTED])) + more
 
 
 def _short(label: str) -> str:

@@ -67,7 +67,7 @@ def test_numbers_without_a_point_and_nested_sections_are_read(tmp_path):
 def test_a_class_with_options_is_stored_by_its_name(tmp_path):
     text = "model.pooling: [MeanPooling, {class_path: AttentionPooling, init_args: {heads: 4}}]"
     choice = space.check(read(text, tmp_path), parse)["model.pooling"]
-    assert choice.plain() == ["MeanPooling", "AttentionPooling(heads=4)"]
+    assert list(choice.options) == ["MeanPooling", "AttentionPooling(heads=4)"]
     assert choice.apply("AttentionPooling(heads=4)")["init_args"] == {"heads": 4}
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from litpool import listed
 from litpool.tasks.labels import are_alike
 from litpool.tasks.task import Task
 from litpool.tools.check.finding import Finding, problem_if
@@ -142,7 +143,7 @@ def check_labels(splits: Mapping[str, "Dataset"], task: Task) -> list[Finding]:
     for split, count in counts.items():
         if missing := [name for name in names if not count[name]]:
             lacking[split] = missing
-    message = "; ".join(f"{split} lacks {_list(missing)}" for split, missing in lacking.items())
+    message = "; ".join(f"{split} lacks {listed(missing)}" for split, missing in lacking.items())
     advice = (
         "a label that a split lacks cannot be learned or scored; "
         "split the rows again, or remove the label"
@@ -208,12 +209,12 @@ def _check_balance(counts: Counter[str], rows: int, task: Task) -> Finding:
         )
     if rare:
         advice.append(
-            f"hardly any row has the label {_list(rare)}: {weigh and weigh + ', '}"
+            f"hardly any row has the label {listed(rare)}: {weigh and weigh + ', '}"
             "add rows, or merge labels"
         )
     elif few and rows >= FEW * FEW * len(ranked):  # in a small data set every label is rare
         advice.append(
-            f"fewer than {FEW} rows have the label {_list(few)}: add rows, or merge labels"
+            f"fewer than {FEW} rows have the label {listed(few)}: add rows, or merge labels"
         )
     return problem_if(bool(advice), "label balance", message, "; ".join(advice), figures)
 
@@ -230,14 +231,9 @@ def _check_scores(values: Mapping[str, Sequence[Any]]) -> list[Finding]:
     )
     constant = [split for split, (low, _, high) in figures.items() if low == high]
     advice = (
-        f"all scores in {_list(constant)} are equal, so there is no correlation; check task.label"
+        f"all scores in {listed(constant)} are equal, so there is no correlation; check task.label"
     )
     return [problem_if(bool(constant), "scores", message, advice, figures)]
-
-
-def _list(names: Sequence[str]) -> str:
-    """Return the first five names, and how many more there are."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def check_vocabulary_use(counts: NDArray[np.int64], texts: int) -> Finding:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from litpool import JobError
+from litpool.command_line.runs import logger_of
 from litpool.disk import make_folder, write_text
 from litpool.loops.outputs import versions
 from litpool.tools.compare.report import seconds_per_step
@@ -53,17 +54,7 @@ def _run_loop(config: Mapping[str, Any], path: Path, loop: str) -> None:
     """Train in a fresh process; its config also works on the command line."""
     shutil.rmtree(path, ignore_errors=True)  # of an interrupted run
     make_folder(path)
-    logger_options = {
-        "save_dir": str(path.parent),
-        "name": "",
-        "version": path.name,
-        "default_hp_metric": False,
-    }
-    trainer = {
-        **config["trainer"],
-        "logger": {"class_path": "TensorBoardLogger", "init_args": logger_options},
-        "enable_progress_bar": False,
-    }
+    trainer = {**config["trainer"], "logger": logger_of(path), "enable_progress_bar": False}
     file = path.parent / f"{path.name}.yaml"
     text = yaml.safe_dump({**config, "trainer": trainer}, sort_keys=False)
     write_text(file, text)

@@ -19,6 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from litpool.classes import class_name
 from litpool.commands import Run
 from litpool.data.module import TextDataModule
 from litpool.demo.encoder import locate
@@ -150,7 +151,7 @@ def differences(run: Run, flags: Flags) -> list[tuple[str, str, str]]:
     """Return the settings that differ: the name, our value, and the default."""
     defaults = _training_arguments(flags, run.data, Path())
     recipe, task = run.model.recipe, run.data.task
-    pooling = run.config["model"]["pooling"]["class_path"].rpartition(".")[2]
+    pooling = class_name(run.config["model"]["pooling"])
     rows: list[tuple[str, Any, Any]] = [
         ("learning rate", recipe.lr, defaults.learning_rate),
         ("warmup", recipe.warmup, defaults.warmup_steps),

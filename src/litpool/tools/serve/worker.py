@@ -14,11 +14,11 @@ from litserve.loops.base import _SENTINEL_VALUE, _StopLoopError
 
 import litpool
 from litpool import InputError, JobError
+from litpool.command_line.terminal import quiet
 from litpool.ensemble import Ensemble
 from litpool.predictor import Predictor, check_top, round_probabilities
 from litpool.tasks.regression import Regression
 from litpool.tasks.similarity import Similarity
-from litpool.terminal import quiet
 from litpool.tools.serve.query import Description, Query, Reply
 
 

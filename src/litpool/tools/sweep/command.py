@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +19,6 @@ from litpool import InputError, interrupt
 from litpool.commands import Run
 from litpool.disk import make_folder
 from litpool.tools.sweep import space as spaces
-from litpool.tools.sweep.options import SweepOptions
 from litpool.tools.sweep.space import Space
 from litpool.tools.sweep.training import Fit, alone
 
@@ -29,6 +29,29 @@ PARENT = "LITPOOL_SWEEP_PARENT"  # set in further workers: the process that star
 
 NO_EFFECT = ("logger", "enable_progress_bar", "enable_model_summary", "default_root_dir")
 """Trainer flags that change no score."""
+
+
+@dataclass
+class SweepOptions:
+    """How to search.
+
+    Args:
+        trials: How many trials, counted over all workers and all calls.
+        seeds: How many fresh seeds the winner and the config as it is are trained with at the end;
+            0 for no comparison.
+        workers: How many processes search at the same time, each on a GPU of its own if there are
+            several.
+        prune: Whether to stop a trial whose best validation score so far is below the median of
+            the finished trials at the same validation.
+        storage: The database of the trials: a file, or a URL such as
+            `postgresql://user@host/sweep`; by default sweep.db in the sweep's folder.
+    """
+
+    trials: int = 20
+    seeds: int = 5
+    workers: int = 1
+    prune: bool = True
+    storage: str | None = None
 
 
 def sweep(  # noqa: D417

@@ -6,7 +6,6 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from litpool.disk import replacing, write_text
 from litpool.loops.figures import BLUE, INK, MUTED, ORANGE, style
 from litpool.loops.outputs import versions
 from litpool.tools.sweep import claim, space, storage
+from litpool.tools.sweep.training import JOB
 from litpool.tools.sweep.worker import ERROR, FOLDER, SECONDS, Plan, fresh_seeds, is_default
 
 MIN_TRIALS = 4  # finished ones, for importances
@@ -146,7 +146,7 @@ def _comparison(plan: Plan, results: Results) -> Json | None:
 
 def _write_winner(plan: Plan, winner: FrozenTrial, content: Json) -> None:
     """Write the job with the winner's values, which `fit` can train."""
-    job = deepcopy(yaml.safe_load((plan.fit.folder / "job.yaml").read_text(encoding="utf-8")))
+    job = yaml.safe_load((plan.fit.folder / JOB).read_text(encoding="utf-8"))
     values = space.point(plan.space, winner.params, plan.default)
     changed = plan.fit.parse(values)
     for section in ("task", "model", "data", "trainer"):

@@ -31,10 +31,6 @@ class Choice(NamedTuple):
     options: dict[Value, Any]  # what the storage holds, and what it stands for
     parsed: dict[Value, Any]  # the same as the parser completes it
 
-    def plain(self) -> list[Value]:
-        """Return what the storage holds."""
-        return list(self.options)
-
     def apply(self, drawn: Any) -> Any:
         """Return the value that a drawn one stands for."""
         return self.options[drawn]

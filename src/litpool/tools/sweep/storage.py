@@ -20,19 +20,18 @@ from typing import Any
 import optuna
 from optuna import Study, Trial
 from optuna.exceptions import (
-    DuplicatedStudyError,
     ExperimentalWarning,
     StorageInternalError,
     UpdateFinishedTrialError,
 )
 from optuna.pruners import BasePruner, MedianPruner, NopPruner
-from optuna.samplers import BaseSampler, TPESampler
+from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
-from litpool import InputError, JobError
+from litpool import InputError, JobError, reason
 
 TRIALS = "sweep"
 COMPARISON = "comparison"
@@ -49,7 +48,7 @@ ORIGIN = "origin"  # the number of the trial that this one continues
 Facts = dict[str, Any]
 
 
-class Sampler(BaseSampler):
+class Sampler(TPESampler):
     """TPE, seeded anew for each trial: workers with the same seed must not draw the same.
 
     Args:
@@ -57,29 +56,13 @@ class Sampler(BaseSampler):
     """
 
     def __init__(self, seed: int) -> None:
+        super().__init__(seed=seed, multivariate=True)
         self.seed = seed
-        self.current = TPESampler(seed=seed, multivariate=True)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Seed by the number of the trial."""
+        """Start again, with a seed for this trial; TPE itself can only be reseeded at random."""
         seed = random.Random(f"{self.seed} {trial.number}").getrandbits(32)
-        self.current = TPESampler(seed=seed, multivariate=True)
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, Any]:
-        return self.current.infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, Any]
-    ) -> dict[str, Any]:
-        return self.current.sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any
-    ) -> Any:
-        return self.current.sample_independent(study, trial, param_name, param_distribution)
-
-    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:
-        self.current.after_trial(study, trial, state, values)
+        super().__init__(seed=seed, multivariate=True)
 
 
 def url_of(storage: str | None, folder: Path) -> str:
@@ -109,12 +92,12 @@ def open_storage(url: str) -> RDBStorage:
         try:
             return _open(url)
         except (SQLAlchemyError, StorageInternalError, ImportError, RuntimeError) as error:
-            reason = " ".join(str(error.__cause__ or error).split())[:200]
+            problem = reason(error.__cause__ or error)
             retry = isinstance(error, SQLAlchemyError | StorageInternalError)
-            if attempt == ATTEMPTS or not retry or "not a database" in reason:
+            if attempt == ATTEMPTS or not retry or "not a database" in problem:
                 raise InputError(
                     f"sweep.storage={without_password(url)}: cannot be opened "
-                    f"({without_password(reason)}); name a new file, or "
+                    f"({without_password(problem)}); name a new file, or "
                     "the URL of a database that you may write to"
                 ) from error
             time.sleep(random.random())
@@ -188,13 +171,16 @@ def open_comparison(storage: RDBStorage) -> Study:
 
 
 def _open_study(
-    storage: RDBStorage, name: str, mode: str, sampler: BaseSampler, pruner: BasePruner
+    storage: RDBStorage, name: str, mode: str, sampler: Sampler, pruner: BasePruner
 ) -> Study:
-    direction = "maximize" if mode == "max" else "minimize"
-    with contextlib.suppress(DuplicatedStudyError):
-        storage_directions = [optuna.study.StudyDirection[direction.upper()]]
-        storage.create_new_study(storage_directions, name)
-    return optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
+    return optuna.create_study(
+        study_name=name,
+        storage=storage,
+        sampler=sampler,
+        pruner=pruner,
+        direction="maximize" if mode == "max" else "minimize",
+        load_if_exists=True,
+    )
 
 
 def first_difference(stored: Any, own: Any, key: str = "") -> str:
@@ -289,7 +275,7 @@ def one_line() -> Iterator[None]:
     try:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())[:200]
         raise JobError(
-            f"the sweep's storage failed ({reason}); run the same command again to continue"
+            f"the sweep's storage failed ({reason(error.__cause__ or error)}); "
+            "run the same command again to continue"
         ) from error

@@ -21,11 +21,12 @@ from lightning.pytorch.callbacks import Callback
 
 from litpool import InputError, interrupt
 from litpool.app import CLI
+from litpool.command_line.runs import logger_of
 from litpool.commands import Run
 from litpool.disk import make_folder, write_text
 from litpool.loops import lightning
 from litpool.loops.checkpoint import SaveOptions
-from litpool.plugins import optimizer_steps
+from litpool.loops.steps import optimizer_steps
 from litpool.tools.sweep import space
 from litpool.tools.sweep.scores import score_rows
 
@@ -89,27 +90,20 @@ class Fit(NamedTuple):
             make_folder(folder)
             command = _Command(folder, scored=seed is not None, report=report)
             extra = [] if seed is None else [f"--seed_everything={seed}"]
-            with _output_in(folder / "output.txt"), interrupt.deferred():
-                _run([*self._arguments(folder), *space.arguments(values), *extra], command)
-            free_memory()
+            try:
+                with _output_in(folder / "output.txt"), interrupt.deferred():
+                    _run([*self._arguments(folder), *space.arguments(values), *extra], command)
+            finally:
+                free_memory()
         return json.loads(done.read_text(encoding="utf-8"))
 
     def _arguments(self, folder: Path) -> list[str]:
-        logger = {
-            "class_path": "TensorBoardLogger",
-            "init_args": {
-                "save_dir": str(folder.parent),
-                "name": "",
-                "version": folder.name,
-                "default_hp_metric": False,
-            },
-        }
         arguments = self._job_arguments()
         last = folder / "checkpoints" / "last.ckpt"
         if last.exists():
             arguments += ["--ckpt_path", str(last)]
         off = "--trainer.enable_progress_bar=false"
-        return [*arguments, f"--trainer.logger={json.dumps(logger)}", off]
+        return [*arguments, f"--trainer.logger={json.dumps(logger_of(folder))}", off]
 
 
 def _only_parse(run: Run, save: SaveOptions = SaveOptions()) -> None:  # noqa: B008

@@ -1,10 +1,11 @@
 """A worker of a sweep: takes one trial after the other, until all are finished."""
 
+import contextlib
 import math
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import optuna
@@ -13,11 +14,12 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from torch import OutOfMemoryError
 
-from litpool import InputError, JobError, interrupt, plugins
+from litpool import InputError, JobError, interrupt, reason
+from litpool.command_line import plugins
 from litpool.command_line.runs import LONGEST
 from litpool.tools.sweep import space, storage
 from litpool.tools.sweep.space import Choice, Range, Space
-from litpool.tools.sweep.training import Fit, free_memory, remove_checkpoints, remove_last
+from litpool.tools.sweep.training import Fit, remove_checkpoints, remove_last
 
 POLL = 1.0  # seconds between looks at what the other workers do
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -117,22 +119,21 @@ def fresh_seeds(plan: Plan) -> list[int]:
 def best(study: optuna.Study) -> FrozenTrial | None:
     """Return the trial with the best validation score, of equals the first; None without any."""
     finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    sign = 1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1
     return max(
-        finished,
-        key=lambda trial: (sign * _value(trial), -storage.origin(trial)),
-        default=None,
+        finished, key=lambda trial: _rank(study, trial.value, storage.origin(trial)), default=None
     )
+
+
+def _rank(study: optuna.Study, score: float | None, number: int) -> tuple[float, int]:
+    """Return what is greater for a better trial: of equal scores, the first is better."""
+    assert score is not None
+    sign = 1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1
+    return sign * score, -number
 
 
 def is_default(trial: FrozenTrial, plan: Plan) -> bool:
     """Return whether a trial is the config as it is."""
     return plan.default is not None and trial.params == plan.default
-
-
-def _value(trial: FrozenTrial) -> float:
-    assert trial.value is not None
-    return trial.value
 
 
 # ---- taking trials
@@ -213,9 +214,9 @@ def _try(plan: Plan, trial: optuna.Trial) -> float:
         _conclude(plan, trial, start, name, "stopped early")
         raise
     except (InputError, JobError, MisconfigurationException, OutOfMemoryError) as error:
-        reason = f"failed: {_reason(plan, error)}"
-        trial.set_user_attr(ERROR, reason.removeprefix("failed: "))
-        _conclude(plan, trial, start, name, reason)
+        problem = _reason(plan, error)
+        trial.set_user_attr(ERROR, problem)
+        _conclude(plan, trial, start, name, f"failed: {problem}")
         raise optuna.TrialPruned from error
     _conclude(plan, trial, start, name, f"{value:.4g}", value)
     return value
@@ -227,21 +228,26 @@ def _train(plan: Plan, trial: optuna.Trial, name: str, values: Mapping[str, Any]
         if trial.should_prune():
             raise optuna.TrialPruned
 
-    try:
+    with _explained():
         result = plan.fit.train(name, values, None, report)
-    except optuna.TrialPruned:
-        free_memory()
-        raise
-    except Exception as error:
-        free_memory()
-        explained = plugins.report(error)
-        if explained is None or isinstance(error, InputError | JobError):
-            raise
-        raise explained from error
     value = float(result["validation"])
     if not math.isfinite(value):
         raise JobError("the validation score is not defined")
     return value
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Say in one line what went wrong in a training, where Lightning's errors are long."""
+    try:
+        yield
+    except (InputError, JobError, optuna.TrialPruned):
+        raise
+    except Exception as error:
+        explained = plugins.report(error)
+        if explained is None:
+            raise
+        raise explained from error
 
 
 def _reason(plan: Plan, error: Exception) -> str:
@@ -255,13 +261,13 @@ def _reason(plan: Plan, error: Exception) -> str:
         raise error
     if isinstance(error, InputError | MisconfigurationException) and best(plan.trials) is None:
         raise error
-    return " ".join(str(error).split())[:300]
+    return reason(error, 300)
 
 
 def draw(trial: optuna.Trial, key: str, part: Choice | Range) -> Any:
     """Draw a value for a key; `part.apply` makes it one of the config's."""
     if isinstance(part, Choice):
-        return trial.suggest_categorical(key, part.plain())
+        return trial.suggest_categorical(key, list(part.options))
     if part.whole:
         step = int(part.step or 1)
         return trial.suggest_int(key, int(part.low), int(part.high), step=step, log=part.log)
@@ -290,27 +296,19 @@ def _score(plan: Plan, trial: optuna.Trial) -> float:
     """
     number, seed = trial.suggest_int("trial", -1, 2**31), trial.suggest_int("seed", 0, 2**32)
     if number == DEFAULT:
-        values = {}
+        name, shown, values = f"default-seed={seed}", "config as it is", {}
     else:
+        name, shown = f"winner-{number}-seed={seed}", f"trial {number}"
         values = space.point(plan.space, _finished(plan, number).params, plan.default)
-    name = "default" if number == DEFAULT else f"winner-{number}"
     start = time.perf_counter()
-    try:
-        result = plan.fit.train(f"{name}-seed={seed}", values, seed, None)
-    except Exception as error:
-        free_memory()
-        explained = plugins.report(error)
-        if explained is None or isinstance(error, InputError | JobError):
-            raise
-        raise explained from error
+    with _explained():
+        result = plan.fit.train(name, values, seed, None)
     trial.set_user_attr(RESULT, result)
-    folder = plan.fit.folder / f"{name}-seed={seed}"
-    remove_last(folder)
+    remove_last(plan.fit.folder / name)
     if number == DEFAULT:
-        remove_checkpoints(folder)
-    said = "config as it is" if number == DEFAULT else f"trial {number}"
+        remove_checkpoints(plan.fit.folder / name)
     seconds = time.perf_counter() - start
-    print(f"seed {seed}  {said}: test {result['test']:.4g}  {_time(seconds)}", flush=True)
+    print(f"seed {seed}  {shown}: test {result['test']:.4g}  {_time(seconds)}", flush=True)
     return float(result["test"])
 
 
@@ -328,24 +326,24 @@ def _conclude(
     """Note how long a trial took, print its line, and remove checkpoints that nobody needs."""
     seconds = time.perf_counter() - start
     trial.set_user_attr(SECONDS, round(seconds, 1))
+    number = storage.origin(trial)
     leader = best(plan.trials)
-    sign = 1 if plan.trials.direction == optuna.study.StudyDirection.MAXIMIZE else -1
     leads = value is not None and (
         leader is None
-        or (sign * value, -storage.origin(trial)) > (sign * _value(leader), -storage.origin(leader))
+        or _rank(plan.trials, value, number)
+        > _rank(plan.trials, leader.value, storage.origin(leader))
     )
     if leads and leader is not None:
         remove_checkpoints(plan.fit.folder / str(leader.user_attrs.get(FOLDER)))
     if not leads:
         remove_checkpoints(plan.fit.folder / name)
     remove_last(plan.fit.folder / name)
-    number = storage.origin(trial)
     if leads:
         record = "the best so far"
     elif leader is None:
         record = "no score so far"
     else:
-        record = f"best {_value(leader):.4g} (trial {storage.origin(leader)})"
+        record = f"best {leader.value:.4g} (trial {storage.origin(leader)})"
     values = space.label(space.point(plan.space, trial.params, plan.default))
     left = _time_left(plan, seconds)
     print(f"trial {number}  {values}  {outcome}  {record}  {_time(seconds)}{left}", flush=True)

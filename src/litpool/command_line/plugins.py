@@ -3,7 +3,6 @@
 import difflib
 import enum
 import importlib.util
-import math
 import re
 import traceback
 from collections.abc import Iterator, Mapping
@@ -21,9 +20,10 @@ from lightning.pytorch import (
     profilers,
     strategies,
 )
-from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler, ModelPruning
+from lightning.pytorch.callbacks import Callback, ModelPruning
 
 from litpool import InputError, JobError
+from litpool.classes import class_name
 
 NEEDS_FUNCTION = "it needs a function, and a config names classes only; subclass it"
 NOTEBOOK = "it is for notebooks; use ddp"
@@ -91,7 +91,7 @@ def _names(value: Any) -> Iterator[str]:
         for item in value:
             yield from _names(item)
     elif isinstance(value, Namespace | Mapping):
-        yield str(value.get("class_path")).rpartition(".")[2]
+        yield class_name(value)
     elif isinstance(value, str):
         yield value
 
@@ -125,21 +125,6 @@ def explain(message: str) -> str | None:
         reason = f"unknown class; name one of Lightning's, or your own as MODULE.CLASS{question}"
     option = f"{match[1]}={name}" if match[1] else name
     return f"{option}: {_refusal(name) or reason}"
-
-
-def optimizer_steps(trainer: Trainer) -> float:
-    """Return the optimizer steps of the whole run.
-
-    Lightning's estimate does not know that GradientAccumulationScheduler changes the batches of a
-    step from epoch to epoch.
-    """
-    steps = trainer.estimated_stepping_batches
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, GradientAccumulationScheduler) and trainer.max_epochs != -1:
-            windows = map(callback.get_accumulate_grad_batches, range(trainer.max_epochs or 0))
-            steps = sum(math.ceil(trainer.num_training_batches / window) for window in windows)
-            return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
-    return steps
 
 
 def report(error: Exception) -> InputError | JobError | None:

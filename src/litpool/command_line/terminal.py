@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from litpool import interrupt
 from litpool.loops.progress import ProgressLines
-from litpool.plugins import optimizer_steps
+from litpool.loops.steps import optimizer_steps
 
 HARMLESS = (
     # Texts are tokenized beforehand, so workers only cost time.

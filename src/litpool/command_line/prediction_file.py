@@ -57,7 +57,9 @@ def prediction_file(path: str, rows: int) -> Iterator[Write]:
 
 def _lines(columns: "Dataset", answers: Answers) -> Iterator[str]:
     for row, answer in zip(columns, answers, strict=True):
-        yield f"{_to_json({**_finite(row), **answer})}\n"
+        content = {**_finite(row), **answer}
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, default=str)  # for dates
+        yield f"{text}\n"
 
 
 @contextlib.contextmanager
@@ -98,10 +100,6 @@ def _npz(stream: BinaryIO, rows: int) -> Iterator[Write]:
             array.write(vectors.tobytes())
 
         yield write
-
-
-def _to_json(row: dict[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False, allow_nan=False, default=str)  # dates become text
 
 
 def _finite(value: Any) -> Any:

@@ -11,11 +11,11 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 from tqdm import tqdm
 
 from litpool import JobError
+from litpool.command_line.prediction_file import prediction_file
+from litpool.command_line.terminal import Minutes
 from litpool.data.rows import InputRows
 from litpool.ensemble import Ensemble
-from litpool.loops.prediction_file import prediction_file
 from litpool.predictor import round_probabilities
-from litpool.terminal import Minutes
 
 
 class Devices:
