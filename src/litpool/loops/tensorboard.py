@@ -15,6 +15,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from litpool.data.prefix import encode_with_prefixes
 from litpool.loops import figures
 from litpool.tasks.outcome import Decisions, Scores
 from litpool.tasks.task import Task
@@ -150,7 +151,7 @@ def write_text_lengths(writer: SummaryWriter, data: "TextDataModule", split: str
     """Draw how many tokens the texts of a split have; of many rows, evenly spaced ones."""
     rows = data.rows[split]
     sample = rows.select(range(0, len(rows), -(-len(rows) // SAMPLE)))
-    encoded = data.task.encode(sample[:], data.tokenizer, UNCUT)
+    encoded = encode_with_prefixes(data.task, sample[:], data.tokenizer, UNCUT, data.prefixes)
     texts: list[list[int]] = []
     for ids in encoded["input_ids"]:
         texts += ids if isinstance(ids[0], list) else [ids]

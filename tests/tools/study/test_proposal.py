@@ -1,6 +1,7 @@
 """The job that a study proposes, and what fine-tuning says about it."""
 
 import json
+import random
 from functools import partial
 from types import SimpleNamespace
 
@@ -100,28 +101,48 @@ def test_a_cut_encoder_gives_the_vectors_of_the_layer(tokenizer_folder, encoder_
         np.testing.assert_allclose(network.eval().embed(batch), expected, atol=2e-6)
 
 
-def test_the_proposed_job_trains_and_confirm_says_what_it_is_worth(cli, job, tmp_path):
-    status, out, err = cli(*job, "--study.confirm", "true", "--study.seeds", "2")
+@pytest.fixture
+def noise_file(tmp_path):
+    """Reviews with labels drawn by lot, so that some pooling scores higher than [CLS]."""
+    generator = random.Random(0)
+    words = (" ".join(generator.choices(["good", "bad", "dull", "film"], k=7)) for _ in range(80))
+    lines = (f"{text},{generator.choice(['good', 'bad'])}" for text in words)
+    (tmp_path / "noise.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    return "noise.csv"
+
+
+def test_the_proposed_job_trains_and_confirm_says_what_it_is_worth(cli, job, tmp_path, noise_file):
+    options = ("--data.source", noise_file, "--study.confirm", "true", "--study.seeds", "2")
+    status, out, err = cli(*job, *options)
     assert status == 0, err
     folder = tmp_path / out.split()[-1]
     entry = json.loads((folder / "study.json").read_text())["data"][0]
     proposal, confirm = entry["proposal"], entry["confirm"]
+    first = entry["headline"]["first"]
     assert proposal["file"] == "fit.yaml"
-    first = entry["headline"]["first"]["name"]
-    assert entry["headline"]["claim"] != "behind"
-    if entry["headline"]["claim"] != "same":
-        assert len(confirm["runs"]) == 4
-        gains = [
-            confirm["runs"][seed]["test"] - confirm["runs"][2 + seed]["test"] for seed in (0, 1)
-        ]
-        assert f"Fine-tuned, {first} scores {np.mean(gains):+.1f} points" in confirm["sentence"]
-        assert " for other seeds, not for other test rows; 2 seeds, " in confirm["sentence"]
-        assert all(run["seconds"] > 0 and run["milliseconds"] > 0 for run in confirm["runs"])
+    assert (proposal["pooling"], proposal["layer"]) == (first["pooling"], first["layer"])
+    assert len(confirm["runs"]) == 4
+    gains = [confirm["runs"][seed]["test"] - confirm["runs"][2 + seed]["test"] for seed in (0, 1)]
+    assert f"Fine-tuned, {first['name']} scores {np.mean(gains):+.1f} points" in confirm["sentence"]
+    assert " for other seeds, not for other test rows; 2 seeds, " in confirm["sentence"]
+    assert all(run["seconds"] > 0 and run["milliseconds"] > 0 for run in confirm["runs"])
     assert confirm["sentence"] in out
     text = (folder / "fit.yaml").read_text()
     assert text.startswith(f"# python cli.py fit --config {folder.relative_to(tmp_path)}/fit.yaml")
     status, out, err = cli("fit", "--config", str(folder / "fit.yaml"))
     assert status == 0, err
+
+
+def test_cls_is_proposed_where_nothing_is_ahead_of_it(cli, job, tmp_path):
+    status, out, err = cli(*job, "--study.confirm", "true")  # every pooling tells all labels
+    assert status == 0, err
+    entry = json.loads((tmp_path / out.split()[-1] / "study.json").read_text())["data"][0]
+    assert entry["headline"]["first"]["name"] == "MeanPooling of layer 2"
+    assert entry["proposal"]["pooling"] == "ClsPooling"
+    assert entry["confirm"] == {
+        "runs": [],
+        "sentence": "ClsPooling of layer 2 is what is proposed: nothing to confirm",
+    }
 
 
 def test_confirm_needs_the_frozen_arm(cli, job):
