@@ -112,6 +112,7 @@ HAND: dict[str, tuple[Make, list[list[float]]]] = {
 MAKERS: dict[str, Make] = {name: make for name, (make, _) in HAND.items()} | {
     "attention, 2 heads": lambda w, n: AttentionPooling(w, n, heads=2),
     "mix, attention": lambda w, n: LayerMixPooling(w, n, pooling=AttentionPooling),
+    "mix, mean of words": lambda w, n: LayerMixPooling(w, n, pooling=HAND["mean of words"][0]),
 }
 LEARNED = ["mix", "mix, max", "attention, 2 heads", "mix, attention"]
 every_pooling = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
@@ -292,6 +293,7 @@ NAMES: dict[str, str] = {
     "attention, 2 heads": "AttentionPooling heads=2",
     "mix": "LayerMixPooling",
     "mix, max": "LayerMixPooling of MaxPooling",
+    "mix, mean of words": "LayerMixPooling of MeanPooling without special tokens",
     "concat": "MeanPooling + MaxPooling",
     "concat in concat": "MeanPooling + MaxPooling + MinPooling",
 }

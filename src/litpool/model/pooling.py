@@ -381,7 +381,7 @@ class LayerMixPooling(Pooling):
         return self.pooling((mixed,), attention_mask, *rest, **more)  # (B, out_features)
 
     def extra_repr(self) -> str:
-        return "" if isinstance(self.pooling, MeanPooling) else f"of {self.pooling.describe()}"
+        return "" if self.pooling.describe() == "MeanPooling" else f"of {self.pooling.describe()}"
 
 
 class ConcatPooling(Pooling):

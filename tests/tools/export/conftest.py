@@ -1,4 +1,4 @@
-"""A tiny checkpoint of any task and pooling, with weights that make outputs differ."""
+"""A checkpoint of any task and pooling, with weights that make outputs differ."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,9 @@ import litpool
 from litpool.classes import build_classes
 from litpool.data.added import add
 from litpool.data.tokenizer import dump_tokenizer
+from litpool.demo.encoder import DEMO_ENCODER, locate
 from litpool.loops.checkpoint import contents
+from litpool.model.encoder import EncoderOptions, load_config
 from litpool.model.markers import resolve
 from litpool.model.network import TextModel
 from litpool.tools.export.command import write_folder
@@ -30,16 +32,26 @@ TASKS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     "pairs": (PAIR, {"label": LABELS}),
     "MultiLabelClassification": ({}, {"label": [["bad"], ["fair", "good"]]}),
     "Regression": ({"score_range": [1, 5]}, {"score": [1.0, 2.0]}),
+    "scored pairs": (PAIR, {"score": [1.0, 2.0, 4.5]}),
     "Similarity": ({}, {"score": [0.0, 1.0]}),
     "softmax": ({"objective": "softmax", "label": "label"}, {"label": LABELS}),
+    "contrastive": ({"objective": "contrastive"}, {}),
     "QuestionAnswering": ({}, {}),
 }
-CLASSES = {"pairs": "Classification", "softmax": "Similarity"}
+CLASSES = {
+    "pairs": "Classification",
+    "scored pairs": "Regression",
+    "softmax": "Similarity",
+    "contrastive": "Similarity",
+}
 
 
 @pytest.fixture
 def save(tiny: Any, tokenizer_folder: str, csv_file: str, tmp_path: Path) -> Save:
-    """A function that writes a checkpoint and returns its path."""
+    """A function that writes a checkpoint and returns its path.
+
+    The encoder is tiny, and all weights are random; that of DEMO_ENCODER has its own weights.
+    """
 
     def save(
         task: str = "Classification",
@@ -63,16 +75,25 @@ def save(tiny: Any, tokenizer_folder: str, csv_file: str, tmp_path: Path) -> Sav
         job, factory = build_classes(config, ())
         if columns:
             job.learn({"train": Dataset.from_dict({**columns})})
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, padding_side=side)
+        real = kind == DEMO_ENCODER
+        words = locate(kind) if real else tokenizer_folder
+        tokenizer = AutoTokenizer.from_pretrained(words, padding_side=side)
         new_ids = add(tokenizer, [], list(tokens))
-        options, encoder = tiny(
-            kind, vocab_size=100, **({"pad_token_id": 0} if kind == "bert" else {})
+        if real:
+            options = EncoderOptions(kind)
+            encoder = load_config(options)
+        else:
+            padding = {"pad_token_id": 0} if kind == "bert" else {}
+            options, encoder = tiny(kind, vocab_size=100, **padding)
+        network = TextModel(
+            job, factory, options, encoder, real, vocab_size=len(tokenizer), new_ids=new_ids
         )
-        network = TextModel(job, factory, options, encoder, pretrained=False, new_ids=new_ids)
         resolve(network.pooling, tokenizer)
         with torch.no_grad():
-            for weight in network.parameters():
-                if weight.ndim == 2 and weight.std() > 0:
+            for name, weight in network.named_parameters():
+                if real and not name.startswith("encoder."):
+                    weight.add_(0.05 * torch.randn_like(weight))  # biases and layers differ
+                elif not real and weight.ndim == 2 and weight.std() > 0:
                     weight.mul_(0.15 / weight.std())
         written = contents(network, job, dump_tokenizer(tokenizer), config, {"val/accuracy": 0.5})
         weights = {f"network.{name}": value for name, value in network.state_dict().items()}

@@ -145,13 +145,15 @@ def test_sentence_transformers_adds_the_prefix(model, written):
         ("AttentionPooling", "MeanPooling"),
         (NO_SPECIAL, "MeanPooling"),
         (MARKERS, "ClsPooling"),
+        ("PoolerOutput", "ClsPooling"),  # only if the padding is on the left
     ],
     ids=name_of,
 )
 def test_sentence_transformers_refuses_other_poolings(model, pooling, closest):
     without_packages("sentence-transformers")
     tokens = ("[S]",) if pooling is MARKERS else ()
-    exported = model("Similarity", pooling, tokens=tokens)
+    side = "left" if pooling == "PoolerOutput" else "right"
+    exported = model("Similarity", pooling, tokens=tokens, side=side)
     with pytest.raises(InputError, match=f"the closest is {closest}"):
         module_of("sentence-transformers").check(exported)
 

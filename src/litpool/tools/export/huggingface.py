@@ -263,7 +263,10 @@ class _Network:
         task, pooling = build_classes(golden["job"], trusted)
         task.load_state_dict(golden["state"])
         options = EncoderOptions(str(folder))
-        network = TextModel(task, pooling, options, load_config(options), pretrained=True).eval()
+        config = load_config(options)
+        # the attention with which `litpool.load` computes a checkpoint's answers on the CPU
+        network = TextModel(task, pooling, options, config, pretrained=True, attention="eager")
+        network.eval()
         if (folder / HEAD).is_file():
             network.load_state_dict(load_file(folder / HEAD), strict=False)
         self.graph = Graph(network, task, golden["added_special_ids"])

@@ -61,8 +61,11 @@ def check(model: Model) -> None:
         )
     linear_head(model)
     _modes(model.network.pooling)
-    if isinstance(model.network.pooling, PoolerOutput) and pooler_layer(model) is None:
-        raise _refusal(f"the pooler of {model.network.encoder.config.model_type}", "ClsPooling")
+    if isinstance(model.network.pooling, PoolerOutput):
+        if pooler_layer(model) is None:
+            raise _refusal(f"the pooler of {model.network.encoder.config.model_type}", "ClsPooling")
+        if model.tokenizer.padding_side == "left":  # the mode `cls` reads the first real token
+            raise _refusal("PoolerOutput at position 0, which is left padding here", "ClsPooling")
 
 
 def linear_head(model: Model) -> nn.Linear | None:
