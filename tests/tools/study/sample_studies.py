@@ -322,13 +322,15 @@ def tie(name: str = "tie") -> Json:
 
 
 def one_pooling(name: str = "one") -> Json:
-    """[CLS] alone, so there is nothing to compare."""
+    """[CLS] alone, so another layer is compared with the last."""
     cells = [cell for cell in make_cells() if cell["pooling"] == "ClsPooling"]
-    reference = find(cells, "ClsPooling", LAYERS)
-    nothing = {"difference": 0.0, "low": None, "high": None, "p": None}
-    sentence = "[CLS] of layer 6 is what was chosen: there is nothing to compare it with"
-    data = entry(name, cells, compare("same", reference, reference, nothing, sentence))
-    return {**data, "chosen": [choose(reference, reference)]}
+    first, reference = find(cells, "ClsPooling", LAYERS - 1), find(cells, "ClsPooling", LAYERS)
+    sentence = "ClsPooling of layer 5 is behind ClsPooling of layer 6"
+    difference = against(first["test"] - reference["test"])
+    data = entry(name, cells, compare("behind", first, reference, difference, sentence))
+    chosen = [choose(first, reference), choose(reference, reference)]
+    proposal = {"pooling": "ClsPooling", "layer": LAYERS, "num_hidden_layers": None}
+    return {**data, "chosen": chosen, "proposal": {**proposal, "file": "fit.yaml"}}
 
 
 def few(name: str = "few") -> Json:

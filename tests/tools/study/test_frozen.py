@@ -432,7 +432,10 @@ def test_few_rows_choose_only_among_poolings_of_the_last_layer_and_say_so(study)
     entry = study()
     assert entry["method"]["last_layer_only"]
     assert {cell["layer"] for cell in entry["chosen"]} <= {2, None}
-    assert "only the last layer is considered, as 200 pairs" in entry["headline"]["sentence"]
+    assert (
+        "only the last layer is considered: the choice goes by 120 pairs"
+        in entry["headline"]["sentence"]
+    )
 
 
 def test_rows_that_litpool_divided_are_all_scored_in_folds(study):

@@ -103,16 +103,20 @@ def test_a_cut_encoder_gives_the_vectors_of_the_layer(tokenizer_folder, encoder_
 
 @pytest.fixture
 def noise_file(tmp_path):
-    """Reviews with labels drawn by lot, so that some pooling scores higher than [CLS]."""
-    generator = random.Random(0)
-    words = (" ".join(generator.choices(["good", "bad", "dull", "film"], k=7)) for _ in range(80))
-    lines = (f"{text},{generator.choice(['good', 'bad'])}" for text in words)
-    (tmp_path / "noise.csv").write_text("\n".join(["text,label", *lines]) + "\n")
-    return "noise.csv"
+    """A function that writes reviews with labels drawn by lot; some pooling is ahead by chance."""
+
+    def write(seed):
+        draw = random.Random(seed)
+        words = (" ".join(draw.choices(["good", "bad", "dull", "film"], k=7)) for _ in range(80))
+        lines = (f"{text},{draw.choice(['good', 'bad'])}" for text in words)
+        (tmp_path / "noise.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+        return "noise.csv"
+
+    return write
 
 
 def test_the_proposed_job_trains_and_confirm_says_what_it_is_worth(cli, job, tmp_path, noise_file):
-    options = ("--data.source", noise_file, "--study.confirm", "true", "--study.seeds", "2")
+    options = ("--data.source", noise_file(1), "--study.confirm", "true", "--study.seeds", "2")
     status, out, err = cli(*job, *options)
     assert status == 0, err
     folder = tmp_path / out.split()[-1]
@@ -133,16 +137,26 @@ def test_the_proposed_job_trains_and_confirm_says_what_it_is_worth(cli, job, tmp
     assert status == 0, err
 
 
-def test_cls_is_proposed_where_nothing_is_ahead_of_it(cli, job, tmp_path):
-    status, out, err = cli(*job, "--study.confirm", "true")  # every pooling tells all labels
+@pytest.mark.parametrize("kind", ["a tie", "behind"])
+def test_cls_is_proposed_where_the_choice_is_not_ahead(
+    cli, job, tmp_path, csv_file, noise_file, kind
+):
+    file = csv_file if kind == "a tie" else noise_file(0)  # every pooling tells csv_file's labels
+    status, out, err = cli(*job, "--data.source", file, "--study.confirm", "true")
     assert status == 0, err
-    entry = json.loads((tmp_path / out.split()[-1] / "study.json").read_text())["data"][0]
-    assert entry["headline"]["first"]["name"] == "MeanPooling of layer 2"
+    folder = tmp_path / out.split()[-1]
+    entry = json.loads((folder / "study.json").read_text())["data"][0]
+    headline = entry["headline"]
+    assert (headline["difference"] < 0) == (kind == "behind")
+    assert headline["first"]["pooling"] != "ClsPooling"
     assert entry["proposal"]["pooling"] == "ClsPooling"
     assert entry["confirm"] == {
         "runs": [],
         "sentence": "ClsPooling of layer 2 is what is proposed: nothing to confirm",
     }
+    reason = "fit.yaml is the job with ClsPooling, as the choice is not ahead of it."
+    assert reason in (folder / "study.md").read_text()
+    assert "# So this job has ClsPooling of layer 2.\n" in (folder / "fit.yaml").read_text()
 
 
 def test_confirm_needs_the_frozen_arm(cli, job):

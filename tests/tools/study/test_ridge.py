@@ -165,7 +165,8 @@ def test_the_reference_scores_as_itself_even_if_a_fold_chooses_another_layer() -
     inner = np.full((4, 5), 49.0)
     inner[:, 0] = 52  # this fold alone chooses layer 1
     rows = [row(1, inner, 20), row(2, np.full((4, 5), 50.0), 80)]
-    (chosen,) = chooser(rows, design).describe()["chosen"]
+    study = chooser(rows, design)
+    (chosen,) = study.describe(study.pick(rows))["chosen"]
     assert (chosen["layer"], chosen["against_cls"]) == (2, None)
     assert chosen["test"] == pytest.approx(80)
 

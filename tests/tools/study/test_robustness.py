@@ -44,7 +44,10 @@ def claims(chooser: Chooser) -> list[str]:
     assert labels
     cls = chooser.cell("ClsPooling", 2)
     first = chooser.challenger(cls)
-    chooser.describe()
+    assert first.row is not cls.row
+    place = first.row.cell.pooling, first.row.cell.layer
+    chosen = chooser.describe(first)["chosen"]
+    assert place in {(line["pooling"], line["layer"]) for line in chosen}
     answers = baselines.answer_majority(labels.targets, fits(chooser.examples), labels.exclusive)
     cell = Cell("majority class", None, ClsPooling(4, 2), static=True)
     majority = chooser.pick([scores.score_answers(cell, answers, chooser.examples)])

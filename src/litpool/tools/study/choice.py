@@ -134,11 +134,16 @@ class Chooser(NamedTuple):
             for pick, score in zip(picks, self.table(picks), strict=True)
         ]
 
-    def describe(self) -> Json:
-        """Describe all cells, the choice for each pooling, and all poolings of the last layer."""
+    def describe(self, choice: Pick) -> Json:
+        """Describe all cells, the best of each pooling, and all poolings of the last layer.
+
+        The choice is always among the best: it may be [CLS] of a layer that is behind the last.
+        """
         cls = self.cell(BASELINE, self.last)
         families = dict.fromkeys((row.whitened, row.cell.pooling) for row in self.rows)
         picks = [self.pick(self.candidates(*family)) for family in families]
+        if all(pick.row is not choice.row for pick in picks):
+            picks = [choice, *picks]
         # The reference is fixed: where [CLS] of the last layer is chosen, it scores as itself.
         picks = [cls if pick.row is cls.row else pick for pick in picks]
         same = [

@@ -147,7 +147,7 @@ def study(
             "baseline": compare(chooser, "baseline", choice, baseline),
         }
         sentences = [comparison["sentence"] for comparison in comparisons.values() if comparison]
-        entry = {**chooser.describe(), **comparisons, "verdict": ". ".join(sentences)}
+        entry = {**chooser.describe(choice), **comparisons, "verdict": ". ".join(sentences)}
         scores = chooser.table([chooser.pick([row]) for row, _ in references])
         entry["baselines"] = [
             {"name": row.cell.pooling, **line, "coverage": coverage}
@@ -161,8 +161,7 @@ def study(
         "method": _method(chooser, data.source.group),
         "notes": [*([pooler_note] if pooler_note else []), *_notes(examples, averages)],
     }
-    is_better = headline["claim"] != "behind" and choice.row.overall > cls.row.overall
-    proposed = (choice if is_better else cls).row.cell
+    proposed = (choice if headline["difference"] > 0 else cls).row.cell
     projected = {cell.name: files["test"][cell] for cell in named[:2]}
     return FrozenResult(entry, projected, proposed)
 

@@ -52,7 +52,11 @@ def propose(run: Run, cell: Cell, options: StudyOptions, sentence: str) -> Json:
         job["model"]["encoder"] |= {"overrides": cut.overrides, "freeze": cut.freeze}
         proposal["num_hidden_layers"] = cell.layer
     text = yaml.safe_dump(job, sort_keys=False, allow_unicode=True)
-    head = f"# python cli.py fit --config {run.folder / FILE}\n#\n# {' '.join(sentence.split())}\n"
+    head = (
+        f"# python cli.py fit --config {run.folder / FILE}\n"
+        f"#\n# {' '.join(sentence.split())}\n"
+        f"# So this job has {cell.name}.\n"
+    )
     write_text(run.folder / FILE, head + text)
     return {**proposal, "file": FILE}
 

@@ -92,11 +92,12 @@ def score(
     threads = torch.get_num_threads()
     workers = min(threads, MAX_WORKERS) if torch.device(device).type == "cpu" else 1
     torch.set_num_threads(threads // workers)
+    pool = ThreadPoolExecutor(workers)
     try:
-        with ThreadPoolExecutor(workers) as pool:
-            rows = follow(pool.map(work, cells), "scoring", len(cells), "cell")
-            return list(chain.from_iterable(rows))
+        rows = follow(pool.map(work, cells), "scoring", len(cells), "cell")
+        return list(chain.from_iterable(rows))
     finally:
+        pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
 
 

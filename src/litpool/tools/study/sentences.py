@@ -112,8 +112,8 @@ def _say(
             sentence = f"Here {sentence}"
         if chooser.last_only:
             sentence += (
-                f"; only the last layer is considered, as {MIN_CHOOSING} {unit} are needed to "
-                "choose another"
+                f"; only the last layer is considered: the choice goes by {examples.choosing:,} "
+                f"{unit}, and another layer needs {MIN_CHOOSING}"
             )
     if question == "baseline" and comparison["claim"] != "beats":
         sentence = f"Mind the baseline: {sentence}"

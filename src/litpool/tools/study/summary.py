@@ -57,6 +57,7 @@ def method(data: Json) -> str:
         return ""
     kfold, labels = how["resampling"] == "kfold", data["unit"] == "examples"
     sentences = _kfold(data, how) if kfold else _split(data, how)
+    sentences.append("[CLS] of the last layer, the reference, was no candidate.")
     if how.get("last_layer_only"):
         sentences.append(
             "The rows are too few to choose a layer by, so only the last one was a candidate."
@@ -164,7 +165,7 @@ def _section(data: Json, skip: int) -> list[str]:
 
 
 def _next(data: Json) -> list[str]:
-    """Show the proposal, and what confirming it has found."""
+    """Show the proposal."""
     lines = []
     if proposal := data.get("proposal"):
         layers = proposal["num_hidden_layers"]
@@ -174,11 +175,16 @@ def _next(data: Json) -> list[str]:
             line = f"`fit` cannot train {where}: the encoder cannot be cut after this layer."
         else:
             shorter = "" if layers is None else f" and the first {layers} layers"
-            line = f"{_plain(proposal['file'])} is the job with {pooling}{shorter}."
+            line = f"{_plain(proposal['file'])} is the job with {pooling}{shorter}{_why(data)}."
         lines += [line, ""]
-    if confirm := data.get("confirm"):
-        lines += [f"**{_plain(confirm['sentence'])}**", ""]
     return lines
+
+
+def _why(data: Json) -> str:
+    """Say why the reference is proposed, where it is."""
+    reference = data["headline"]["second"]["pooling"], data["headline"]["second"]["layer"]
+    proposed = data["proposal"]["pooling"], data["proposal"]["layer"]
+    return ", as the choice is not ahead of it" if proposed == reference else ""
 
 
 def _chosen_table(data: Json) -> list[str]:
