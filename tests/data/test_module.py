@@ -185,7 +185,7 @@ def test_a_cache_on_a_full_disk_is_done_without_and_leaves_nothing_behind(
     make: Make, tmp_path: Path
 ) -> None:
     data = make()
-    data.setup("check")  # the temporary files of the tokenizer are larger
+    data.setup("predict")  # the temporary files of the tokenizer are larger
     with file_size_limit(1000), pytest.warns(UserWarning, match="File too large.*LITPOOL_CACHE"):
         data.setup("validate")
     assert len(data.encoded["validation"]) == 6

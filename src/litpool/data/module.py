@@ -101,10 +101,12 @@ class TextDataModule(LightningDataModule):
 
         Args:
             stage: fit, validate or test, to tokenize the splits that it needs; check, to tokenize
-                none.
+                none; predict, to load only the tokenizer.
         """
         if not hasattr(self, "tokenizer"):
             self._load_tokenizer()
+        if stage == "predict":
+            return
         if not self.rows:
             splits = self._load_rows()
             if stage == "fit" and "train" in splits:
