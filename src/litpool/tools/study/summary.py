@@ -57,7 +57,7 @@ def method(data: Json) -> str:
         return ""
     kfold, labels = how["resampling"] == "kfold", data["unit"] == "examples"
     sentences = _kfold(data, how) if kfold else _split(data, how)
-    sentences.append("[CLS] of the last layer, the reference, was no candidate.")
+    sentences.append("[CLS] of the last layer, the reference, was not a candidate.")
     if how.get("last_layer_only"):
         sentences.append(
             "The rows are too few to choose a layer by, so only the last one was a candidate."
